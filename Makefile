@@ -1,0 +1,60 @@
+# Every target makes what it needs: `make demo` and `make test` work on a fresh clone on a fresh machine.
+#   make demo    the tutorial's run: sin(x), degree 5, 80000 epochs, with a picture at the end
+#   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
+#   make gpu     on a machine with a GPU: `make gpu PYTHON=python3` uses that interpreter and installs nothing
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: setup demo test lint format reference interpreter codegen codegen-full wheel bench gpu clean
+
+setup: $(STAMP)
+
+# torch goes first and alone: everything that asks for torch later finds it there and takes no other build.
+$(STAMP): setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) triton
+	$(PIP) setuptools wheel
+	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m polyfit demo
+
+test: lint reference interpreter codegen wheel
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reference: setup
+	$(BIN)/python -m pytest -m 'not interpreter and not codegen' tests
+	$(BIN)/python -m pytest --doctest-modules polyfit
+
+interpreter: setup
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter tests/kernels
+
+codegen: setup
+	$(BIN)/python -m pytest -m codegen tests/kernels
+
+wheel: setup
+	$(BIN)/python tests/wheel_check.py
+
+bench: setup
+	$(BIN)/python -m bench --device cpu
+
+# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with.
+gpu:
+	PYTHONPATH=.:kernels $(PYTHON) -m pytest -m cuda tests
+	PYTHONPATH=.:kernels $(PYTHON) -m bench --device cuda
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,0 +1,65 @@
+"""Launch policy as data: which tile, how many warps, how many programs. Pure functions of sizes, no tensor, no device call."""
+
+from dataclasses import dataclass
+
+LOAD_BYTES = 16  # what one thread loads at once: a 128-bit load
+LARGEST_ROWS = 256
+# Tiles that one program may add up in float32. A thread's sum is then at most 64 partial sums of 4 samples long, whatever n
+# is; everything above is float64.
+LONGEST_RUN = 64
+# 8 programs of 256 threads fill a multiprocessor (2048 threads) when a thread takes 32 registers.
+PROGRAMS_PER_PROCESSOR = 8
+# Values of the per-sample gradient of an operand that all series share, held at a time while they are summed over series.
+SHARED_BUFFER = 1 << 26
+# Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
+IDENTITY = (0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How a kernel is cut.
+
+    Attributes:
+        rows: rows of a tile, one per thread.
+        columns: contiguous samples that a thread loads at once.
+        num_warps: of a program.
+        programs: per series; program p takes tiles p, p + programs, ...
+    """
+
+    rows: int
+    columns: int
+    num_warps: int
+    programs: int
+
+    @property
+    def tile(self) -> int:
+        """Samples in a tile."""
+        return self.rows * self.columns
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def choose(n_samples: int, n_series: int, itemsize: int, n_processors: int, warp_size: int = 32) -> LaunchConfig:
+    """The cut for n_samples of each of n_series, of elements of itemsize bytes.
+
+    Short series get a tile of their size. Long ones get whole waves of programs, as many as keep `LONGEST_RUN`.
+    """
+    columns = LOAD_BYTES // itemsize
+    rows = min(LARGEST_ROWS, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
+    # gfx942 loses its wide loads with a wave for each 32 rows; with one for each 64 it keeps them.
+    num_warps = max(1, rows // warp_size)
+    tiles = _ceil_div(n_samples, rows * columns)
+    wave = max(1, n_processors * PROGRAMS_PER_PROCESSOR // max(n_series, 1))
+    waves = max(1, _ceil_div(_ceil_div(tiles, LONGEST_RUN), wave))
+    return LaunchConfig(rows, columns, num_warps, max(1, min(tiles, waves * wave)))
+
+
+def series_per_launch(n_series: int, n_samples: int) -> int:
+    """Series whose per-sample gradients of a shared operand are held at the same time."""
+    return max(1, min(n_series, SHARED_BUFFER // max(n_samples, 1)))

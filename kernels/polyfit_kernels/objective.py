@@ -1,0 +1,255 @@
+"""Loss and gradients of a polynomial in one pass over the data.
+
+With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise loss l::
+
+    value       = sum_n w_n l(p_n, y_n)
+    grad_coef_k = sum_n u w_n l'(p_n, y_n) P_k(t_n)
+    grad_x_n    = u w_n l'(p_n, y_n) dp/dt(t_n) dt/dx
+    grad_y_n    = -u w_n l'(p_n, y_n)
+
+for each series, u being the upstream factor of the series. (The derivative to y is minus that to p for a loss of p - y.)
+
+Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3 instructions are spent on it, so that on a card
+that gives 10 or more float32 instructions a byte the pass is bound by memory up to d ~ 16.
+
+Each program adds up the tiles p, p + programs, ... of one series in registers and writes its sums; those are added up over
+the programs in a fixed order, in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads whatever
+the number of samples; what is left over is one masked tile.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from polyfit_kernels import bases, launch, losses, sums
+from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
+
+
+@triton.jit
+def _add_tile(
+    accumulators,
+    x_ptr,  # first sample of the series
+    y_ptr,
+    weight_ptr,
+    grad_x_ptr,
+    grad_y_ptr,
+    start,  # int64, first sample of the tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    n_samples,
+    stride_xn,
+    stride_yn,
+    stride_wn,
+    coef,  # tuple of scalars
+    upstream,
+    center,
+    scale,
+    shift,
+    DEGREE: tl.constexpr,
+    HAS_DOMAIN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    WANT_COEF: tl.constexpr,
+    WANT_X: tl.constexpr,
+    WANT_Y: tl.constexpr,
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """One tile's part in all sums; writes its per-sample gradients."""
+    index = start + offsets
+    if MASKED:
+        mask = index < n_samples
+        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
+        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn, mask=mask, other=0.0).to(COMPUTE)
+    else:
+        mask = None
+        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
+        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn).to(COMPUTE)
+    t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
+    if WANT_X:
+        p, slope = bases.series_and_slope(t, coef, DEGREE)
+    else:
+        p = bases.series(t, coef, DEGREE)
+    value, delta = losses.squared_error(p, y)
+    if MASKED:
+        value = tl.where(mask, value, 0.0)
+        delta = tl.where(mask, delta, 0.0)
+    if HAS_WEIGHT:
+        if MASKED:
+            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn, mask=mask, other=0.0).to(COMPUTE)
+        else:
+            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn).to(COMPUTE)
+        head = (accumulators[0] + tl.sum(value * weight, axis=1), accumulators[1] + tl.sum(weight, axis=1))
+        delta = delta * weight
+    else:
+        head = (accumulators[0] + tl.sum(value, axis=1),)
+    delta = delta * upstream
+    if WANT_X:
+        grad_x = delta * slope
+        if HAS_DOMAIN:
+            grad_x = grad_x * scale
+        tl.store(grad_x_ptr + index, grad_x, mask=mask)
+    if WANT_Y:
+        tl.store(grad_y_ptr + index, -delta, mask=mask)
+    HEAD: tl.constexpr = 2 if HAS_WEIGHT else 1
+    if WANT_COEF:
+        for k in tl.static_range(DEGREE + 1):
+            head += (accumulators[HEAD + k],)
+        return sums.add_moments(head, HEAD, delta, t, DEGREE)
+    return head
+
+
+@triton.jit
+def _objective_kernel(
+    x_ptr,  # (S or 1, N)
+    y_ptr,  # (S or 1, N)
+    weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
+    coef_ptr,  # (S, DEGREE + 1)
+    upstream_ptr,  # (S,), or None without HAS_UPSTREAM
+    partial_ptr,  # out (S, programs, COUNT) float64: value, the weights' sum with HAS_WEIGHT, grad_coef with WANT_COEF
+    grad_x_ptr,  # out (S, N) contiguous, with WANT_X
+    grad_y_ptr,  # out (S, N) contiguous, with WANT_Y
+    n_samples,  # N
+    programs,  # per series
+    stride_xs,
+    stride_xn,
+    stride_ys,
+    stride_yn,
+    stride_ws,
+    stride_wn,
+    stride_cs,
+    stride_ck,
+    center: "fp64",
+    scale: "fp64",
+    shift: "fp64",
+    DEGREE: tl.constexpr,
+    HAS_DOMAIN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_UPSTREAM: tl.constexpr,
+    WANT_COEF: tl.constexpr,
+    WANT_X: tl.constexpr,
+    WANT_Y: tl.constexpr,
+    COUNT: tl.constexpr,
+    LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    pid = tl.program_id(0).to(tl.int64)
+    row = pid // programs
+    program = pid % programs
+    TILE: tl.constexpr = ROWS * COLUMNS
+    x_ptr += row * stride_xs
+    y_ptr += row * stride_ys
+    if HAS_WEIGHT:
+        weight_ptr += row * stride_ws
+    if WANT_X:
+        grad_x_ptr += row * n_samples
+    if WANT_Y:
+        grad_y_ptr += row * n_samples
+    coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
+    upstream = 1.0
+    if HAS_UPSTREAM:
+        upstream = tl.load(upstream_ptr + row).to(COMPUTE)
+    c, s, h = bases.scalars((center, scale, shift), COMPUTE)
+    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    total = sums.zeros(COUNT, ROWS, COMPUTE)
+    full = tl.full((), n_samples // TILE, tl.int64)
+    for tile in range(program, full, programs):
+        total = _add_tile(
+            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
+            stride_xn, stride_yn, stride_wn, coef, upstream, c, s, h,
+            DEGREE, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, False, COMPUTE,
+        )  # fmt: skip
+    # What is left over belongs to the program whose turn it would be; for the others this loop is empty.
+    rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
+    for tile in range(full, rest):
+        total = _add_tile(
+            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
+            stride_xn, stride_yn, stride_wn, coef, upstream, c, s, h,
+            DEGREE, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, True, COMPUTE,
+        )  # fmt: skip
+    sums.store_sums(partial_ptr + pid * COUNT, total, COUNT, LEVELS, ROWS)
+
+
+def objective(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    coef: torch.Tensor,
+    weight: torch.Tensor | None,
+    upstream: torch.Tensor | None,
+    mapping: tuple[float, float, float] | None,
+    *,
+    want_coef: bool = True,
+    want_x: bool = False,
+    want_y: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    """Launch the objective on canonical operands, any strides.
+
+    Args:
+        x: (S or 1, N); one row is shared by all series.
+        y: (S or 1, N).
+        coef: (S, degree + 1).
+        weight: (S or 1, N) or None.
+        upstream: (S,), a factor for the gradients of each series, or None for one.
+        mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
+        want_coef: whether the gradient to coef is wanted.
+        want_x: to x.
+        want_y: to y.
+
+    Returns:
+        value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
+        grad_x and grad_y in the shapes of x and y, in the dtype that computes; None for what was not wanted. Where x (or y) is
+        shared, its gradient is summed over the series.
+    """
+    n_series, n_samples = coef.shape[0], x.shape[1]
+    compute, _ = compute_dtypes(x.dtype)
+    heads = 1 if weight is None else 2
+    totals = torch.empty(n_series, heads + (coef.shape[1] if want_coef else 0), dtype=torch.float64, device=x.device)
+    grad_x, grad_y = PerSample(x, n_series, compute, want_x), PerSample(y, n_series, compute, want_y)
+    for part in parts(n_series, n_samples, grad_x, grad_y):
+        totals[part] = _launch(
+            rows(x, part),
+            rows(y, part),
+            rows(weight, part),
+            coef[part],
+            None if upstream is None else upstream[part],
+            mapping,
+            totals.shape[1],
+            want_coef,
+            grad_x.target(part, part.stop - part.start),
+            grad_y.target(part, part.stop - part.start),
+        )
+        grad_x.collect()
+        grad_y.collect()
+    return (
+        totals[:, 0],
+        None if weight is None else totals[:, 1],
+        totals[:, heads:] if want_coef else None,
+        grad_x.result,
+        grad_y.result,
+    )
+
+
+def _launch(x, y, weight, coef, upstream, mapping, count, want_coef, grad_x, grad_y) -> torch.Tensor:
+    """The sums (S, count) of these series; per-sample gradients are written to grad_x and grad_y where given."""
+    (n_series, n_coef), n_samples = coef.shape, x.shape[1]
+    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
+    partial = torch.empty(n_series, config.programs, count, dtype=torch.float64, device=x.device)
+    _objective_kernel[n_series * config.programs,](
+        x, y, weight, coef, upstream, partial, grad_x, grad_y,
+        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(),
+        *(mapping or launch.IDENTITY),
+        DEGREE=n_coef - 1,
+        HAS_DOMAIN=mapping is not None,
+        HAS_WEIGHT=weight is not None,
+        HAS_UPSTREAM=upstream is not None,
+        WANT_COEF=want_coef,
+        WANT_X=grad_x is not None,
+        WANT_Y=grad_y is not None,
+        COUNT=count,
+        LEVELS=sums.levels(count),
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        COMPUTE=compute_dtypes(x.dtype)[1],
+        num_warps=config.num_warps,
+    )  # fmt: skip
+    return partial.sum(1)

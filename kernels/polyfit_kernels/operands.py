@@ -1,0 +1,81 @@
+"""What launchers need to know of tensors and of the device that holds them.
+
+Operands are canonical: (S, N), or (1, N) where one row is shared by all S series; any strides.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+import triton.language as tl
+
+from polyfit_kernels import launch
+
+
+@functools.cache
+def processors_and_warp(device: torch.device) -> tuple[int, int]:
+    """Multiprocessors of the device and threads in a warp; for CPU tensors, which only the interpreter takes, (2, 32)."""
+    if device.type == "cpu":
+        return 2, 32
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, getattr(properties, "warp_size", 32)
+
+
+def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
+    """The dtype that tensors of `dtype` are computed in, for torch and for Triton."""
+    return (torch.float64, tl.float64) if dtype == torch.float64 else (torch.float32, tl.float32)
+
+
+def rows(operand: torch.Tensor | None, part: slice) -> torch.Tensor | None:
+    """The rows of some series; a row that all share stays."""
+    return operand if operand is None or operand.shape[0] == 1 else operand[part]
+
+
+def strides(operand: torch.Tensor | None) -> tuple[int, int]:
+    """Strides over series and samples: 0 over the series that share one row, 0 and 0 for no operand."""
+    if operand is None:
+        return 0, 0
+    return 0 if operand.shape[0] == 1 else operand.stride(0), operand.stride(1)
+
+
+class PerSample:
+    """The per-sample gradient of one operand.
+
+    Kernels write it a row per series. Where the series share the operand, these rows go to a buffer, some series at a time,
+    and are added up; elsewhere they go straight to their place.
+
+    Args:
+        operand: (S or 1, N).
+        n_series: S.
+        dtype: of the gradient.
+        wanted: whether it is wanted at all.
+    """
+
+    def __init__(self, operand: torch.Tensor, n_series: int, dtype: torch.dtype, wanted: bool) -> None:
+        self.is_shared = wanted and operand.shape[0] < n_series
+        self.result: torch.Tensor | None = None
+        if wanted:
+            new = torch.zeros if self.is_shared else torch.empty
+            self.result = new(operand.shape, dtype=dtype, device=operand.device)
+        self._buffer: torch.Tensor | None = None
+
+    def target(self, part: slice, n_series: int) -> torch.Tensor | None:
+        """Where the kernel writes for the n_series of `part`; None where nothing is wanted."""
+        if self.is_shared and self.result is not None:
+            self._buffer = self.result.new_empty(n_series, self.result.shape[1])
+            return self._buffer
+        return rows(self.result, part)
+
+    def collect(self) -> None:
+        """Add up what the kernel wrote for a shared operand."""
+        if self._buffer is not None and self.result is not None:
+            self.result += self._buffer.sum(0, keepdim=True)
+            self._buffer = None
+
+
+def parts(n_series: int, n_samples: int, *gradients: PerSample) -> Iterator[slice]:
+    """The series of each launch: all at once, or as many as a buffer for shared gradients holds."""
+    is_shared = any(gradient.is_shared for gradient in gradients)
+    step = launch.series_per_launch(n_series, n_samples) if is_shared else max(n_series, 1)
+    for first in range(0, n_series, step):
+        yield slice(first, min(first + step, n_series))

@@ -1,0 +1,256 @@
+"""The two differentiable operations, `polyval` and `polynomial_loss`: validation and shapes.
+
+Everything here is about what a user may pass; the mathematics lies in polyfit.autograd and below, which sees canonical
+operands only: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polyfit import autograd, bases, formula, losses, ops
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check_tensors(named: dict[str, Tensor | None]) -> None:
+    """All are floating-point tensors that agree in dtype and device."""
+    first = None
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})")
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(
+                f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"
+                f" pass {name}.to(torch.float32) or {name}.double()"
+            )
+        if first is None:
+            first, reference = name, tensor
+        elif tensor.dtype != reference.dtype:
+            raise TypeError(
+                f"{name} is {tensor.dtype} and {first} is {reference.dtype}; they must agree:"
+                f" pass {name}.to({first}.dtype), or convert {first}"
+            )
+        elif tensor.device != reference.device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree:"
+                f" pass {name}.to({first}.device), or move {first}"
+            )
+
+
+def _check_coef(coef: Tensor) -> None:
+    if coef.dim() == 0 or coef.shape[-1] == 0:
+        raise ValueError(
+            f"coef has shape {tuple(coef.shape)}; its last axis holds the degree + 1 coefficients, lowest degree first,"
+            " and needs at least one: pass coef.reshape(-1), say"
+        )
+
+
+def _batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
+    """What stands before the last axis, broadcast; the last axes of the samples must agree."""
+    reference = next(iter(samples))
+    n_samples = samples[reference].shape[-1:]
+    for name, tensor in samples.items():
+        if tensor.shape[-1:] != n_samples:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)}; the last axis is"
+                " samples and must agree"
+            )
+        if tensor.dim() == 0 and coef.dim() > 1:
+            raise ValueError(
+                f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for; pass {name}.reshape(1)"
+            )
+    try:
+        return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in samples.items())
+        raise ValueError(
+            f"batches do not fit: coef {tuple(coef.shape)} is (*batch, degree + 1) and {shapes} are (*batch, samples);"
+            " what stands before the last axis must broadcast"
+        ) from None
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 1 else tensor.reshape(-1)
+
+
+def _is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
+    """Whether all samples are of one series and can be seen as one axis without a copy."""
+    shape = samples[0].shape
+    return coef.dim() == 1 and all(
+        tensor.dim() <= 1 or (tensor.shape == shape and tensor.is_contiguous()) for tensor in samples
+    )
+
+
+def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
+    """(S, K) for a tensor (*batch, K), or (K,) where one row serves all series."""
+    width = tensor.shape[-1]
+    if tensor.numel() == width:
+        return _flat(tensor)
+    return tensor.expand(*batch, width).reshape(n_series, width)
+
+
+def _broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size) -> tuple[Tensor, list[Tensor | None]]:
+    """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
+    n_series = batch.numel()
+    rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
+    return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
+
+
+def polyval(
+    x: Tensor,
+    coef: Tensor,
+    *,
+    basis: str = "power",
+    domain: Sequence[float] | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    r"""Evaluate polynomials, differentiably.
+
+    .. math:: p(x) = \sum_{k=0}^{d} c_k \, P_k(t), \qquad t = \text{the image of } x \text{ on the basis's window}
+
+    with P_k(t) = t**k for the power basis, and t = x where no domain is given.
+
+    Args:
+        x: where to evaluate. Shape ``(*batch, N)``, samples on the last axis; any shape with a 1-D `coef`.
+        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. What stands before the last
+            axes broadcasts: x of shape ``(N,)`` is shared by all series.
+        basis: "power".
+        domain: ``(lo, hi)``, mapped affinely onto the window of the basis, [-1, 1] for power; None for no mapping.
+        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+
+    Returns:
+        Values in the dtype of x, of the shape of x for a 1-D `coef` and ``(*batch, N)`` otherwise. Differentiable in x and
+        coef, to any order; one pass over x and the incoming gradient for the first.
+
+    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64; x and coef must agree.
+
+    Raises:
+        TypeError: not a floating-point tensor, or dtypes that differ.
+        ValueError: shapes that do not fit, devices that differ, an unknown basis or impl, a domain with lo >= hi.
+
+    >>> import torch, polyfit
+    >>> polyfit.polyval(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.0, 3.0]))  # 1 + 3 x**2
+    tensor([ 1.,  4., 13.])
+
+    References:
+        Horner's rule; numpy.polynomial.polynomial.polyval for names and conventions.
+    """
+    _check_tensors({"x": x, "coef": coef})
+    _check_coef(coef)
+    mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
+    impl = ops.resolve_impl(impl, x.device)
+    if _is_flat(coef, (x,)):
+        values = autograd.polyval(_flat(x), coef, mapping, impl)
+        return values if x.dim() == 1 else values.view(x.shape)
+    batch = _batch_shape(coef, {"x": x})
+    coef, (rows,) = _broadcast(coef, (x,), batch)
+    assert rows is not None
+    return autograd.polyval(rows, coef, mapping, impl).view(*batch, x.shape[-1])
+
+
+def polynomial_loss(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    *,
+    loss: str | losses.Loss = "mse",
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    per_series: bool = False,
+    basis: str = "power",
+    domain: Sequence[float] | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    r"""Loss of a polynomial on data, with its gradients from the same pass over the data.
+
+    .. math:: L = \frac{\sum_n w_n \, l(p(x_n), y_n)}{\sum_n w_n} \;\text{("mean")}, \qquad
+              L = \sum_n w_n \, l(p(x_n), y_n) \;\text{("sum")}
+
+    where p is `polyval` of x and coef, and l the pointwise loss, (p - y)**2 for "mse".
+
+    Args:
+        x: samples, ``(*batch, N)``; any shape with a 1-D `coef`.
+        y: targets; its last axis is that of x, what stands before broadcasts.
+        coef: coefficients, lowest degree first, ``(*batch, degree + 1)``.
+        loss: "mse", or an object from polyfit.losses.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one. A weight that requires a gradient is
+            served by the differentiable formula, not by the one pass.
+        reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
+        per_series: keep one loss per series, shape ``batch``, instead of reducing over all of them.
+        basis: "power".
+        domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
+        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+
+    Returns:
+        The loss in the dtype of the operands: a scalar, ``batch`` with per_series, ``(*batch, N)`` for "none". Differentiable
+        in x, y, coef (and weight), to any order. For "mean" and "sum" the pass that gives the value gives the gradients that
+        are asked for, and backward only scales them. (An operand that series share takes one more pass in backward when
+        per_series gives each series a gradient of its own.)
+
+    dtypes: float16, bfloat16 and float32 compute in float32 and add up in float64 beyond short runs, so that the relative
+    error does not grow with N; float64 in float64. All operands must agree.
+
+    Raises:
+        TypeError: not a floating-point tensor, or dtypes that differ.
+        ValueError: shapes that do not fit, devices that differ, a mean over no samples, an unknown name, a domain with
+            lo >= hi.
+
+    >>> import torch, polyfit
+    >>> x = torch.linspace(-1, 1, 5)
+    >>> coef = torch.zeros(3, requires_grad=True)
+    >>> loss = polyfit.polynomial_loss(x, x**2, coef)
+    >>> loss.backward()
+    >>> loss.item(), coef.grad
+    (0.425, tensor([-1.0000,  0.0000, -0.8500]))
+
+    References:
+        torch.nn.functional.mse_loss for the loss and its reductions.
+    """
+    operands = {"x": x, "y": y, "coef": coef, "weight": weight}
+    _check_tensors(operands)
+    _check_coef(coef)
+    losses.resolve(loss)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
+    if per_series and reduction == "none":
+        raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
+    mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
+    impl = ops.resolve_impl(impl, x.device)
+    samples = {name: operands[name] for name in ("x", "y", "weight") if operands[name] is not None}
+    batch = _batch_shape(coef, samples)
+    if reduction == "mean" and (x.shape[-1:].numel() == 0 or (batch.numel() == 0 and not per_series)):
+        raise ValueError("reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'")
+    if reduction == "none":
+        return _loss_of_each(x, y, coef, weight, basis, domain, impl)
+    if not (per_series and batch) and _is_flat(coef, list(samples.values())):
+        weight = None if weight is None else _flat(weight)
+        return autograd.polynomial_loss(_flat(x), _flat(y), coef, weight, mapping, reduction, per_series, impl)
+    if batch:
+        coef, rows = _broadcast(coef, (x, y, weight), batch)
+    else:
+        rows = [None if tensor is None else _flat(tensor) for tensor in (x, y, weight)]
+    x_rows, y_rows, weight_rows = rows
+    result = autograd.polynomial_loss(x_rows, y_rows, coef, weight_rows, mapping, reduction, per_series, impl)
+    return result.view(batch) if per_series else result
+
+
+def _loss_of_each(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    basis: str,
+    domain: Sequence[float] | None,
+    impl: str,
+) -> Tensor:
+    """The weighted loss of every sample: nothing to reduce, so values first, then the loss, both differentiable."""
+    wide = formula.compute_dtype(x.dtype)
+    p = polyval(x.to(wide), coef.to(wide), basis=basis, domain=domain, impl=impl)
+    return formula.elementwise_loss(p, y.to(wide), None if weight is None else weight.to(wide)).to(x.dtype)

@@ -1,0 +1,345 @@
+"""The one place that chooses between the Triton kernels and the one pass in plain PyTorch.
+
+The functions here take canonical operands: x, y, weight (N,) or (S, N), of which a 1-D one is shared by all series, and coef
+(degree + 1,) or (S, degree + 1). They are not differentiable; polyfit.autograd is.
+
+Under a tracer (torch.compile, make_fx, FakeTensorMode) they appear as the custom operators `polyfit::objective`,
+`polyfit::evaluate` and `polyfit::evaluate_backward`; eager calls go straight to the implementation, which saves some 10 us.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from polyfit import onepass
+from polyfit.bases import AffineMap
+from polyfit.formula import compute_dtype
+
+IMPLS = ("auto", "triton", "torch")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Objective(NamedTuple):
+    """What one pass gives; None for what was not asked for.
+
+    Attributes:
+        value: sum(w l) of each series, (S,) float64.
+        weight: sum(w) of each series, (S,) float64; None without weights.
+        grad_coef: gradient of the value to coef, (S, degree + 1) float64.
+        grad_x: gradient to x, (N,) or (S, N) as x, in the dtype that computes.
+        grad_y: gradient to y, likewise.
+    """
+
+    value: Tensor
+    weight: Tensor | None
+    grad_coef: Tensor | None
+    grad_x: Tensor | None
+    grad_y: Tensor | None
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def resolve_impl(impl: str, device: torch.device) -> str:
+    """The implementation that `impl` stands for on a device: "triton" or "torch".
+
+    "auto" is "triton" on a GPU where Triton is installed and "torch" everywhere else.
+
+    Raises:
+        ValueError: ``impl`` is unknown, or is "triton" where Triton cannot run.
+
+    >>> resolve_impl("auto", torch.device("cpu"))
+    'torch'
+    """
+    if impl == "torch":
+        return impl
+    if impl == "auto":
+        return "triton" if device.type == "cuda" and _has_triton() else "torch"
+    if impl != "triton":
+        raise ValueError(f"impl={impl!r} is unknown; pass one of {', '.join(map(repr, IMPLS))}")
+    if not _has_triton():
+        raise ValueError("impl='triton' needs the package triton; install it, or pass impl='auto' or 'torch'")
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"impl='triton' needs tensors on a GPU and got {device}; move them, or pass impl='auto'")
+    return impl
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function as if autocast were off: it would reach into the matrix products of the one pass."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def _rows(operand: Tensor) -> Tensor:
+    return operand if operand.dim() == 2 else operand.unsqueeze(0)
+
+
+def _optional_rows(operand: Tensor | None) -> Tensor | None:
+    return None if operand is None else _rows(operand)
+
+
+def _as(like: Tensor, result: Tensor | None) -> Tensor | None:
+    return None if result is None else result.view(like.shape)
+
+
+# --- objective ---------------------------------------------------------------------------------------------------------
+
+
+@_without_autocast
+def _objective_eager(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    upstream: Tensor | None,
+    mapping: AffineMap | None,
+    impl: str,
+    want_coef: bool,
+    want_x: bool,
+    want_y: bool,
+) -> Objective:
+    operands = (_rows(x), _rows(y), _optional_rows(weight))
+    rows = _rows(coef)
+    wants = {"want_coef": want_coef, "want_x": want_x, "want_y": want_y}
+    if impl == "triton":
+        import polyfit_kernels
+
+        x_rows, y_rows, weight_rows = operands
+        result = polyfit_kernels.objective(x_rows, y_rows, rows, weight_rows, upstream, mapping, **wants)
+    else:
+        result = onepass.Objective(*operands, *_shape(rows), mapping)(rows, upstream, **wants)
+    value, total_weight, grad_coef, grad_x, grad_y = result
+    assert value is not None
+    return Objective(value, total_weight, grad_coef, _as(x, grad_x), _as(y, grad_y))
+
+
+def _shape(coef_rows: Tensor) -> tuple[int, int]:
+    """Number of series and degree."""
+    return coef_rows.shape[0], coef_rows.shape[1] - 1
+
+
+# A custom operator returns tensors only: what was not asked for is an empty one.
+
+
+@torch.library.custom_op(
+    "polyfit::objective",
+    mutates_args=(),
+    schema="(Tensor x, Tensor y, Tensor coef, Tensor? weight, Tensor? upstream, float[]? mapping, str impl,"
+    " bool want_coef, bool want_x, bool want_y) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _objective_op(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y):
+    mapping = None if mapping is None else AffineMap(*mapping)
+    result = _objective_eager(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y)
+    # Kernels give the sums as views of one table, and an operator's outputs may not share memory.
+    sums = [x.new_empty(0, dtype=torch.float64) if part is None else part.clone() for part in result[:3]]
+    return (*sums, *(x.new_empty(0) if part is None else part for part in result[3:]))
+
+
+@_objective_op.register_fake
+def _objective_fake(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y):
+    n_series = coef.shape[0] if coef.dim() == 2 else 1
+    wide = compute_dtype(x.dtype)
+
+    def sums(wanted: bool, *shape: int) -> Tensor:
+        return x.new_empty(shape if wanted else 0, dtype=torch.float64)
+
+    def per_sample(wanted: bool, like: Tensor) -> Tensor:
+        return x.new_empty(like.shape, dtype=wide) if wanted else x.new_empty(0)
+
+    return (
+        sums(True, n_series),
+        sums(weight is not None, n_series),
+        sums(want_coef, n_series, coef.shape[-1]),
+        per_sample(want_x, x),
+        per_sample(want_y, y),
+    )
+
+
+def objective(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    upstream: Tensor | None,
+    mapping: AffineMap | None,
+    impl: str,
+    *,
+    want_coef: bool,
+    want_x: bool,
+    want_y: bool,
+) -> Objective:
+    """Loss sums and their gradients in one pass over the data.
+
+    Gradients are those of sum_s upstream_s value_s for x and y, and of value for coef (so for upstream None: of the sum of
+    the values). Where series share x or y, the gradient to it is summed over them.
+
+    Args:
+        x: (N,) or (S, N).
+        y: (N,) or (S, N).
+        coef: (degree + 1,) or (S, degree + 1).
+        weight: (N,), (S, N) or None.
+        upstream: (S,) or None.
+        mapping: from domain to window, or None.
+        impl: "triton" or "torch", resolved.
+        want_coef: whether the gradient to coef is wanted.
+        want_x: to x.
+        want_y: to y.
+    """
+    arguments = (x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y)
+    if not _is_traced():
+        return _objective_eager(*arguments)
+    value, total_weight, grad_coef, grad_x, grad_y = torch.ops.polyfit.objective(*arguments)
+    return Objective(
+        value,
+        None if weight is None else total_weight,
+        grad_coef if want_coef else None,
+        grad_x if want_x else None,
+        grad_y if want_y else None,
+    )
+
+
+def bound_objective(
+    x: Tensor, y: Tensor, weight: Tensor | None, coef: Tensor, mapping: AffineMap | None, impl: str
+) -> Callable[[Tensor, bool], tuple[Tensor | None, Tensor]]:
+    """An objective whose data stay, for loops that only change the coefficients.
+
+    Args:
+        x: (N,) or (S, N).
+        y: (N,) or (S, N).
+        weight: (N,), (S, N) or None.
+        coef: any coefficients of the shape that calls will bring, (degree + 1,) or (S, degree + 1).
+        mapping: from domain to window, or None.
+        impl: "triton" or "torch", resolved.
+
+    Returns:
+        A function of coef and of whether the value is wanted, giving value (S,), None where it is not wanted, and
+        grad_coef (S, degree + 1), both sums over the samples in float64.
+    """
+    if impl == "triton":
+
+        def call(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
+            result = objective(
+                x, y, coef, weight, None, mapping, impl, want_coef=True, want_x=False, want_y=False
+            )
+            assert result.grad_coef is not None
+            return result.value if want_value else None, result.grad_coef
+
+        return call
+
+    bound = onepass.Objective(_rows(x), _rows(y), _optional_rows(weight), *_shape(_rows(coef)), mapping)
+
+    @_without_autocast
+    def call_bound(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
+        value, _, grad_coef, _, _ = bound(_rows(coef), want_value=want_value)
+        assert grad_coef is not None
+        return value, grad_coef
+
+    return call_bound
+
+
+# --- evaluate ----------------------------------------------------------------------------------------------------------
+
+
+def _values_shape(x: Tensor, coef: Tensor) -> Sequence[int]:
+    """Shape of p(x): that of x for one series, (S, N) for several."""
+    return x.shape if coef.dim() == 1 else (coef.shape[0], x.shape[-1])
+
+
+@_without_autocast
+def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
+    if impl == "triton":
+        import polyfit_kernels
+
+        values = polyfit_kernels.evaluate(_rows(x), _rows(coef), mapping)
+    else:
+        values = onepass.evaluate(_rows(x), _rows(coef), mapping)
+    return values.view(_values_shape(x, coef))
+
+
+@torch.library.custom_op(
+    "polyfit::evaluate", mutates_args=(), schema="(Tensor x, Tensor coef, float[]? mapping, str impl) -> Tensor"
+)
+def _evaluate_op(x, coef, mapping, impl):
+    return _evaluate_eager(x, coef, None if mapping is None else AffineMap(*mapping), impl)
+
+
+@_evaluate_op.register_fake
+def _evaluate_fake(x, coef, mapping, impl):
+    return x.new_empty(_values_shape(x, coef))
+
+
+def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
+    """p(x): (N,) for coef (degree + 1,), (S, N) for coef (S, degree + 1)."""
+    return (torch.ops.polyfit.evaluate if _is_traced() else _evaluate_eager)(x, coef, mapping, impl)
+
+
+@_without_autocast
+def _evaluate_backward_eager(
+    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str, want_x: bool, want_coef: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    grad_rows, x_rows, coef_rows = _rows(grad), _rows(x), _rows(coef)
+    if impl == "triton":
+        import polyfit_kernels as implementation
+    else:
+        implementation = onepass
+    grad_x, grad_coef = implementation.evaluate_backward(
+        grad_rows, x_rows, coef_rows, mapping, want_x=want_x, want_coef=want_coef
+    )
+    return _as(x, grad_x), _as(coef, grad_coef)
+
+
+@torch.library.custom_op(
+    "polyfit::evaluate_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor coef, float[]? mapping, str impl, bool want_x, bool want_coef)"
+    " -> (Tensor, Tensor)",
+)
+def _evaluate_backward_op(grad, x, coef, mapping, impl, want_x, want_coef):
+    mapping = None if mapping is None else AffineMap(*mapping)
+    grad_x, grad_coef = _evaluate_backward_eager(grad, x, coef, mapping, impl, want_x, want_coef)
+    return x.new_empty(0) if grad_x is None else grad_x, x.new_empty(0) if grad_coef is None else grad_coef
+
+
+@_evaluate_backward_op.register_fake
+def _evaluate_backward_fake(grad, x, coef, mapping, impl, want_x, want_coef):
+    grad_x = x.new_empty(x.shape, dtype=compute_dtype(x.dtype)) if want_x else x.new_empty(0)
+    return grad_x, x.new_empty(coef.shape, dtype=torch.float64) if want_coef else x.new_empty(0)
+
+
+def evaluate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str, *, want_x: bool, want_coef: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of sum(grad * p(x)) for grad in the shape of p(x).
+
+    Returns:
+        The gradient to x (in its shape, summed over series that share it) in the dtype that computes, and to coef in
+        float64; None for what was not wanted.
+    """
+    arguments = (grad, x, coef, mapping, impl, want_x, want_coef)
+    if not _is_traced():
+        return _evaluate_backward_eager(*arguments)
+    grad_x, grad_coef = torch.ops.polyfit.evaluate_backward(*arguments)
+    return grad_x if want_x else None, grad_coef if want_coef else None

@@ -1,0 +1,42 @@
+"""Packaging of fused-polyfit: two import packages, `polyfit` and `polyfit_kernels`, in one distribution."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "polyfit/__init__.py").read_text("utf-8"), re.M)
+assert VERSION is not None
+
+CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8"]
+BENCH = ["pytest>=8", "pytest-benchmark>=5", "numpy>=1.26"]
+
+setup(
+    name="fused-polyfit",
+    version=VERSION[1],
+    description="Fused polynomial evaluation, losses, gradients and training for PyTorch, in Triton and on the CPU",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=["polyfit", "polyfit_kernels"],
+    # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
+    package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
+    package_data={"polyfit": ["py.typed"]},
+    install_requires=["torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
+    extras_require={
+        "cli": CLI,
+        "tensorboard": ["tensorboard>=2.16"],
+        "visdom": ["visdom>=0.2.4"],
+        "bench": BENCH,
+        "dev": [*CLI, *BENCH, "hypothesis>=6.100", "ruff", "pyright[nodejs]", "setuptools>=77", "wheel"],
+    },
+    entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: OS Independent",
+        "Topic :: Scientific/Engineering :: Mathematics",
+    ],
+)

@@ -7,6 +7,7 @@ operands only: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,6 +102,62 @@ def _broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size
     n_series = batch.numel()
     rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
     return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
+
+
+class Problem(NamedTuple):
+    """Checked operands of a loss, in canonical shape.
+
+    Attributes:
+        x: (N,), shared by all series, or (S, N).
+        y: likewise.
+        coef: (degree + 1,) or (S, degree + 1).
+        weight: like x, or None.
+        mapping: from domain to window, or None.
+        impl: "triton" or "torch".
+        batch: what the series stand for, S elements.
+    """
+
+    x: Tensor
+    y: Tensor
+    coef: Tensor
+    weight: Tensor | None
+    mapping: bases.AffineMap | None
+    impl: str
+    batch: torch.Size
+
+
+def canonical_problem(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    *,
+    loss: str | losses.Loss,
+    weight: Tensor | None,
+    reduction: str,
+    per_series: bool,
+    basis: str,
+    domain: Sequence[float] | None,
+    impl: str,
+) -> Problem:
+    """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
+    _check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
+    _check_coef(coef)
+    losses.resolve(loss)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
+    mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
+    impl = ops.resolve_impl(impl, x.device)
+    samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
+    batch = _batch_shape(coef, samples)
+    if reduction == "mean" and (x.shape[-1:].numel() == 0 or (batch.numel() == 0 and not per_series)):
+        raise ValueError("reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'")
+    if not batch or (not per_series and _is_flat(coef, list(samples.values()))):
+        flat_weight = None if weight is None else _flat(weight)
+        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, impl, torch.Size(()))
+    coef, (x_rows, y_rows, weight_rows) = _broadcast(coef, (x, y, weight), batch)
+    assert x_rows is not None
+    assert y_rows is not None
+    return Problem(x_rows, y_rows, coef, weight_rows, mapping, impl, batch)
 
 
 def polyval(
@@ -213,32 +270,24 @@ def polynomial_loss(
     References:
         torch.nn.functional.mse_loss for the loss and its reductions.
     """
-    operands = {"x": x, "y": y, "coef": coef, "weight": weight}
-    _check_tensors(operands)
-    _check_coef(coef)
-    losses.resolve(loss)
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
-    mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = ops.resolve_impl(impl, x.device)
-    samples = {name: operands[name] for name in ("x", "y", "weight") if operands[name] is not None}
-    batch = _batch_shape(coef, samples)
-    if reduction == "mean" and (x.shape[-1:].numel() == 0 or (batch.numel() == 0 and not per_series)):
-        raise ValueError("reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'")
+    problem = canonical_problem(
+        x,
+        y,
+        coef,
+        loss=loss,
+        weight=weight,
+        reduction=reduction,
+        per_series=per_series,
+        basis=basis,
+        domain=domain,
+        impl=impl,
+    )
     if reduction == "none":
-        return _loss_of_each(x, y, coef, weight, basis, domain, impl)
-    if not (per_series and batch) and _is_flat(coef, list(samples.values())):
-        weight = None if weight is None else _flat(weight)
-        return autograd.polynomial_loss(_flat(x), _flat(y), coef, weight, mapping, reduction, per_series, impl)
-    if batch:
-        coef, rows = _broadcast(coef, (x, y, weight), batch)
-    else:
-        rows = [None if tensor is None else _flat(tensor) for tensor in (x, y, weight)]
-    x_rows, y_rows, weight_rows = rows
-    result = autograd.polynomial_loss(x_rows, y_rows, coef, weight_rows, mapping, reduction, per_series, impl)
-    return result.view(batch) if per_series else result
+        return _loss_of_each(x, y, coef, weight, basis, domain, problem.impl)
+    result = autograd.polynomial_loss(*problem[:5], reduction, per_series, problem.impl)
+    return result.view(problem.batch) if per_series else result
 
 
 def _loss_of_each(

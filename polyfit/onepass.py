@@ -52,6 +52,7 @@ class _Chunk:
     series: slice
     samples: slice
     basis: Tensor  # (g, degree + 1, B)
+    basis_t: Tensor  # (g, B, degree + 1), the same transposed
     n_series: int  # s
     n_blocks: int  # nb
     shared_x: bool
@@ -79,6 +80,8 @@ class _Chunk:
 
     def add_up(self, blocks: Tensor, total: Tensor | None, n_series: int) -> Tensor:
         """Add block sums (g, m, K) into total (S, K), in float64."""
+        if self.is_whole:
+            return blocks.squeeze(0).double()
         if not self.shared_x:
             blocks = blocks.unflatten(0, (self.n_series, self.n_blocks)).squeeze(2).transpose(0, 1)
         part = blocks.sum(0, dtype=torch.float64)
@@ -147,7 +150,8 @@ class _Chunks:
         all_series = n_series == self._n_series
         n_blocks = (samples.stop - samples.start) // basis.shape[2]
         is_whole = all_series and self._shared_x and basis.shape[2] == self._n_samples
-        return _Chunk(series, samples, basis, n_series, n_blocks, self._shared_x, is_whole, all_series)
+        basis_t = basis.transpose(1, 2)
+        return _Chunk(series, samples, basis, basis_t, n_series, n_blocks, self._shared_x, is_whole, all_series)
 
     def _buffer(self) -> Tensor:
         rows = 1 if self._shared_x else self._series_step
@@ -228,7 +232,7 @@ def evaluate_backward(
         if grad_x is not None and slope is not None:
             chunk.deposit(_slope_values(chunk, slope).mul_(delta), grad_x)
         if want_coef:
-            grad_coef = chunk.add_up(torch.bmm(delta, chunk.basis.transpose(1, 2)), grad_coef, n_series)
+            grad_coef = chunk.add_up(torch.bmm(delta, chunk.basis_t), grad_coef, n_series)
     if want_coef and grad_coef is None:  # no samples
         grad_coef = coef.new_zeros(coef.shape, dtype=torch.float64)
     return grad_x, grad_coef
@@ -247,12 +251,20 @@ class Objective:
         n_series: S.
         degree: of the polynomial.
         mapping: from domain to window, or None.
+        scale: what the value and the gradient to coef are multiplied with.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, weight: Tensor | None, n_series: int, degree: int, mapping: AffineMap | None
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        n_series: int,
+        degree: int,
+        mapping: AffineMap | None,
+        scale: float = 1.0,
     ) -> None:
-        self._x, self._y, self._weight, self._mapping = x, y, weight, mapping
+        self._x, self._y, self._weight, self._mapping, self._scale = x, y, weight, mapping, scale
         self._n_series = n_series
         self._chunks = _Chunks(x, n_series, degree, mapping)
         self._kept = [self._load(chunk) for chunk in self._chunks.kept()] if self._chunks.fit_in_one else None
@@ -282,7 +294,7 @@ class Objective:
             want_y: to y.
 
         Returns:
-            sum(w l) (S,), sum(w) (S,) where there are weights, and the gradient to coef (S, degree + 1), all in float64; then
+            scale * sum(w l) (S,), sum(w) (S,) where there are weights, and the gradient to coef (S, degree + 1), all in float64; then
             the gradients to x and y in the shapes they have here and the dtype that computes. None for what was not wanted.
         """
         x, n_series = self._x, self._n_series
@@ -301,7 +313,7 @@ class Objective:
                     sums = weight.sum(-1, keepdim=True).expand(*residual.shape[:2], 1)
                     total_weight = chunk.add_up(sums, total_weight, n_series)
             if want_coef:
-                grad_coef = chunk.add_up(torch.bmm(half_delta, chunk.basis.transpose(1, 2)), grad_coef, n_series)
+                grad_coef = chunk.add_up(torch.bmm(half_delta, chunk.basis_t), grad_coef, n_series)
             if grad_x is not None and slope is not None:
                 chunk.deposit(_slope_values(chunk, slope).mul_(half_delta).mul_(2.0), grad_x, upstream)
             if grad_y is not None:
@@ -312,9 +324,9 @@ class Objective:
         if grad_coef is None and want_coef:
             grad_coef = x.new_zeros(coef.shape, dtype=torch.float64)
         return (
-            None if value is None else value.squeeze(1),
+            None if value is None else value.squeeze(1) * self._scale,
             None if total_weight is None else total_weight.squeeze(1),
-            None if grad_coef is None else grad_coef.mul_(2.0),
+            None if grad_coef is None else grad_coef * (2.0 * self._scale),
             grad_x,
             grad_y,
         )

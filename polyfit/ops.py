@@ -222,42 +222,40 @@ def objective(
 
 
 def bound_objective(
-    x: Tensor, y: Tensor, weight: Tensor | None, coef: Tensor, mapping: AffineMap | None, impl: str
+    x: Tensor, y: Tensor, weight: Tensor | None, coef: Tensor, mapping: AffineMap | None, impl: str, scale: float
 ) -> Callable[[Tensor, bool], tuple[Tensor | None, Tensor]]:
-    """An objective whose data stay, for loops that only change the coefficients.
+    """An objective whose data stay, for loops that only change the coefficients. Call it with autocast off.
 
     Args:
         x: (N,) or (S, N).
         y: (N,) or (S, N).
         weight: (N,), (S, N) or None.
-        coef: any coefficients of the shape that calls will bring, (degree + 1,) or (S, degree + 1).
+        coef: any coefficients of the shape that calls will bring, (S, degree + 1).
         mapping: from domain to window, or None.
         impl: "triton" or "torch", resolved.
+        scale: what the sums over the samples are multiplied with.
 
     Returns:
-        A function of coef and of whether the value is wanted, giving value (S,), None where it is not wanted, and
-        grad_coef (S, degree + 1), both sums over the samples in float64.
+        A function of coef and of whether the value is wanted, giving the value (S,), None where it is not wanted, and its
+        gradient to coef (S, degree + 1), in float64.
     """
     if impl == "triton":
 
-        def call(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
-            result = objective(
-                x, y, coef, weight, None, mapping, impl, want_coef=True, want_x=False, want_y=False
-            )
-            assert result.grad_coef is not None
-            return result.value if want_value else None, result.grad_coef
+        def launch(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
+            sums = objective(x, y, coef, weight, None, mapping, impl, want_coef=True, want_x=False, want_y=False)
+            assert sums.grad_coef is not None
+            return sums.value * scale if want_value else None, sums.grad_coef * scale
 
-        return call
+        return launch
 
-    bound = onepass.Objective(_rows(x), _rows(y), _optional_rows(weight), *_shape(_rows(coef)), mapping)
+    bound = onepass.Objective(_rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, scale)
 
-    @_without_autocast
-    def call_bound(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
-        value, _, grad_coef, _, _ = bound(_rows(coef), want_value=want_value)
+    def call(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
+        value, _, grad_coef, _, _ = bound(coef, want_value=want_value)
         assert grad_coef is not None
         return value, grad_coef
 
-    return call_bound
+    return call
 
 
 # --- evaluate ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,304 @@
+"""The command line: `polyfit demo` and `polyfit train`."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+from torch import Tensor
+
+from polyfit import optimizers, plotting
+from polyfit.files import check_writable, replacing
+from polyfit.formatting import format_polynomial
+from polyfit.functional import polyval
+from polyfit.monitor import ProgressBar
+from polyfit.tables import Column, Table, TableError, read_columns
+from polyfit.training import Training, max_stable_lr, train
+
+app = typer.Typer(
+    help="Polynomials in PyTorch: fused evaluation, losses, gradients and training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+
+# The tutorial's run.
+_DEMO_SAMPLES = 2000
+_DEMO_DEGREE = 5
+_DEMO_LR = 0.55e-7
+_DEMO_SEED = 0
+# Share of the largest stable rate that is taken where a person names none: the fastest direction then overshoots and comes
+# back, shrinking by 0.9 an update, and the slowest is within 5 % of the best that a fixed rate can do.
+_SHARE_OF_MAX_LR = 0.95
+# The loss counts as still falling if it lost more than this share over the last tenth of the epochs.
+_STILL_FALLING = 1e-4
+
+
+class UserError(Exception):
+    """Something that the person at the command line can put right; shown as one line."""
+
+
+def run() -> int:
+    """Run the command line and return its exit status: 0, or 2 with one line on standard error."""
+    try:
+        app(standalone_mode=False)
+    except (UserError, TableError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        print("stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's own errors, of an option or a command
+            raise
+        print(f"error: {error.format_message()} (polyfit --help)", file=sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
+        return 2
+    return 0
+
+
+def _check_outputs(picture: Path | None, others: tuple[Path | None, ...] = ()) -> None:
+    """All files can be written, before any work is done for them."""
+    if picture is not None and picture.suffix[1:].lower() not in plotting.supported_formats():
+        endings = ", ".join(plotting.supported_formats())
+        raise UserError(f"{picture} is no picture that can be written; end its name in one of {endings}")
+    for path in (picture, *others):
+        if path is None:
+            continue
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise UserError(str(error)) from None
+
+
+def _write(path: Path, what: str, write: object) -> None:
+    """Call write(path), and say what was written."""
+    assert callable(write)
+    try:
+        write(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    console.print(f"[dim]{what} in[/] {path}", soft_wrap=True)
+
+
+# --- demo --------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("polyfit_demo.png"),
+    epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 80_000,
+    eager_epochs: Annotated[int, typer.Option(min=1, help="Updates of the eager loop to compare with.")] = 2_000,
+) -> None:
+    """Fit sin(x) on [-pi, pi] by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd."""
+    _check_outputs(out)
+    x = torch.linspace(-math.pi, math.pi, _DEMO_SAMPLES)
+    y = torch.sin(x)
+    start = torch.randn(_DEMO_DEGREE + 1, generator=torch.Generator().manual_seed(_DEMO_SEED))
+    rule = optimizers.SGD(lr=_DEMO_LR)
+    console.print(
+        f"sin(x) on {_DEMO_SAMPLES} points of [-pi, pi], degree {_DEMO_DEGREE}, sum of squared errors,"
+        f" gradient descent at {_DEMO_LR:g}, {epochs} epochs"
+    )
+    began = time.perf_counter()
+    with ProgressBar(epochs) as bar:
+        result = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum", monitor=bar)
+    seconds = time.perf_counter() - began
+
+    console.print(f"\n[bold]{format_polynomial(result.coef.tolist())}[/]", soft_wrap=True)
+    console.print(f"loss {result.loss:.6g} after {epochs} epochs in {seconds:.2f} s ({result.engine})")
+    _compare_with_eager(x, y, start, rule, eager_epochs)
+    figure = plotting.training_figure(
+        result.losses,
+        x,
+        y,
+        polyval(x, result.coef),
+        title=f"sin(x), degree {_DEMO_DEGREE}: {epochs} epochs of gradient descent",
+    )
+    _write(out, "picture", lambda path: plotting.save_figure(figure, path))
+
+
+def _compare_with_eager(x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, epochs: int) -> None:
+    """Both loops for the same number of epochs from the same start: time an epoch, and how far they end apart."""
+    began = time.perf_counter()
+    eager = _tutorial_loop(x, y, start, rule.lr, epochs)
+    eager_time = (time.perf_counter() - began) / epochs
+    began = time.perf_counter()
+    ours = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")
+    our_time = (time.perf_counter() - began) / epochs
+
+    table = RichTable(title=f"the first {epochs} epochs, twice")
+    table.add_column("loop")
+    table.add_column("an epoch", justify="right")
+    table.add_row("eager autograd, as the tutorial writes it", f"{eager_time * 1e6:.0f} us")
+    table.add_row(f"polyfit.train ({ours.engine})", f"{our_time * 1e6:.0f} us")
+    table.add_row("ratio", f"{eager_time / our_time:.1f}")
+    console.print(table)
+    difference = float((eager - ours.coef).abs().max())
+    console.print(f"largest difference of a coefficient after {epochs} epochs: {difference:.1e}")
+
+
+def _tutorial_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
+    """The loop of the tutorial: a parameter for each coefficient, eager autograd, the loss each 100 epochs."""
+    a, b, c, d, e, f = parameters = [value.clone().requires_grad_() for value in start]
+    for epoch in range(epochs):
+        y_pred = a + b * x + c * x**2 + d * x**3 + e * x**4 + f * x**5
+        loss = (y_pred - y).pow(2).sum()
+        if epoch % 100 == 99:
+            loss.item()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter -= lr * parameter.grad
+                parameter.grad = None
+    return torch.stack(parameters).detach()
+
+
+# --- train -------------------------------------------------------------------------------------------------------------
+
+
+@app.command("train")
+def train_command(
+    file: Annotated[Path, typer.Argument(help="CSV file with a header line.")],
+    x: Annotated[str, typer.Option(help="Column of x: numbers, or dates (read as days).")],
+    y: Annotated[str, typer.Option(help="Column of y.")],
+    degree: Annotated[int, typer.Option(min=0, help="Degree of the polynomial.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 20_000,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; without it a stable one is chosen and shown.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
+) -> None:
+    """Fit a polynomial to two columns of a CSV file by gradient descent on the mean squared error.
+
+    x is mapped to t in [-1, 1], in which the polynomial is shown and saved. Rows with a missing value are skipped and counted.
+    """
+    _check_outputs(out, (save,))
+    if save is not None and save.absolute() == file.absolute():
+        raise UserError(f"--save {save} would overwrite the data; name another file")
+    table = read_columns(file, x, y)
+    x_values = torch.tensor(table.x.values, dtype=torch.float64)
+    y_values = torch.tensor(table.y.values, dtype=torch.float64)
+    _show_table(file, table)
+    domain = _domain(table.x)
+    largest = max_stable_lr(x_values, degree, domain=domain)
+    rule = _rule(lr, largest)
+    chosen = "" if lr is not None else f", chosen as {_SHARE_OF_MAX_LR:.0%} of the largest stable one, {largest:.4g}"
+    console.print(f"learning rate {rule.lr:.4g}{chosen}", soft_wrap=True)
+
+    start = torch.zeros(degree + 1, dtype=torch.float64)
+    with ProgressBar(epochs) as bar:
+        result = train(x_values, y_values, start, optimizer=rule, epochs=epochs, domain=domain, monitor=bar)
+    if not math.isfinite(result.loss):
+        raise UserError(f"the loss left the finite numbers; pass --lr below {largest:.4g}, or scale y down")
+    r_squared = _r_squared(y_values, result.loss)
+    _show_result(table, domain, result, r_squared)
+    if save is not None:
+        document = _document(file, table, domain, result, rule, r_squared)
+        _write(save, "polynomial", lambda path: _save_json(document, path))
+    if out is not None:
+        fitted = polyval(x_values, result.coef, domain=domain)
+        figure = plotting.training_figure(
+            result.losses,
+            x_values,
+            y_values,
+            fitted,
+            x_label=x,
+            y_label=y,
+            x_is_days=table.x.is_date,
+            title=f"{file.name}: degree {degree}, R² = {r_squared:.4f}",
+        )
+        _write(out, "picture", lambda path: plotting.save_figure(figure, path))
+
+
+def _show_table(file: Path, table: Table) -> None:
+    n_used = len(table.x.values)
+    skipped = [f"{table.n_missing} skipped for a missing value"]
+    if table.n_unreadable:
+        skipped.append(f"{table.n_unreadable} for one that is no number or date")
+    console.print(f"{file}: {table.n_rows} rows, {n_used} used, {', '.join(skipped)}", soft_wrap=True)
+    low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
+    kind = "dates, as numbers of days, " if table.x.is_date else ""
+    console.print(f"{table.x.name}: {kind}{low} .. {high}", soft_wrap=True)
+
+
+def _domain(column: Column) -> tuple[float, float]:
+    low, high = min(column.values), max(column.values)
+    if low == high:
+        raise UserError(f"all values of {column.name!r} are {column.describe(low)}; a fit needs at least two different ones")
+    return low, high
+
+
+def _rule(lr: float | None, largest: float) -> optimizers.SGD:
+    if lr is None:
+        return optimizers.SGD(lr=_SHARE_OF_MAX_LR * largest)
+    try:
+        rule = optimizers.SGD(lr=lr)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    if lr > largest:
+        raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {largest:.4g}")
+    return rule
+
+
+def _r_squared(y: Tensor, loss: float) -> float:
+    """1 - residual / total sum of squares about the mean; nan for constant y."""
+    total = float((y - y.mean()).square().mean())
+    return 1.0 - loss / total if total > 0 else math.nan
+
+
+def _show_result(table: Table, domain: tuple[float, float], result: Training, r_squared: float) -> None:
+    center, half_width = 0.5 * (domain[0] + domain[1]), 0.5 * (domain[1] - domain[0])
+    name = f"{table.x.name} in days since 1970-01-01" if table.x.is_date else table.x.name
+    console.print(f"\n[bold]{format_polynomial(result.coef.tolist(), 't')}[/]", soft_wrap=True)
+    console.print(f"with t = ({name} - {center:.10g}) / {half_width:.10g}", soft_wrap=True)
+    console.print(f"loss {result.loss:.6g} (mean squared error) after {result.epochs} epochs ({result.engine})")
+    console.print(f"R^2 {r_squared:.4f}" if math.isfinite(r_squared) else f"R^2 is not defined: {table.y.name} is constant")
+    if len(table.x.values) < len(result.coef):
+        console.print("fewer rows than coefficients: many polynomials pass through the data, this is one of them")
+    before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])
+    if before - result.loss > _STILL_FALLING * before:
+        console.print("the loss is still falling: more --epochs will bring it down further")
+
+
+def _document(
+    file: Path,
+    table: Table,
+    domain: tuple[float, float],
+    result: Training,
+    rule: optimizers.SGD,
+    r_squared: float,
+) -> dict[str, object]:
+    return {
+        "format": "polyfit training",
+        "version": 1,
+        "basis": "power",
+        "domain": list(domain),
+        "coef": result.coef.tolist(),
+        "file": file.name,
+        "x": {"column": table.x.name, "unit": "days since 1970-01-01" if table.x.is_date else None},
+        "y": {"column": table.y.name, "unit": "days since 1970-01-01" if table.y.is_date else None},
+        "n_rows": table.n_rows,
+        "n_used": len(table.x.values),
+        "loss": "mse",
+        "loss_value": result.loss,
+        "r_squared": r_squared if math.isfinite(r_squared) else None,
+        "epochs": result.epochs,
+        "optimizer": {"rule": "SGD", "lr": rule.lr},
+        "engine": result.engine,
+    }
+
+
+def _save_json(document: dict[str, object], path: Path) -> None:
+    with replacing(path) as part:
+        part.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

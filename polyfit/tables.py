@@ -1,0 +1,160 @@
+"""Columns of a CSV file as numbers: dates become days, rows that cannot be used are counted."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from pathlib import Path
+
+_DAY = 86400.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "."}
+# Eight digits that are a calendar date in every row are taken for dates (20240131), not for numbers.
+_COMPACT_DATE = 8
+
+
+class TableError(ValueError):
+    """What is wrong with a file, said for the person who named it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as numbers.
+
+    Attributes:
+        name: of the column.
+        values: a number for each row kept.
+        is_date: whether the values are days since 1970-01-01.
+    """
+
+    name: str
+    values: list[float]
+    is_date: bool
+
+    def describe(self, value: float) -> str:
+        """A value of this column for a person to read."""
+        if not self.is_date:
+            return f"{value:.6g}"
+        return datetime.fromtimestamp(value * _DAY, tz=timezone.utc).date().isoformat()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Two columns of a file, the rows kept in the file's order.
+
+    Attributes:
+        x: the first column.
+        y: the second one.
+        n_rows: rows of data in the file.
+        n_missing: rows skipped for a missing value.
+        n_unreadable: rows skipped for a value that is no number (or no date, in a column of dates).
+    """
+
+    x: Column
+    y: Column
+    n_rows: int
+    n_missing: int
+    n_unreadable: int
+
+
+def read_columns(path: Path, x_name: str, y_name: str) -> Table:
+    """Read two columns of a CSV file with a header.
+
+    The delimiter is found by csv.Sniffer among comma, semicolon, tab and bar. A column is one of dates if its values are ISO
+    8601 dates or times, or all of them eight digits that make a calendar date; these are read as days since 1970-01-01 (times
+    without a zone as UTC).
+
+    Raises:
+        TableError: no such file, no such column, not a CSV file, or no row in which both columns have a value.
+    """
+    header, rows = _read(path)
+    index = [_find(header, name, path) for name in (x_name, y_name)]
+    # A row that is too short lacks its last values.
+    cells = [[row[i].strip() if i < len(row) else "" for i in index] for row in rows]
+    present = [pair for pair in cells if not any(cell.lower() in _MISSING for cell in pair)]
+    columns, is_date = [], []
+    for k in range(2):
+        raw = [pair[k] for pair in present]
+        is_date.append(_is_date_column(raw))
+        columns.append([(_days if is_date[k] else _number)(cell) for cell in raw])
+    kept = [(x, y) for x, y in zip(*columns, strict=True) if x is not None and y is not None]
+    n_missing, n_unreadable = len(cells) - len(present), len(present) - len(kept)
+    if not kept:
+        raise TableError(
+            f"{path}: none of {len(cells)} rows can be used: {n_missing} lack a value in {x_name!r} or {y_name!r},"
+            f" {n_unreadable} hold something that is no number or date; name other columns with --x and --y"
+        )
+    x_values, y_values = (list(values) for values in zip(*kept, strict=True))
+    return Table(
+        Column(x_name, x_values, is_date[0]), Column(y_name, y_values, is_date[1]), len(cells), n_missing, n_unreadable
+    )
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows that are not blank."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            sample = file.read(1 << 16)
+            file.seek(0)
+            try:
+                dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(sample.splitlines()[0], ",;\t|")
+            except (csv.Error, IndexError):  # a single column, or an empty file
+                dialect = csv.excel
+            rows = [row for row in csv.reader(file, delimiter=dialect.delimiter) if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise TableError(f"{path} is a folder; name a CSV file") from None
+    except UnicodeDecodeError:
+        raise TableError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise TableError(f"{path} cannot be read as CSV: {error}") from None
+    if not rows:
+        raise TableError(f"{path} is empty; it needs a header line and rows of data")
+    return [name.strip() for name in rows[0]], rows[1:]
+
+
+def _find(header: list[str], name: str, path: Path) -> int:
+    if header.count(name) == 1:
+        return header.index(name)
+    problem = "no column" if name not in header else "more than one column"
+    raise TableError(f"{path} has {problem} {name!r}; its columns are {', '.join(map(repr, header))}")
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _days(cell: str) -> float | None:
+    try:
+        moment = datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return (moment - _EPOCH).total_seconds() / _DAY
+
+
+def _is_date_column(cells: list[str]) -> bool:
+    """Dates if the values that are not plain numbers are dates, for the most part; or if all are like 20240131."""
+    if not cells:
+        return False
+    others = [cell for cell in cells if _number(cell) is None]
+    if not others:
+        return all(len(cell) == _COMPACT_DATE and cell.isdigit() and _is_compact_date(cell) for cell in cells)
+    n_dates = sum(_days(cell) is not None for cell in others)
+    return 2 * n_dates > len(cells)
+
+
+def _is_compact_date(cell: str) -> bool:
+    try:
+        date(int(cell[:4]), int(cell[4:6]), int(cell[6:]))
+    except ValueError:
+        return False
+    return True

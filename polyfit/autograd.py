@@ -15,7 +15,6 @@ from torch import Tensor
 
 from polyfit import formula, ops
 from polyfit.bases import AffineMap
-from polyfit.formula import compute_dtype
 
 
 def _differentiable_gradients(
@@ -41,7 +40,7 @@ class Polyval(torch.autograd.Function):
         return ops.evaluate(x, coef, mapping, impl)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the operands; nothing of the forward pass is needed again."""
         x, coef, ctx.mapping, ctx.impl = inputs
         ctx.save_for_backward(x, coef)

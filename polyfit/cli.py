@@ -160,7 +160,7 @@ def _tutorial_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) 
         with torch.no_grad():
             for parameter in parameters:
                 assert parameter.grad is not None
-                parameter -= lr * parameter.grad
+                parameter.sub_(lr * parameter.grad)
                 parameter.grad = None
     return torch.stack(parameters).detach()
 
@@ -175,7 +175,9 @@ def train_command(
     y: Annotated[str, typer.Option(help="Column of y.")],
     degree: Annotated[int, typer.Option(min=0, help="Degree of the polynomial.")],
     epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 20_000,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; without it a stable one is chosen and shown.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate; without it a stable one is chosen and shown.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
 ) -> None:
@@ -235,7 +237,9 @@ def _show_table(file: Path, table: Table) -> None:
 def _domain(column: Column) -> tuple[float, float]:
     low, high = min(column.values), max(column.values)
     if low == high:
-        raise UserError(f"all values of {column.name!r} are {column.describe(low)}; a fit needs at least two different ones")
+        raise UserError(
+            f"all values of {column.name!r} are {column.describe(low)}; a fit needs at least two different ones"
+        )
     return low, high
 
 
@@ -263,7 +267,9 @@ def _show_result(table: Table, domain: tuple[float, float], result: Training, r_
     console.print(f"\n[bold]{format_polynomial(result.coef.tolist(), 't')}[/]", soft_wrap=True)
     console.print(f"with t = ({name} - {center:.10g}) / {half_width:.10g}", soft_wrap=True)
     console.print(f"loss {result.loss:.6g} (mean squared error) after {result.epochs} epochs ({result.engine})")
-    console.print(f"R^2 {r_squared:.4f}" if math.isfinite(r_squared) else f"R^2 is not defined: {table.y.name} is constant")
+    console.print(
+        f"R^2 {r_squared:.4f}" if math.isfinite(r_squared) else f"R^2 is not defined: {table.y.name} is constant"
+    )
     if len(table.x.values) < len(result.coef):
         console.print("fewer rows than coefficients: many polynomials pass through the data, this is one of them")
     before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])

@@ -48,7 +48,7 @@ def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None) -> Tensor:
 
 
 def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """w l(p, y) of every sample, for the squared error l = (p - y)**2."""
+    """The weighted loss w l(p, y) of every sample, for the squared error l = (p - y)**2."""
     residual = p - y
     loss = residual * residual
     return loss if weight is None else weight * loss

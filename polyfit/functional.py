@@ -20,18 +20,20 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 def _check_tensors(named: dict[str, Tensor | None]) -> None:
     """All are floating-point tensors that agree in dtype and device."""
-    first = None
+    first, reference = "", None
     for name, tensor in named.items():
         if tensor is None:
             continue
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})")
+            raise TypeError(
+                f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})"
+            )
         if tensor.dtype not in _DTYPES:
             raise TypeError(
                 f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"
                 f" pass {name}.to(torch.float32) or {name}.double()"
             )
-        if first is None:
+        if reference is None:
             first, reference = name, tensor
         elif tensor.dtype != reference.dtype:
             raise TypeError(
@@ -150,7 +152,9 @@ def canonical_problem(
     samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
     batch = _batch_shape(coef, samples)
     if reduction == "mean" and (x.shape[-1:].numel() == 0 or (batch.numel() == 0 and not per_series)):
-        raise ValueError("reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'")
+        raise ValueError(
+            "reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'"
+        )
     if not batch or (not per_series and _is_flat(coef, list(samples.values()))):
         flat_weight = None if weight is None else _flat(weight)
         return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, impl, torch.Size(()))
@@ -264,8 +268,8 @@ def polynomial_loss(
     >>> coef = torch.zeros(3, requires_grad=True)
     >>> loss = polyfit.polynomial_loss(x, x**2, coef)
     >>> loss.backward()
-    >>> loss.item(), coef.grad
-    (0.425, tensor([-1.0000,  0.0000, -0.8500]))
+    >>> loss.detach(), coef.grad
+    (tensor(0.4250), tensor([-1.0000,  0.0000, -0.8500]))
 
     References:
         torch.nn.functional.mse_loss for the loss and its reductions.
@@ -286,6 +290,7 @@ def polynomial_loss(
     )
     if reduction == "none":
         return _loss_of_each(x, y, coef, weight, basis, domain, problem.impl)
+    per_series = per_series and len(problem.batch) > 0  # without a batch there is one series, and a scalar
     result = autograd.polynomial_loss(*problem[:5], reduction, per_series, problem.impl)
     return result.view(problem.batch) if per_series else result
 

@@ -42,6 +42,6 @@ class ProgressBar:
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, epoch: int, loss: float, coef: Tensor) -> None:  # noqa: ARG002
+    def __call__(self, epoch: int, loss: float, coef: Tensor) -> None:
         """Move the bar to `epoch` and show `loss`."""
         self._progress.update(self._task, completed=epoch, loss=loss)

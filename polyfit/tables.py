@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 _DAY = 86400.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "."}
 # Eight digits that are a calendar date in every row are taken for dates (20240131), not for numbers.
 _COMPACT_DATE = 8
@@ -37,7 +37,7 @@ class Column:
         """A value of this column for a person to read."""
         if not self.is_date:
             return f"{value:.6g}"
-        return datetime.fromtimestamp(value * _DAY, tz=timezone.utc).date().isoformat()
+        return datetime.fromtimestamp(value * _DAY, tz=UTC).date().isoformat()
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _days(cell: str) -> float | None:
     except ValueError:
         return None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH).total_seconds() / _DAY
 
 

@@ -27,9 +27,9 @@ def _evaluate_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    center: "fp64",
-    scale: "fp64",
-    shift: "fp64",
+    center: "fp64",  # noqa: F821 - Triton reads the annotation
+    scale: "fp64",  # noqa: F821
+    shift: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     ROWS: tl.constexpr,
@@ -119,9 +119,9 @@ def _evaluate_backward_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    center: "fp64",
-    scale: "fp64",
-    shift: "fp64",
+    center: "fp64",  # noqa: F821 - Triton reads the annotation
+    scale: "fp64",  # noqa: F821
+    shift: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     WANT_COEF: tl.constexpr,

@@ -6,6 +6,6 @@ import triton.language as tl  # noqa: F401 - the interpreter asks that it be vis
 
 @triton.jit
 def squared_error(p, y):
-    """l = (p - y)^2 and dl/dp = 2 (p - y)."""
+    """Squared error (p - y)^2 and its derivative to p, 2 (p - y)."""
     residual = p - y
     return residual * residual, 2.0 * residual

@@ -117,9 +117,9 @@ def _objective_kernel(
     stride_wn,
     stride_cs,
     stride_ck,
-    center: "fp64",
-    scale: "fp64",
-    shift: "fp64",
+    center: "fp64",  # noqa: F821 - Triton reads the annotation
+    scale: "fp64",  # noqa: F821
+    shift: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,

@@ -42,18 +42,21 @@ def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr):
 @triton.jit
 def store_sums(out_ptr, sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr):
     """Reduce COUNT accumulators over their rows and store them in out_ptr[0 .. COUNT - 1], float64."""
-    padded = ()
-    for i in tl.static_range(1 << LEVELS):
-        if i < COUNT:
-            padded += (sums[i].to(tl.float64),)
-        else:
-            padded += (tl.zeros((ROWS,), tl.float64),)
-    # Joining i with i + half at each level leaves the accumulators in their order when the new axes are flattened.
-    for level in tl.static_range(LEVELS):
-        joined = ()
-        for i in tl.static_range(1 << (LEVELS - 1 - level)):
-            joined += (tl.join(padded[i], padded[i + (1 << (LEVELS - 1 - level))]),)
-        padded = joined
-    totals = tl.reshape(tl.sum(padded[0], axis=0), (1 << LEVELS,))
-    index = tl.arange(0, 1 << LEVELS)
-    tl.store(out_ptr + index, totals, mask=index < COUNT)
+    if LEVELS == 0:
+        tl.store(out_ptr, tl.sum(sums[0].to(tl.float64), axis=0))
+    else:
+        padded = ()
+        for i in tl.static_range(1 << LEVELS):
+            if i < COUNT:
+                padded += (sums[i].to(tl.float64),)
+            else:
+                padded += (tl.zeros((ROWS,), tl.float64),)
+        # Joining i with i + half at each level leaves the accumulators in their order when the new axes are flattened.
+        for level in tl.static_range(LEVELS):
+            joined = ()
+            for i in tl.static_range(1 << (LEVELS - 1 - level)):
+                joined += (tl.join(padded[i], padded[i + (1 << (LEVELS - 1 - level))]),)
+            padded = joined
+        totals = tl.reshape(tl.sum(padded[0], axis=0), (1 << LEVELS,))
+        index = tl.arange(0, 1 << LEVELS)
+        tl.store(out_ptr + index, totals, mask=index < COUNT)

@@ -1,0 +1,22 @@
+"""What all tests share: which of them can run here, and seeds."""
+
+import os
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    for item in items:
+        if "cuda" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
+        if "interpreter" in item.keywords and not interpreting:
+            item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, see `make interpreter`"))
+        if "codegen" in item.keywords and interpreting:
+            item.add_marker(pytest.mark.skip(reason="the interpreter compiles nothing, see `make codegen`"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,178 @@
+"""Every kernel by Triton's interpreter on CPU tensors: fp64 truth, eager in the same dtype, kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import assert_no_worse_than_eager, make_problem
+from torch import Tensor
+
+pytest.importorskip("triton")
+import polyfit_kernels
+from polyfit_kernels import launch
+
+import polyfit
+
+pytestmark = pytest.mark.interpreter
+
+TILE = 1024  # of float32 and n >= 1024
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# Sizes around the tile, and what else a kernel can be asked for, each with each size at least once over the grid.
+SIZES = [0, 1, 3, 127, 128, 129, TILE - 1, TILE, TILE + 1, 3 * TILE + 7]
+VARIANTS = {
+    "one series": {},
+    "weight": {"weight": True},
+    "domain": {"domain": True},
+    "own x": {"n_series": 3, "shared_x": False, "weight": True, "domain": True},
+    "shared x": {"n_series": 3, "upstream": True, "domain": True},
+    "shared x and y": {"n_series": 3, "shared_y": True, "weight": True, "upstream": True},
+    "own x, shared y": {"n_series": 2, "shared_x": False, "shared_y": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def poison(monkeypatch):
+    """Fresh memory is NaN: what a kernel leaves out shows."""
+    empty, new_empty = torch.empty, Tensor.new_empty
+
+    def poisoned(make):
+        def wrapper(*args, **kwargs):
+            tensor = make(*args, **kwargs)
+            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+        return wrapper
+
+    monkeypatch.setattr(torch, "empty", poisoned(empty))
+    monkeypatch.setattr(Tensor, "new_empty", poisoned(new_empty))
+
+
+def narrow_eager(problem):
+    """Eager in float32 for the narrow dtypes, which is what the kernel computes in."""
+    return problem if problem.x.dtype == torch.float64 else problem.to(torch.float32)
+
+
+def check_objective(problem, what: str) -> None:
+    """All outputs of the objective, together and each alone."""
+    truth, eager = problem.to(torch.float64).objective(), narrow_eager(problem).objective()
+    arguments = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping)
+    for wants in ((True, True, True), (True, False, False), (False, True, False), (False, False, True), (False,) * 3):
+        want_coef, want_x, want_y = wants
+        value, weight, grad_coef, grad_x, grad_y = polyfit_kernels.objective(
+            *arguments, want_coef=want_coef, want_x=want_x, want_y=want_y
+        )
+        results = {"value": value, "grad_coef": grad_coef, "grad_x": grad_x, "grad_y": grad_y}
+        for name, want in zip(results, (True, *wants), strict=True):
+            actual = results[name]
+            assert (actual is not None) == want
+            if actual is not None:
+                assert_no_worse_than_eager(actual, eager[name], truth[name], f"{what}: {name}")
+        assert (weight is None) == (problem.weight is None)
+        if weight is not None:
+            expected = problem.weight.double().sum(1).expand(problem.coef.shape[0])
+            torch.testing.assert_close(weight, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("n_samples", SIZES)
+def test_objective_at_the_edges_of_a_tile(n_samples, variant):
+    check_objective(make_problem(n_samples, 3, **VARIANTS[variant]), variant)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("degree", [0, 1, 2, 5, 9])
+def test_objective_of_all_degrees_and_dtypes(degree, dtype):
+    check_objective(make_problem(301, degree, n_series=2, weight=True, upstream=True, domain=True, dtype=dtype), "")
+
+
+@pytest.mark.parametrize("variant", ["one series", "domain", "own x", "shared x"])
+@pytest.mark.parametrize("n_samples", SIZES)
+def test_evaluate_and_its_backward_at_the_edges_of_a_tile(n_samples, variant):
+    check_evaluate(make_problem(n_samples, 3, **VARIANTS[variant]), variant)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("degree", [0, 1, 2, 5, 9])
+def test_evaluate_and_its_backward_of_all_degrees_and_dtypes(degree, dtype):
+    check_evaluate(make_problem(301, degree, n_series=2, domain=True, dtype=dtype), "")
+
+
+def check_evaluate(problem, what: str) -> None:
+    wide, narrow = problem.to(torch.float64), narrow_eager(problem)
+    values = polyfit_kernels.evaluate(problem.x, problem.coef, problem.mapping)
+    assert values.dtype == problem.x.dtype
+    assert_no_worse_than_eager(values, narrow.values(), wide.values(), f"{what}: values")
+    grad = torch.randn(problem.coef.shape[0], problem.x.shape[1]).to(problem.x.dtype)
+    truth, eager = wide.pull_back(grad), narrow.pull_back(grad)
+    for wants in ((True, True), (True, False), (False, True)):
+        results = polyfit_kernels.evaluate_backward(
+            grad, problem.x, problem.coef, problem.mapping, want_x=wants[0], want_coef=wants[1]
+        )
+        for name, want, actual in zip(("grad_x", "grad_coef"), wants, results, strict=True):
+            assert (actual is not None) == want
+            if actual is not None:
+                assert_no_worse_than_eager(actual, eager[name], truth[name], f"{what}: {name}")
+
+
+@pytest.mark.parametrize("n_samples", [1, 129, TILE + 1])
+def test_any_strides(n_samples):
+    def every_other(tensor):
+        return torch.stack([tensor, torch.full_like(tensor, torch.nan)], -1).flatten(-2)[..., ::2]
+
+    def transposed(tensor):
+        return tensor.mT.contiguous().mT
+
+    def expanded(tensor):
+        return tensor[:, :1].expand_as(tensor)
+
+    dense = make_problem(n_samples, 4, n_series=3, shared_x=False, weight=True, domain=True)
+    for first, second in ((every_other, expanded), (transposed, every_other), (expanded, transposed)):
+        strided = type(dense)(
+            first(dense.x), second(dense.y), transposed(dense.coef), first(dense.weight), None, dense.domain
+        )
+        check_objective(strided, f"{first.__name__}, {second.__name__}")
+        check_evaluate(strided, f"{first.__name__}, {second.__name__}")
+
+
+def test_shared_gradients_are_added_up_some_series_at_a_time(monkeypatch):
+    monkeypatch.setattr(launch, "SHARED_BUFFER", 2 * 200)
+    problem = make_problem(200, 3, n_series=5, shared_y=True, weight=True, upstream=True)
+    check_objective(problem, "parts of two series")
+    check_evaluate(problem, "parts of two series")
+
+
+def test_a_program_takes_several_tiles(monkeypatch):
+    monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 1)
+    problem = make_problem(9 * TILE + 5, 2, weight=True)
+    assert launch.choose(9 * TILE + 5, 1, 4, 2).programs == 2
+    check_objective(problem, "two programs")
+    check_evaluate(problem, "two programs")
+
+
+def test_public_operations_through_the_kernels():
+    x, y = torch.randn(2, 301, requires_grad=True), torch.randn(301, requires_grad=True)
+    coef = torch.randn(2, 4, requires_grad=True)
+    results = []
+    for impl in ("triton", "torch"):
+        loss = polyfit.polynomial_loss(x, y, coef, per_series=True, domain=(-3, 3), impl=impl)
+        values = polyfit.polyval(x, coef, domain=(-3, 3), impl=impl)
+        upstream = torch.tensor([1.0, -0.5])
+        results.append((loss, values, *torch.autograd.grad((loss, values.sum(-1)), (x, y, coef), (upstream, upstream))))
+    for kernel, onepass in zip(*results, strict=True):
+        torch.testing.assert_close(kernel, onepass, rtol=1e-5, atol=1e-5)
+
+
+def test_training_through_the_kernels():
+    x = torch.linspace(-1, 1, 100)
+    runs = [
+        polyfit.train(x, x.sin(), torch.zeros(3), optimizer=polyfit.optimizers.SGD(0.2), epochs=20, impl=impl)
+        for impl in ("triton", "torch")
+    ]
+    torch.testing.assert_close(runs[0].coef, runs[1].coef, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(runs[0].losses.values, runs[1].losses.values, rtol=1e-5, atol=1e-9)
+
+
+def test_a_nan_among_the_data_is_not_lost():
+    problem = make_problem(TILE + 1, 2)
+    problem.y[0, TILE] = float("nan")
+    value, *_ = polyfit_kernels.objective(problem.x, problem.y, problem.coef, None, None, None)
+    assert value.isnan().all()

@@ -1,0 +1,554 @@
+"""polyval and polynomial_loss against the plain formulas in float64, numpy, and autograd."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import polynomial_loss as plain_loss
+from oracle import polyval as plain_polyval
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import polyfit
+from polyfit import onepass, ops
+
+F64 = torch.float64
+# What x, coef and y, weight may look like: name, shape of x, shape of coef, shape of y, shape of weight.
+LAYOUTS = {
+    "one series": ((37,), (4,), (37,), (37,)),
+    "x of two axes": ((3, 11), (4,), (3, 11), (3, 11)),
+    "x of three axes": ((2, 3, 5), (4,), (2, 3, 5), (2, 3, 5)),
+    "a single number": ((), (4,), (), ()),
+    "one coef, several y": ((11,), (4,), (3, 11), (11,)),
+    "own x": ((3, 11), (3, 4), (3, 11), (3, 11)),
+    "shared x": ((11,), (3, 4), (3, 11), (11,)),
+    "shared x and y": ((11,), (3, 4), (11,), (3, 11)),
+    "own x, shared y": ((3, 11), (3, 4), (11,), (11,)),
+    "two batch axes": ((2, 3, 7), (2, 3, 4), (2, 3, 7), (2, 3, 7)),
+    "batch axes that broadcast": ((2, 1, 7), (3, 4), (3, 7), (2, 1, 7)),
+    "a batch of one": ((1, 7), (1, 4), (1, 7), (7,)),
+    "no series": ((0, 7), (0, 4), (0, 7), (7,)),
+    "constant": ((9,), (1,), (9,), (9,)),
+    "line": ((9,), (2,), (9,), (9,)),
+}
+
+
+def make(layout: str, dtype: torch.dtype = F64, grad: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, y, coef, weight of a layout."""
+    x_shape, coef_shape, y_shape, weight_shape = LAYOUTS[layout]
+    x, y, coef = (torch.randn(shape).to(dtype).requires_grad_(grad) for shape in (x_shape, y_shape, coef_shape))
+    return x, y, coef, (torch.rand(weight_shape) + 0.5).to(dtype)
+
+
+def gradients(value: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients for an upstream gradient that differs from element to element."""
+    upstream = torch.linspace(0.5, 1.5, value.numel(), dtype=value.dtype).view(value.shape)
+    return torch.autograd.grad(value, inputs, upstream, allow_unused=True, materialize_grads=True)
+
+
+def assert_close(actual: Tensor, expected: Tensor, terms: int) -> None:
+    """Equal to rounding: float64 sums of `terms` terms, relative to the largest value."""
+    scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
+    tolerance = 8 * torch.finfo(F64).eps * max(terms, 1) * max(scale, 1.0)
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+
+
+# --- values and gradients ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", [None, (-2.5, 3.0)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_polyval_and_its_gradients(layout, domain):
+    x, _, coef, _ = make(layout)
+    actual = polyfit.polyval(x, coef, domain=domain)
+    expected = plain_polyval(x, coef, domain)
+    assert actual.shape == expected.shape
+    assert_close(actual, expected, 16)
+    for ours, theirs in zip(gradients(actual, (x, coef)), gradients(expected, (x, coef)), strict=True):
+        assert_close(ours, theirs, 64)
+
+
+@pytest.mark.parametrize("coef", [[2.0], [1.0, -3.0], [0.5, 0.0, 2.0, -1.0, 0.25, 3.0]])
+def test_polyval_is_numpys(coef):
+    x = torch.linspace(-2, 2, 101, dtype=F64)
+    actual = polyfit.polyval(x, torch.tensor(coef, dtype=F64))
+    np.testing.assert_allclose(actual.numpy(), np.polynomial.polynomial.polyval(x.numpy(), coef), rtol=1e-13)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("reduction", "per_series"), [("mean", False), ("mean", True), ("sum", False), ("sum", True)])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "no series"])
+def test_loss_and_its_gradients(layout, reduction, per_series, weighted):
+    x, y, coef, weight = make(layout)
+    options: dict[str, Any] = {"reduction": reduction, "per_series": per_series, "domain": (-2.5, 3.0)}
+    options["weight"] = weight if weighted else None
+    actual = polyfit.polynomial_loss(x, y, coef, **options)
+    expected = plain_loss(x, y, coef, **options)
+    assert actual.shape == expected.shape
+    assert_close(actual, expected, 64)
+    for ours, theirs in zip(gradients(actual, (x, y, coef)), gradients(expected, (x, y, coef)), strict=True):
+        assert_close(ours, theirs, 256)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_of_each_sample_and_its_gradients(layout, weighted):
+    x, y, coef, weight = make(layout)
+    weight = weight if weighted else None
+    actual = polyfit.polynomial_loss(x, y, coef, weight=weight, reduction="none")
+    expected = plain_loss(x, y, coef, weight, "none")
+    assert actual.shape == expected.shape
+    assert_close(actual, expected, 64)
+    for ours, theirs in zip(gradients(actual, (x, y, coef)), gradients(expected, (x, y, coef)), strict=True):
+        assert_close(ours, theirs, 256)
+
+
+def test_loss_is_torchs_mse():
+    x, y, coef, _ = make("one series")
+    expected = torch.nn.functional.mse_loss(plain_polyval(x, coef), y)
+    assert_close(polyfit.polynomial_loss(x, y, coef), expected, 64)
+    assert_close(polyfit.polynomial_loss(x, y, coef, loss=polyfit.losses.MSE()), expected, 64)
+
+
+def test_weight_counts_repetitions():
+    x, y, coef, _ = make("one series")
+    times = torch.randint(1, 4, (37,))
+    weighted = polyfit.polynomial_loss(x, y, coef, weight=times.double())
+    repeated = polyfit.polynomial_loss(x.repeat_interleave(times), y.repeat_interleave(times), coef)
+    assert_close(weighted, repeated, 128)
+
+
+def test_gradient_to_the_weight():
+    x, y, coef, weight = make("own x")
+    weight.requires_grad_()
+    inputs = (x, y, coef, weight)
+    ours = gradients(polyfit.polynomial_loss(x, y, coef, weight=weight), inputs)
+    theirs = gradients(plain_loss(x, y, coef, weight), inputs)
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert_close(mine, plain, 256)
+
+
+@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)))
+def test_only_gradients_that_are_asked_for(wanted):
+    x, y, coef, _ = make("own x", grad=False)
+    for tensor, want in zip((x, y, coef), wanted, strict=True):
+        tensor.requires_grad_(want)
+    loss = polyfit.polynomial_loss(x, y, coef)
+    assert loss.requires_grad == any(wanted)
+    if any(wanted):
+        loss.backward()
+    for tensor, want in zip((x, y, coef), wanted, strict=True):
+        assert (tensor.grad is not None) == want
+
+
+@pytest.mark.parametrize("operation", ["polyval", "loss"])
+def test_backward_twice_gives_the_same_again(operation):
+    x, y, coef, _ = make("shared x")
+    value = polyfit.polyval(x, coef).sum() if operation == "polyval" else polyfit.polynomial_loss(x, y, coef)
+    first = torch.autograd.grad(value, (x, coef), retain_graph=True)
+    second = torch.autograd.grad(value, (x, coef))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_one_tensor_as_x_and_y():
+    x, _, coef, _ = make("one series")
+    for create_graph in (False, True):
+        ours = torch.autograd.grad(polyfit.polynomial_loss(x, x, coef), (x, coef), create_graph=create_graph)
+        theirs = torch.autograd.grad(plain_loss(x, x, coef), (x, coef))
+        for mine, plain in zip(ours, theirs, strict=True):
+            assert_close(mine, plain, 256)
+
+
+def test_coef_that_depends_on_x():
+    x, y, coef, _ = make("one series")
+    ours = torch.autograd.grad(polyfit.polynomial_loss(x, y, coef * x.mean()), x, create_graph=True)[0]
+    theirs = torch.autograd.grad(plain_loss(x, y, coef * x.mean()), x)[0]
+    assert_close(ours, theirs, 256)
+
+
+def test_no_samples():
+    x, coef = torch.empty(0, dtype=F64), torch.ones(3, dtype=F64, requires_grad=True)
+    assert polyfit.polyval(x, coef).shape == (0,)
+    loss = polyfit.polynomial_loss(x, x, coef, reduction="sum")
+    loss.backward()
+    assert loss.item() == 0
+    assert coef.grad is not None
+    assert not coef.grad.any()
+    assert polyfit.polynomial_loss(x, x, coef, reduction="none").shape == (0,)
+
+
+# --- strides -----------------------------------------------------------------------------------------------------------
+
+STRIDES = {
+    "every other": lambda t: torch.stack([t, torch.full_like(t, torch.nan)], -1).flatten(-2)[..., ::2],
+    "transposed": lambda t: t.mT.contiguous().mT if t.dim() > 1 else t,
+    "misaligned": lambda t: torch.cat([t.new_full((*t.shape[:-1], 1), torch.nan), t], -1)[..., 1:],
+    "stride zero": lambda t: t[..., :1].expand_as(t),
+    "backwards": lambda t: t.flip(-1).contiguous().flip(-1),
+}
+
+
+@pytest.mark.parametrize("layout", ["one series", "x of two axes", "own x", "shared x", "two batch axes"])
+@pytest.mark.parametrize("stride", STRIDES)
+def test_any_strides(stride, layout):
+    operands = make(layout, grad=False)
+    strided = [STRIDES[stride](tensor) for tensor in operands]
+    for dense, other in zip(operands, strided, strict=True):
+        assert stride == "stride zero" or torch.equal(dense, other)
+    x, y, coef, weight = strided
+    dense_x, dense_y, dense_coef, dense_weight = (
+        tensor.clone(memory_format=torch.contiguous_format) for tensor in strided
+    )
+    inputs, dense_inputs = (x, y, coef), (dense_x, dense_y, dense_coef)
+    for tensor in (*inputs, *dense_inputs):
+        tensor.requires_grad_()
+    ours = polyfit.polynomial_loss(x, y, coef, weight=weight)
+    plain = plain_loss(*dense_inputs, dense_weight)
+    assert_close(ours, plain, 128)
+    for mine, theirs in zip(gradients(ours, inputs), gradients(plain, dense_inputs), strict=True):
+        assert_close(mine, theirs, 256)
+    assert_close(polyfit.polyval(x, coef), plain_polyval(dense_x, dense_coef), 16)
+
+
+def test_upstream_gradient_of_stride_zero():
+    x, _, coef, _ = make("shared x")
+    value = polyfit.polyval(x, coef)
+    upstream = torch.tensor(2.0, dtype=F64).expand(value.shape)
+    assert upstream.stride() == (0, 0)
+    ours = torch.autograd.grad(value, (x, coef), upstream)
+    theirs = torch.autograd.grad(plain_polyval(x, coef), (x, coef), upstream)
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert_close(mine, plain, 64)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_shapes_that_broadcast(data):
+    batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), label="batch"))
+    n_samples, degree = data.draw(st.integers(1, 9), label="N"), data.draw(st.integers(0, 6), label="degree")
+
+    def leading(label: str) -> tuple[int, ...]:
+        kept = batch[data.draw(st.integers(0, len(batch)), label=f"{label} drops") :]
+        return tuple(1 if data.draw(st.booleans(), label=f"{label} shares") else size for size in kept)
+
+    x, y, weight = (torch.rand(*leading(name), n_samples, dtype=F64) + 0.1 for name in ("x", "y", "weight"))
+    coef = torch.randn(*leading("coef"), degree + 1, dtype=F64)
+    for tensor in (x, y, coef):
+        tensor.requires_grad_()
+    per_series = data.draw(st.booleans(), label="per_series")
+    ours = polyfit.polynomial_loss(x, y, coef, weight=weight, per_series=per_series)
+    plain = plain_loss(x, y, coef, weight, per_series=per_series)
+    assert ours.shape == plain.shape
+    assert_close(ours, plain, 256)
+    for mine, theirs in zip(gradients(ours, (x, y, coef)), gradients(plain, (x, y, coef)), strict=True):
+        assert_close(mine, theirs, 1024)
+
+
+# --- dtypes and digits -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("layout", ["one series", "own x", "shared x"])
+def test_narrow_dtypes_are_no_worse_than_eager_float32(layout, dtype):
+    operands = make(layout, dtype)
+    x, y, coef, weight = operands
+    wide = [tensor.detach().double().requires_grad_() for tensor in operands]
+    eager = [tensor.detach().float().requires_grad_() for tensor in operands]
+    ours = polyfit.polynomial_loss(x, y, coef, weight=weight)
+    results = {
+        "ours": (ours, *torch.autograd.grad(ours, (x, y, coef))),
+        "eager": _loss_and_gradients(eager),
+        "truth": _loss_and_gradients(wide),
+    }
+    for mine, theirs, truth in zip(*results.values(), strict=True):
+        assert mine.dtype == dtype
+        scale = truth.abs().max()
+        # One rounding to the dtype, and as much again as eager float32 is off.
+        allowed = scale * torch.finfo(dtype).eps + 2 * (theirs.double() - truth).abs().max() + scale * 2e-7
+        assert (mine.double() - truth).abs().max() <= allowed
+
+
+def _loss_and_gradients(operands: list[Tensor]) -> tuple[Tensor, ...]:
+    x, y, coef, weight = operands
+    loss = plain_loss(x, y, coef, weight)
+    return (loss.detach(), *torch.autograd.grad(loss, (x, y, coef)))
+
+
+@pytest.mark.parametrize("n_samples", [2047, 2048, 1_000_003])
+def test_float32_sums_do_not_lose_digits_with_n(n_samples):
+    # All terms alike: rounding errors of a plain running sum would all point the same way.
+    x, y = torch.full((n_samples,), 0.3), torch.full((n_samples,), 0.1)
+    coef = torch.tensor([0.4, 0.7], requires_grad=True)
+    loss = polyfit.polynomial_loss(x, y, coef)
+    loss.backward()
+    residual = 0.4 + 0.7 * 0.3 - 0.1
+    # 2047 terms in 16 lanes: 128 roundings of 2**-24 at most, of partial sums that average half of the whole.
+    assert loss.item() == pytest.approx(residual**2, rel=64 * 2**-24)
+    assert coef.grad is not None
+    assert coef.grad.tolist() == pytest.approx([2 * residual, 2 * residual * 0.3], rel=64 * 2**-24)
+
+
+def test_half_precision_gradients_do_not_overflow_on_the_way():
+    # The gradient of the sum is 2e8 at each coefficient, that of the mean fits well.
+    x = torch.full((4096,), 100.0, dtype=torch.float16).requires_grad_()
+    y = torch.zeros(4096, dtype=torch.float16)
+    coef = torch.tensor([0.0, 1.0], dtype=torch.float16, requires_grad=True)
+    polyfit.polynomial_loss(x, y, coef).backward()
+    assert coef.grad is not None
+    assert coef.grad.tolist() == [200.0, 20000.0]
+    assert x.grad is not None
+    assert x.grad.double().sum().item() == pytest.approx(200.0, rel=1e-3)
+
+
+def test_lowered_matmul_precision_does_not_reach_the_sums():
+    x, y, coef, _ = make("one series", torch.float32)
+    expected = plain_loss(*(tensor.detach().double() for tensor in (x, y, coef)))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        loss = polyfit.polynomial_loss(x, y, coef)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_autocast_does_not_reach_the_sums():
+    x, y, coef, _ = make("one series", torch.float32)
+    outside = polyfit.polynomial_loss(x, y, coef)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = polyfit.polynomial_loss(x, y, coef)
+        values = polyfit.polyval(x, coef)
+    assert torch.equal(inside, outside)
+    assert torch.equal(values, polyfit.polyval(x, coef))
+    assert torch.equal(torch.autograd.grad(inside, coef)[0], torch.autograd.grad(outside, coef)[0])
+
+
+# --- one pass ----------------------------------------------------------------------------------------------------------
+
+
+class LargestTensor(TorchDispatchMode):
+    """Sees every operation, and keeps the number of elements of the largest storage that one has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        known = {t.untyped_storage().data_ptr() for t in args if isinstance(t, Tensor)}
+        for made in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() not in known:
+                self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return result
+
+
+def test_nothing_of_the_size_of_the_data_is_made():
+    n_samples, degree = 3_000_001, 7
+    x, y = torch.rand(n_samples), torch.rand(n_samples)
+    coef = torch.randn(1, degree + 1)
+    with LargestTensor() as largest:
+        onepass.Objective(x[None], y[None], None, 1, degree, None)(coef)
+        onepass.evaluate_backward(y[None], x[None], coef, None, want_x=False, want_coef=True)
+    assert largest.elements <= onepass._CHUNK["cpu"] * (degree + 1) < n_samples
+
+
+def test_backward_of_a_mean_reads_no_data(monkeypatch):
+    x, y, coef, weight = make("own x")
+    loss = polyfit.polynomial_loss(x, y, coef, weight=weight)
+    monkeypatch.setattr(ops, "objective", None)  # a second pass would call it
+    loss.backward()
+    assert coef.grad is not None
+
+
+def test_shared_operands_with_unequal_gradients_take_one_further_pass(monkeypatch):
+    x, y, coef, _ = make("shared x")
+    loss = polyfit.polynomial_loss(x, y, coef, per_series=True)
+    passes = []
+    plain = ops.objective
+    monkeypatch.setattr(ops, "objective", lambda *a, **k: passes.append(k) or plain(*a, **k))
+    ours = torch.autograd.grad(loss, (x, y, coef), torch.tensor([1.0, -2.0, 0.5], dtype=F64))
+    theirs = torch.autograd.grad(
+        plain_loss(x, y, coef, per_series=True), (x, y, coef), torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+    )
+    assert [call["want_x"] for call in passes] == [True]
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert_close(mine, expected, 256)
+
+
+def test_inputs_are_not_written_and_results_repeat_to_the_bit():
+    x, y, coef, weight = make("own x", torch.float32)
+    before = [tensor.detach().clone() for tensor in (x, y, coef, weight)]
+    runs = []
+    for _ in range(2):
+        loss = polyfit.polynomial_loss(x, y, coef, weight=weight)
+        runs.append((loss, *torch.autograd.grad(loss, (x, y, coef))))
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, y, coef, weight), strict=True))
+
+
+# --- derivatives of higher order ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["one series", "own x", "shared x", "own x, shared y", "constant", "line"])
+def test_gradcheck_to_second_order(layout):
+    x, y, coef, weight = make(layout)
+    x, y, weight = (tensor[..., :5].detach().requires_grad_(tensor.requires_grad) for tensor in (x, y, weight))
+
+    def values(x, coef):
+        return polyfit.polyval(x, coef, domain=(-2, 3))
+
+    def loss(x, y, coef):
+        return polyfit.polynomial_loss(x, y, coef, weight=weight, per_series=True)
+
+    for function, inputs in ((values, (x, coef)), (loss, (x, y, coef))):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_hessian_is_the_gram_matrix():
+    x, y, coef, weight = make("one series")
+    hessian = torch.autograd.functional.hessian(lambda c: polyfit.polynomial_loss(x, y, c, weight=weight), coef)
+    powers = torch.stack([x.detach() ** k for k in range(4)])
+    assert isinstance(hessian, Tensor)
+    assert_close(hessian, 2 * (powers * weight) @ powers.T / weight.sum(), 256)
+
+
+def test_third_derivative():
+    x = torch.randn(5, dtype=F64, requires_grad=True)
+    coef = torch.randn(5, dtype=F64)
+    for _ in range(2):
+        value = polyfit.polyval(x, coef)
+    for _ in range(3):
+        (value,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    expected = torch.from_numpy(np.polynomial.Polynomial(coef.numpy()).deriv(3)(x.detach().numpy()))
+    assert_close(value, expected, 64)
+
+
+def test_functional_grad_and_its_grad():
+    x, y, coef, _ = make("one series", grad=False)
+
+    def loss(function):
+        return lambda coef: function(x, y, coef)
+
+    assert_close(torch.func.grad(loss(polyfit.polynomial_loss))(coef), torch.func.grad(loss(plain_loss))(coef), 256)
+    ours = torch.func.jacrev(torch.func.jacrev(loss(polyfit.polynomial_loss)))(coef)
+    assert_close(ours, torch.func.hessian(loss(plain_loss))(coef), 256)
+
+
+def test_forward_mode_is_right_or_raises():
+    x, y, coef, _ = make("one series", grad=False)
+    tangents = tuple(torch.randn_like(tensor) for tensor in (x, y, coef))
+    for which in range(3):
+
+        def along(operation, which=which):
+            def function(step):
+                moved = [
+                    t + step * d if k == which else t
+                    for k, (t, d) in enumerate(zip((x, y, coef), tangents, strict=True))
+                ]
+                return operation(*moved)
+
+            zero = torch.zeros((), dtype=F64)
+            return torch.func.jvp(function, (zero,), (torch.ones_like(zero),))[1]
+
+        try:
+            ours = along(polyfit.polynomial_loss)
+        except (RuntimeError, NotImplementedError):
+            continue
+        assert_close(ours, along(plain_loss), 256)
+
+
+# --- PyTorch -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["one series", "shared x"])
+def test_compile_without_graph_breaks(layout):
+    x, y, coef, weight = make(layout)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def compiled(x, y, coef):
+        values = polyfit.polyval(x, coef, domain=(-2, 3))
+        return polyfit.polynomial_loss(x, y, coef, weight=weight, domain=(-2, 3)) + values.sum()
+
+    ours = compiled(x, y, coef)
+    plain = plain_loss(x, y, coef, weight, domain=(-2, 3)) + plain_polyval(x, coef, (-2, 3)).sum()
+    assert_close(ours, plain, 256)
+    theirs = torch.autograd.grad(plain, (x, y, coef))
+    for mine, expected in zip(torch.autograd.grad(ours, (x, y, coef)), theirs, strict=True):
+        assert_close(mine, expected, 256)
+
+
+def test_custom_operators_are_well_formed():
+    x, y, coef, weight = make("own x", grad=False)
+    mapping = [0.5, 2.0, 0.25]
+    upstream = torch.ones(3, dtype=F64)
+    torch.library.opcheck(torch.ops.polyfit.evaluate, (x, coef, mapping, "torch"))
+    torch.library.opcheck(torch.ops.polyfit.evaluate, (x[0], coef, None, "torch"))
+    for want_x, want_coef in ((True, False), (False, True), (True, True)):
+        torch.library.opcheck(torch.ops.polyfit.evaluate_backward, (y, x, coef, mapping, "torch", want_x, want_coef))
+    for arguments in ((weight, upstream, mapping), (None, None, None)):
+        torch.library.opcheck(torch.ops.polyfit.objective, (x, y, coef, *arguments, "torch", True, True, True))
+        torch.library.opcheck(torch.ops.polyfit.objective, (x[0], y[0], coef, *arguments, "torch", True, False, False))
+
+
+def test_impl_can_be_asked_for_and_inspected():
+    x, y, coef, _ = make("one series")
+    assert ops.resolve_impl("auto", x.device) == "torch"
+    assert torch.equal(polyfit.polynomial_loss(x, y, coef, impl="torch"), polyfit.polynomial_loss(x, y, coef))
+
+
+def test_import_needs_no_triton():
+    import subprocess
+    import sys
+
+    probe = "import polyfit, sys; assert not {'triton', 'typer', 'rich', 'matplotlib'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {"x": torch.zeros(5), "y": torch.zeros(5), "coef": torch.zeros(3)}
+BAD = [
+    ({"x": [0.0, 1.0]}, TypeError, "x is list; pass a torch.Tensor"),
+    ({"x": torch.zeros(5, dtype=torch.int64)}, TypeError, r"x is torch.int64.*x.to\(torch.float32\)"),
+    ({"coef": torch.zeros(3, dtype=torch.complex64)}, TypeError, "coef is torch.complex64"),
+    ({"y": torch.zeros(5, dtype=torch.float64)}, TypeError, "y is torch.float64 and x is torch.float32"),
+    ({"coef": torch.zeros(3, dtype=torch.float16)}, TypeError, "coef is torch.float16 and x is torch.float32"),
+    ({"y": torch.zeros(5, device="meta")}, ValueError, "y is on meta and x is on cpu"),
+    ({"coef": torch.tensor(1.0)}, ValueError, "degree [+] 1 coefficients"),
+    ({"coef": torch.zeros(2, 0)}, ValueError, "degree [+] 1 coefficients"),
+    ({"y": torch.zeros(4)}, ValueError, "last axis is samples"),
+    ({"weight": torch.zeros(1)}, ValueError, "last axis is samples"),
+    ({"x": torch.zeros(2, 5), "coef": torch.zeros(3, 4)}, ValueError, "must broadcast"),
+    ({"x": torch.tensor(0.0), "y": torch.tensor(0.0), "coef": torch.zeros(2, 3)}, ValueError, r"pass x.reshape\(1\)"),
+    ({"x": torch.zeros(0), "y": torch.zeros(0)}, ValueError, "mean' over no samples"),
+    ({"loss": "mae"}, ValueError, "loss='mae' is unknown; pass one of 'mse'"),
+    ({"basis": "monomial"}, ValueError, "basis='monomial' is unknown; pass one of 'power'"),
+    ({"reduction": "median"}, ValueError, "reduction='median' is unknown"),
+    ({"per_series": True, "reduction": "none"}, ValueError, "pass one of the two"),
+    ({"impl": "cuda"}, ValueError, "impl='cuda' is unknown"),
+    ({"impl": "triton"}, ValueError, "needs tensors on a GPU"),
+    ({"domain": (1.0, 1.0)}, ValueError, "lo < hi"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "match"), BAD, ids=[str(list(case[0])) for case in BAD])
+def test_bad_input_is_named(change, error, match):
+    with pytest.raises(error, match=match):
+        polyfit.polynomial_loss(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [case for case in BAD if not set(case[0]) & {"y", "weight", "loss", "reduction"}],
+)
+def test_bad_input_of_polyval_is_named(change, error, match):
+    arguments = {"x": GOOD["x"], "coef": GOOD["coef"], **change}
+    with pytest.raises(error, match=match):
+        polyfit.polyval(**arguments)

@@ -36,8 +36,7 @@ format: setup
 	$(BIN)/ruff format .
 
 reference: setup
-	$(BIN)/python -m pytest -m 'not interpreter and not codegen' tests
-	$(BIN)/python -m pytest --doctest-modules polyfit
+	$(BIN)/python -m pytest --doctest-modules -m 'not interpreter and not codegen' polyfit tests
 
 interpreter: setup
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter tests/kernels
@@ -53,8 +52,8 @@ bench: setup
 
 # PYTHONPATH instead of an installation: the machine may have no network and no pip to write with.
 gpu:
-	PYTHONPATH=.:kernels $(PYTHON) -m pytest -m cuda tests
-	PYTHONPATH=.:kernels $(PYTHON) -m bench --device cuda
+	PYTHONPATH=.:kernels $(PYTHON) -m pytest -W default -m cuda tests
+	PYTHONPATH=.:kernels $(PYTHON) -m bench --device cuda --record
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,8 +1,8 @@
 """The autograd Functions: forward is one pass, backward multiplies.
 
-Both are written in the `setup_context` style and take canonical operands (see polyfit.ops). Where a backward must itself be
-differentiable (`create_graph=True`, or a transform of torch.func), it goes through polyfit.formula, whose derivatives of any
-order are autograd's own. There is no forward mode: a tangent raises.
+Both are written in the `setup_context` style and take canonical operands (see polyfit.ops). Where a backward must
+itself be differentiable (`create_graph=True`, or a transform of torch.func), it goes through polyfit.formula, whose
+derivatives of any order are autograd's own. There is no forward mode: a tangent raises.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _reduce(value: Tensor, scale: Tensor | float, per_series: bool, dtype: torch
 class PolynomialLoss(torch.autograd.Function):
     """The reduced loss for canonical operands.
 
-    Forward returns the loss and, as outputs that are not differentiable, the sums and gradients of the one pass; backward
-    scales them with what comes from upstream.
+    Forward returns the loss and, as outputs that are not differentiable, the sums and gradients of the one pass;
+    backward scales them with what comes from upstream.
     """
 
     @staticmethod
@@ -163,8 +163,8 @@ class PolynomialLoss(torch.autograd.Function):
         scale = _scale(total_weight, ctx.reduction, ctx.per_series, x.shape[-1], _n_series(coef))
         factor = grad.double() * scale  # (), or (S,) with per_series
         if (want_x and grad_x is None) or (want_y and grad_y is None):
-            # An operand that series share, and a gradient from upstream for each of them: the one further pass. The factor
-            # of each series is in its result, so that of the sum of the series is one.
+            # An operand that series share, and a gradient from upstream for each of them: the one further pass. The
+            # factor of each series is in its result, so that of the sum of the series is one.
             late = ops.objective(
                 x, y, coef, weight, factor, ctx.mapping, ctx.impl,
                 want_coef=False, want_x=want_x and grad_x is None, want_y=want_y and grad_y is None,

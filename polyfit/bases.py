@@ -75,7 +75,7 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
     # Halves first: hi - lo overflows for bounds near the largest finite number.
     half_width = 0.5 * hi - 0.5 * lo
     middle = 0.5 * lo + 0.5 * hi
-    scale = 0.5 * (window_hi - window_lo) / half_width
+    scale = 0.5 * (window_hi - window_lo) / half_width if half_width > 0.0 else math.inf
     if not 0.0 < scale < torch.finfo(dtype).max:
         raise ValueError(
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"

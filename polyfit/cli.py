@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -22,6 +23,7 @@ from polyfit.functional import polyval
 from polyfit.monitor import ProgressBar
 from polyfit.tables import Column, Table, TableError, read_columns
 from polyfit.training import Training, max_stable_lr, train
+from polyfit.tutorial import eager_loop
 
 app = typer.Typer(
     help="Polynomials in PyTorch: fused evaluation, losses, gradients and training.",
@@ -29,15 +31,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False)
+# Names of columns and files are shown as they are: no markup, no emoji codes.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+_INTERRUPTED = 130
 
 # The tutorial's run.
 _DEMO_SAMPLES = 2000
 _DEMO_DEGREE = 5
 _DEMO_LR = 0.55e-7
 _DEMO_SEED = 0
-# Share of the largest stable rate that is taken where a person names none: the fastest direction then overshoots and comes
-# back, shrinking by 0.9 an update, and the slowest is within 5 % of the best that a fixed rate can do.
+# Share of the largest stable rate that is taken where a person names none: the fastest direction then overshoots and
+# comes back, shrinking by 0.9 an update, and the slowest is within 5 % of the best that a fixed rate can do.
 _SHARE_OF_MAX_LR = 0.95
 # The loss counts as still falling if it lost more than this share over the last tenth of the epochs.
 _STILL_FALLING = 1e-4
@@ -49,32 +54,41 @@ class UserError(Exception):
 
 def run() -> int:
     """Run the command line and return its exit status: 0, or 2 with one line on standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark
+        sys.stdout.reconfigure(errors="replace")
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except (UserError, TableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except typer.Exit as stop:
         return stop.exit_code
-    except typer.Abort:
-        print("stopped", file=sys.stderr)
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        status = _INTERRUPTED
     except Exception as error:
         if not hasattr(error, "format_message"):  # click's own errors, of an option or a command
             raise
+        if not error.format_message():  # pyright: ignore[reportAttributeAccessIssue] - help was shown instead
+            return 2
         print(f"error: {error.format_message()} (polyfit --help)", file=sys.stderr)  # pyright: ignore[reportAttributeAccessIssue]
         return 2
-    return 0
+    if status == _INTERRUPTED:
+        print("stopped", file=sys.stderr)
+    return status or 0
 
 
-def _check_outputs(picture: Path | None, others: tuple[Path | None, ...] = ()) -> None:
-    """All files can be written, before any work is done for them."""
+def _check_outputs(picture: Path | None, document: Path | None = None, data: Path | None = None) -> None:
+    """All files can be written, and none over another, before any work is done for them."""
     if picture is not None and picture.suffix[1:].lower() not in plotting.supported_formats():
         endings = ", ".join(plotting.supported_formats())
         raise UserError(f"{picture} is no picture that can be written; end its name in one of {endings}")
-    for path in (picture, *others):
+    taken = {} if data is None else {data.resolve(): "the data"}
+    for path, what in ((picture, "the picture"), (document, "the polynomial")):
         if path is None:
             continue
+        if path.resolve() in taken:
+            raise UserError(f"{path}: {what} would overwrite {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = what
         try:
             check_writable(path)
         except OSError as error:
@@ -88,10 +102,10 @@ def _write(path: Path, what: str, write: object) -> None:
         write(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
-    console.print(f"[dim]{what} in[/] {path}", soft_wrap=True)
+    console.print(f"{what} in {path}")
 
 
-# --- demo --------------------------------------------------------------------------------------------------------------
+# --- demo ---
 
 
 @app.command()
@@ -100,7 +114,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 80_000,
     eager_epochs: Annotated[int, typer.Option(min=1, help="Updates of the eager loop to compare with.")] = 2_000,
 ) -> None:
-    """Fit sin(x) on [-pi, pi] by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd."""
+    """Fit sin(x) by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd."""
     _check_outputs(out)
     x = torch.linspace(-math.pi, math.pi, _DEMO_SAMPLES)
     y = torch.sin(x)
@@ -115,7 +129,7 @@ def demo(
         result = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum", monitor=bar)
     seconds = time.perf_counter() - began
 
-    console.print(f"\n[bold]{format_polynomial(result.coef.tolist())}[/]", soft_wrap=True)
+    console.print(f"\n{format_polynomial(result.coef.tolist())}", style="bold")
     console.print(f"loss {result.loss:.6g} after {epochs} epochs in {seconds:.2f} s ({result.engine})")
     _compare_with_eager(x, y, start, rule, eager_epochs)
     figure = plotting.training_figure(
@@ -131,7 +145,7 @@ def demo(
 def _compare_with_eager(x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, epochs: int) -> None:
     """Both loops for the same number of epochs from the same start: time an epoch, and how far they end apart."""
     began = time.perf_counter()
-    eager = _tutorial_loop(x, y, start, rule.lr, epochs)
+    eager = eager_loop(x, y, start, rule.lr, epochs)
     eager_time = (time.perf_counter() - began) / epochs
     began = time.perf_counter()
     ours = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")
@@ -148,24 +162,7 @@ def _compare_with_eager(x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SG
     console.print(f"largest difference of a coefficient after {epochs} epochs: {difference:.1e}")
 
 
-def _tutorial_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
-    """The loop of the tutorial: a parameter for each coefficient, eager autograd, the loss each 100 epochs."""
-    a, b, c, d, e, f = parameters = [value.clone().requires_grad_() for value in start]
-    for epoch in range(epochs):
-        y_pred = a + b * x + c * x**2 + d * x**3 + e * x**4 + f * x**5
-        loss = (y_pred - y).pow(2).sum()
-        if epoch % 100 == 99:
-            loss.item()
-        loss.backward()
-        with torch.no_grad():
-            for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.sub_(lr * parameter.grad)
-                parameter.grad = None
-    return torch.stack(parameters).detach()
-
-
-# --- train -------------------------------------------------------------------------------------------------------------
+# --- train ---
 
 
 @app.command("train")
@@ -183,26 +180,28 @@ def train_command(
 ) -> None:
     """Fit a polynomial to two columns of a CSV file by gradient descent on the mean squared error.
 
-    x is mapped to t in [-1, 1], in which the polynomial is shown and saved. Rows with a missing value are skipped and counted.
+    x is mapped to t in [-1, 1], in which the polynomial is shown and saved. Rows with a missing value are skipped and
+    counted.
     """
-    _check_outputs(out, (save,))
-    if save is not None and save.absolute() == file.absolute():
-        raise UserError(f"--save {save} would overwrite the data; name another file")
+    _check_outputs(out, save, file)
     table = read_columns(file, x, y)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
     _show_table(file, table)
     domain = _domain(table.x)
-    largest = max_stable_lr(x_values, degree, domain=domain)
+    try:
+        largest = max_stable_lr(x_values, degree, domain=domain)
+    except ValueError as error:
+        raise UserError(f"{table.x.name}: {error}") from None
     rule = _rule(lr, largest)
     chosen = "" if lr is not None else f", chosen as {_SHARE_OF_MAX_LR:.0%} of the largest stable one, {largest:.4g}"
-    console.print(f"learning rate {rule.lr:.4g}{chosen}", soft_wrap=True)
+    console.print(f"learning rate {rule.lr:.4g}{chosen}")
 
     start = torch.zeros(degree + 1, dtype=torch.float64)
     with ProgressBar(epochs) as bar:
         result = train(x_values, y_values, start, optimizer=rule, epochs=epochs, domain=domain, monitor=bar)
     if not math.isfinite(result.loss):
-        raise UserError(f"the loss left the finite numbers; pass --lr below {largest:.4g}, or scale y down")
+        raise UserError(f"the loss left the finite numbers; pass a smaller --lr than {rule.lr:.4g}, or scale y down")
     r_squared = _r_squared(y_values, result.loss)
     _show_result(table, domain, result, r_squared)
     if save is not None:
@@ -228,10 +227,10 @@ def _show_table(file: Path, table: Table) -> None:
     skipped = [f"{table.n_missing} skipped for a missing value"]
     if table.n_unreadable:
         skipped.append(f"{table.n_unreadable} for one that is no number or date")
-    console.print(f"{file}: {table.n_rows} rows, {n_used} used, {', '.join(skipped)}", soft_wrap=True)
+    console.print(f"{file}: {table.n_rows} rows, {n_used} used, {', '.join(skipped)}")
     low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
     kind = "dates, as numbers of days, " if table.x.is_date else ""
-    console.print(f"{table.x.name}: {kind}{low} .. {high}", soft_wrap=True)
+    console.print(f"{table.x.name}: {kind}{low} .. {high}")
 
 
 def _domain(column: Column) -> tuple[float, float]:
@@ -251,8 +250,14 @@ def _rule(lr: float | None, largest: float) -> optimizers.SGD:
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if lr > largest:
-        raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {largest:.4g}")
+        raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {_round_down(largest)}")
     return rule
+
+
+def _round_down(value: float) -> str:
+    """Four digits, and none of them too many."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return f"{math.floor(value / unit) * unit:.4g}"
 
 
 def _r_squared(y: Tensor, loss: float) -> float:
@@ -262,10 +267,10 @@ def _r_squared(y: Tensor, loss: float) -> float:
 
 
 def _show_result(table: Table, domain: tuple[float, float], result: Training, r_squared: float) -> None:
-    center, half_width = 0.5 * (domain[0] + domain[1]), 0.5 * (domain[1] - domain[0])
+    center, half_width = 0.5 * domain[0] + 0.5 * domain[1], 0.5 * domain[1] - 0.5 * domain[0]
     name = f"{table.x.name} in days since 1970-01-01" if table.x.is_date else table.x.name
-    console.print(f"\n[bold]{format_polynomial(result.coef.tolist(), 't')}[/]", soft_wrap=True)
-    console.print(f"with t = ({name} - {center:.10g}) / {half_width:.10g}", soft_wrap=True)
+    console.print(f"\n{format_polynomial(result.coef.tolist(), 't')}", style="bold")
+    console.print(f"with t = ({name} - {center:.15g}) / {half_width:.15g}")
     console.print(f"loss {result.loss:.6g} (mean squared error) after {result.epochs} epochs ({result.engine})")
     console.print(
         f"R^2 {r_squared:.4f}" if math.isfinite(r_squared) else f"R^2 is not defined: {table.y.name} is constant"

@@ -15,9 +15,12 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: it cannot, and why.
     """
+    path = path.resolve()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
-    folder = path.absolute().parent
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device, not a file; name a file")
+    folder = path.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; make it first")
     try:
@@ -30,7 +33,8 @@ def check_writable(path: Path) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write in place of `path`, which it replaces at the end; after an error `path` is as it was."""
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=path.suffix)
+    path = path.resolve()  # a link stays one
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     part = Path(name)
     try:

@@ -62,12 +62,13 @@ def _batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
     for name, tensor in samples.items():
         if tensor.shape[-1:] != n_samples:
             raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)}; the last axis is"
-                " samples and must agree"
+                f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)};"
+                " the last axis is samples and must agree"
             )
         if tensor.dim() == 0 and coef.dim() > 1:
             raise ValueError(
-                f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for; pass {name}.reshape(1)"
+                f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for;"
+                f" pass {name}.reshape(1)"
             )
     try:
         return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
@@ -180,15 +181,15 @@ def polyval(
 
     Args:
         x: where to evaluate. Shape ``(*batch, N)``, samples on the last axis; any shape with a 1-D `coef`.
-        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. What stands before the last
-            axes broadcasts: x of shape ``(N,)`` is shared by all series.
+        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. What stands before the
+            last axes broadcasts: x of shape ``(N,)`` is shared by all series.
         basis: "power".
         domain: ``(lo, hi)``, mapped affinely onto the window of the basis, [-1, 1] for power; None for no mapping.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        Values in the dtype of x, of the shape of x for a 1-D `coef` and ``(*batch, N)`` otherwise. Differentiable in x and
-        coef, to any order; one pass over x and the incoming gradient for the first.
+        Values in the dtype of x, of the shape of x for a 1-D `coef` and ``(*batch, N)`` otherwise. Differentiable in x
+        and coef, to any order; one pass over x and the incoming gradient for the first.
 
     dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64; x and coef must agree.
 
@@ -241,8 +242,8 @@ def polynomial_loss(
         y: targets; its last axis is that of x, what stands before broadcasts.
         coef: coefficients, lowest degree first, ``(*batch, degree + 1)``.
         loss: "mse", or an object from polyfit.losses.
-        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one. A weight that requires a gradient is
-            served by the differentiable formula, not by the one pass.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one. A weight that requires a
+            gradient is served by the differentiable formula, not by the one pass.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
         per_series: keep one loss per series, shape ``batch``, instead of reducing over all of them.
         basis: "power".
@@ -250,13 +251,13 @@ def polynomial_loss(
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        The loss in the dtype of the operands: a scalar, ``batch`` with per_series, ``(*batch, N)`` for "none". Differentiable
-        in x, y, coef (and weight), to any order. For "mean" and "sum" the pass that gives the value gives the gradients that
-        are asked for, and backward only scales them. (An operand that series share takes one more pass in backward when
-        per_series gives each series a gradient of its own.)
+        The loss in the dtype of the operands: a scalar, ``batch`` with per_series, ``(*batch, N)`` for "none".
+        Differentiable in x, y, coef (and weight), to any order. For "mean" and "sum" the pass that gives the value
+        gives the gradients that are asked for, and backward only scales them. (An operand that series share takes one
+        more pass in backward when per_series gives each series a gradient of its own.)
 
-    dtypes: float16, bfloat16 and float32 compute in float32 and add up in float64 beyond short runs, so that the relative
-    error does not grow with N; float64 in float64. All operands must agree.
+    dtypes: float16, bfloat16 and float32 compute in float32 and add up in float64 beyond short runs, so that the
+    relative error does not grow with N; float64 in float64. All operands must agree.
 
     Raises:
         TypeError: not a floating-point tensor, or dtypes that differ.

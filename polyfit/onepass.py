@@ -1,18 +1,18 @@
 """The one pass in plain PyTorch: value and gradients together, a chunk of the data at a time.
 
-A chunk is cut into blocks; for each block the values ``P_k(t)`` of all basis functions are laid out as the rows of a small
-matrix, and a sample's part in everything that is wanted is then two matrix products::
+A chunk is cut into blocks; for each block the values ``P_k(t)`` of all basis functions are laid out as the rows of a
+small matrix, and a sample's part in everything that is wanted is then two matrix products::
 
     p     = coef @ P                   (m, degree + 1) x (degree + 1, B)
     sums  = delta @ P.T                (m, B) x (B, degree + 1),   delta = dL/dp
 
-with ``m`` the number of series that share this x (one, when each series has its own). No autograd inside, and nothing of
-size n x degree: the matrix is as large as a chunk, whatever n is.
+with ``m`` the number of series that share this x (one, when each series has its own). No autograd inside, and nothing
+of size n x degree: the matrix is as large as a chunk, whatever n is.
 
-Digits: a block's sums run over at most `_LONGEST_BLOCK` samples in the dtype that computes, everything above in float64, so
-that the relative error of a float32 sum does not grow with n.
+Digits: a block's sums run over at most `_LONGEST_BLOCK` samples in the dtype that computes, everything above in
+float64, so that the relative error of a float32 sum does not grow with n.
 
-All operands here are canonical: x, y, weight (S or 1, N), where one row is shared by all series, and coef (S, degree + 1).
+All operands here are canonical: x, y, weight (S or 1, N), where one row is shared by all series, and coef (S, d + 1).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from torch import Tensor
 from polyfit.bases import AffineMap
 from polyfit.formula import apply_map, compute_dtype
 
-# Samples in a block: the length of a sum in float32. On random data 1024 gave 1e-8 relative error of the sums at n = 1e7, 4096
-# gave 6e-8; where all terms are alike and roundings add up, 1e-6 and 4e-6. Longer blocks brought no speed (two x86 cores,
-# torch 2.13).
+# Samples in a block: the length of a sum in float32. On random data 1024 gave 1e-8 relative error of the sums at n =
+# 1e7, 4096 gave 6e-8; where all terms are alike and roundings add up, 1e-6 and 4e-6. Longer blocks brought no speed
+# (two x86 cores, torch 2.13).
 _BLOCK = 1024
 _LONGEST_BLOCK = 2 * _BLOCK - 1
-# Elements (series x samples) in a chunk. On a CPU 2**18 keeps its matrix in the third level of cache and makes what Python
-# adds to a chunk small (2**16: 1.5 times the time, 2**19: 1.2 times); a GPU wants enough work for a launch.
+# Elements (series x samples) in a chunk. On a CPU 2**18 keeps its matrix in the third level of cache and makes what
+# Python adds to a chunk small (2**16: 1.5 times the time, 2**19: 1.2 times); a GPU wants enough work for a launch.
 _CHUNK = {"cpu": 1 << 18}
 _CHUNK_ELSEWHERE = 1 << 22
 
@@ -46,8 +46,8 @@ def _internal_dtype(dtype: torch.dtype) -> torch.dtype:
 class _Chunk:
     """Some samples of some series, laid out for the two matrix products.
 
-    ``g`` counts the products, ``m`` the series that share one: nb blocks of a shared x make g = nb, m = s; series with an x
-    of their own make g = s * nb, m = 1.
+    ``g`` counts the products, ``m`` the series that share one: nb blocks of a shared x make g = nb, m = s; series with
+    an x of their own make g = s * nb, m = 1.
     """
 
     series: slice
@@ -220,8 +220,8 @@ def evaluate_backward(
     """Gradients of sum(grad * p(x)) for grad (S, N).
 
     Returns:
-        The gradient to x (S or 1, N) in the dtype that computes and to coef (S, degree + 1) in float64; None for what was
-        not wanted.
+        The gradient to x (S or 1, N) in the dtype that computes and to coef (S, degree + 1) in float64; None for what
+        was not wanted.
     """
     n_series = coef.shape[0]
     chunks = _Chunks(x, n_series, coef.shape[1] - 1, mapping)
@@ -242,8 +242,8 @@ def evaluate_backward(
 class Objective:
     """The loss of a polynomial on data that stays: bind the data once, call with coefficients many times.
 
-    Where all of it fits into one chunk the basis functions are laid out once and kept, and a call costs a handful of small
-    operations; larger data are read anew in each call.
+    Where all of it fits into one chunk the basis functions are laid out once and kept, and a call costs a handful of
+    small operations; larger data are read anew in each call.
 
     Args:
         x: samples (S or 1, N).
@@ -295,8 +295,9 @@ class Objective:
             want_y: to y.
 
         Returns:
-            scale * sum(w l) (S,), sum(w) (S,) where there are weights, and the gradient to coef (S, degree + 1), all in float64; then
-            the gradients to x and y in the shapes they have here and the dtype that computes. None for what was not wanted.
+            scale * sum(w l) (S,), sum(w) (S,) where there are weights, and the gradient to coef (S, degree + 1), all in
+            float64; then the gradients to x and y in the shapes they have here and the dtype that computes. None for
+            what was not wanted.
         """
         x, n_series = self._x, self._n_series
         wide = coef.to(self._chunks.dtype)

@@ -1,14 +1,16 @@
 """The one place that chooses between the Triton kernels and the one pass in plain PyTorch.
 
-The functions here take canonical operands: x, y, weight (N,) or (S, N), of which a 1-D one is shared by all series, and coef
-(degree + 1,) or (S, degree + 1). They are not differentiable; polyfit.autograd is.
+The functions here take canonical operands: x, y, weight (N,) or (S, N), of which a 1-D one is shared by all series, and
+coef (degree + 1,) or (S, degree + 1). They are not differentiable; polyfit.autograd is.
 
 Under a tracer (torch.compile, make_fx, FakeTensorMode) they appear as the custom operators `polyfit::objective`,
-`polyfit::evaluate` and `polyfit::evaluate_backward`; eager calls go straight to the implementation, which saves some 10 us.
+`polyfit::evaluate` and `polyfit::evaluate_backward`; eager calls go straight to the implementation, which saves some 10
+us.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -75,6 +77,11 @@ def resolve_impl(impl: str, device: torch.device) -> str:
     return impl
 
 
+def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device: make that the one of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
@@ -105,7 +112,7 @@ def _as(like: Tensor, result: Tensor | None) -> Tensor | None:
     return None if result is None else result.view(like.shape)
 
 
-# --- objective ---------------------------------------------------------------------------------------------------------
+# --- objective ---
 
 
 @_without_autocast
@@ -125,10 +132,11 @@ def _objective_eager(
     rows = _rows(coef)
     wants = {"want_coef": want_coef, "want_x": want_x, "want_y": want_y}
     if impl == "triton":
-        import polyfit_kernels
+        from polyfit_kernels.objective import objective as launch
 
         x_rows, y_rows, weight_rows = operands
-        result = polyfit_kernels.objective(x_rows, y_rows, rows, weight_rows, upstream, mapping, **wants)
+        with _on(x.device):
+            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, **wants)
     else:
         result = onepass.Objective(*operands, *_shape(rows), mapping)(rows, upstream, **wants)
     value, total_weight, grad_coef, grad_x, grad_y = result
@@ -193,8 +201,8 @@ def objective(
 ) -> Objective:
     """Loss sums and their gradients in one pass over the data.
 
-    Gradients are those of sum_s upstream_s value_s for x and y, and of value for coef (so for upstream None: of the sum of
-    the values). Where series share x or y, the gradient to it is summed over them.
+    Gradients are those of sum_s upstream_s value_s for x and y, and of value for coef (so for upstream None: of the sum
+    of the values). Where series share x or y, the gradient to it is summed over them.
 
     Args:
         x: (N,) or (S, N).
@@ -236,8 +244,8 @@ def bound_objective(
         scale: what the sums over the samples are multiplied with.
 
     Returns:
-        A function of coef and of whether the value is wanted, giving the value (S,), None where it is not wanted, and its
-        gradient to coef (S, degree + 1), in float64.
+        A function of coef and of whether the value is wanted, giving the value (S,), None where it is not wanted, and
+        its gradient to coef (S, degree + 1), in float64.
     """
     if impl == "triton":
 
@@ -258,7 +266,7 @@ def bound_objective(
     return call
 
 
-# --- evaluate ----------------------------------------------------------------------------------------------------------
+# --- evaluate ---
 
 
 def _values_shape(x: Tensor, coef: Tensor) -> Sequence[int]:
@@ -269,9 +277,10 @@ def _values_shape(x: Tensor, coef: Tensor) -> Sequence[int]:
 @_without_autocast
 def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
     if impl == "triton":
-        import polyfit_kernels
+        from polyfit_kernels.evaluate import evaluate as launch
 
-        values = polyfit_kernels.evaluate(_rows(x), _rows(coef), mapping)
+        with _on(x.device):
+            values = launch(_rows(x), _rows(coef), mapping)
     else:
         values = onepass.evaluate(_rows(x), _rows(coef), mapping)
     return values.view(_values_shape(x, coef))
@@ -300,12 +309,11 @@ def _evaluate_backward_eager(
 ) -> tuple[Tensor | None, Tensor | None]:
     grad_rows, x_rows, coef_rows = _rows(grad), _rows(x), _rows(coef)
     if impl == "triton":
-        import polyfit_kernels as implementation
+        from polyfit_kernels.evaluate import evaluate_backward as run
     else:
-        implementation = onepass
-    grad_x, grad_coef = implementation.evaluate_backward(
-        grad_rows, x_rows, coef_rows, mapping, want_x=want_x, want_coef=want_coef
-    )
+        run = onepass.evaluate_backward
+    with _on(x.device):
+        grad_x, grad_coef = run(grad_rows, x_rows, coef_rows, mapping, want_x=want_x, want_coef=want_coef)
     return _as(x, grad_x), _as(coef, grad_coef)
 
 

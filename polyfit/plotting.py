@@ -43,7 +43,8 @@ def training_figure(
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(losses.epochs.numpy(), losses.values.numpy(), color="tab:red", linewidth=1.6)
-    left.set_yscale("log")
+    if bool((losses.values > 0).any()):
+        left.set_yscale("log")
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
     left.grid(alpha=0.3, which="both")
@@ -54,12 +55,14 @@ def training_figure(
     right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label="polynomial")
     if x_is_days:  # matplotlib counts days from the same epoch
         right.xaxis_date()
-    right.set_xlabel(x_label)
-    right.set_ylabel(y_label)
+        right.margins(x=0)  # beyond the data there may be no calendar
+    # Names are text, whatever dollar signs they hold.
+    right.set_xlabel(x_label, parse_math=False)
+    right.set_ylabel(y_label, parse_math=False)
     right.grid(alpha=0.3)
     right.legend()
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     return figure
 
 
@@ -67,7 +70,7 @@ def supported_formats() -> list[str]:
     """File name endings that a figure can be saved under, without the dot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    return sorted(FigureCanvasAgg.get_supported_filetypes())
+    return sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {"pgf"})  # which needs an installation of LaTeX
 
 
 def save_figure(figure: Figure, path: Path) -> None:

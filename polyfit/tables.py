@@ -11,7 +11,7 @@ from pathlib import Path
 _DAY = 86400.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "."}
-# Eight digits that are a calendar date in every row are taken for dates (20240131), not for numbers.
+# Numbers of eight digits that are a calendar date in every row are taken for dates (20240131).
 _COMPACT_DATE = 8
 
 
@@ -62,9 +62,9 @@ class Table:
 def read_columns(path: Path, x_name: str, y_name: str) -> Table:
     """Read two columns of a CSV file with a header.
 
-    The delimiter is found by csv.Sniffer among comma, semicolon, tab and bar. A column is one of dates if its values are ISO
-    8601 dates or times, or all of them eight digits that make a calendar date; these are read as days since 1970-01-01 (times
-    without a zone as UTC).
+    The delimiter is found by csv.Sniffer among comma, semicolon, tab and bar. A column is one of dates if its values
+    are ISO 8601 dates or times, or all numbers eight digits that make a calendar date; these are read as days since
+    1970-01-01 (times without a zone as UTC).
 
     Raises:
         TableError: no such file, no such column, not a CSV file, or no row in which both columns have a value.
@@ -96,13 +96,15 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows that are not blank."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            sample = file.read(1 << 16)
+            sample = file.read(1 << 16).lstrip()
             file.seek(0)
             try:
-                dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(sample.splitlines()[0], ",;\t|")
-            except (csv.Error, IndexError):  # a single column, or an empty file
+                dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(sample.split("\n", 1)[0], ",;\t|")
+            except csv.Error:  # a single column, or an empty file
                 dialect = csv.excel
-            rows = [row for row in csv.reader(file, delimiter=dialect.delimiter) if any(cell.strip() for cell in row)]
+            rows = [
+                row for row in csv.reader(file, delimiter=dialect.delimiter) if len(row) > 1 or "".join(row).strip()
+            ]
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -111,6 +113,8 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise TableError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
     except (OSError, csv.Error) as error:
         raise TableError(f"{path} cannot be read as CSV: {error}") from None
+    while rows and not any(cell.strip() for cell in rows[0]):
+        del rows[0]
     if not rows:
         raise TableError(f"{path} is empty; it needs a header line and rows of data")
     return [name.strip() for name in rows[0]], rows[1:]
@@ -128,6 +132,8 @@ def _number(cell: str) -> float | None:
         value = float(cell)
     except ValueError:
         return None
+    if "_" in cell:  # Python's own notation
+        return None
     return value if math.isfinite(value) else None
 
 
@@ -138,21 +144,25 @@ def _days(cell: str) -> float | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
+    try:  # the zone may lead out of the calendar
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        return None
     return (moment - _EPOCH).total_seconds() / _DAY
 
 
 def _is_date_column(cells: list[str]) -> bool:
-    """Dates if the values that are not plain numbers are dates, for the most part; or if all are like 20240131."""
-    if not cells:
-        return False
-    others = [cell for cell in cells if _number(cell) is None]
-    if not others:
-        return all(len(cell) == _COMPACT_DATE and cell.isdigit() and _is_compact_date(cell) for cell in cells)
-    n_dates = sum(_days(cell) is not None for cell in others)
+    """Dates if most values are dates and no numbers, or if all numbers are like 20240131."""
+    numbers = [cell for cell in cells if _number(cell) is not None]
+    n_dates = sum(_days(cell) is not None for cell in cells if _number(cell) is None)
+    if numbers and all(_is_compact_date(cell) for cell in numbers):
+        n_dates += len(numbers)
     return 2 * n_dates > len(cells)
 
 
 def _is_compact_date(cell: str) -> bool:
+    if len(cell) != _COMPACT_DATE or not cell.isdigit():
+        return False
     try:
         date(int(cell[:4]), int(cell[4:6]), int(cell[6:]))
     except ValueError:

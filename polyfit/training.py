@@ -2,11 +2,11 @@
 
 One engine so far:
 
-- **stepwise**: one fused pass over the data an epoch. Data that fit into one chunk have their basis functions laid out once,
-  so that an epoch is a handful of small operations.
+- **stepwise**: one fused pass over the data an epoch. Data that fit into one chunk have their basis functions laid out
+  once, so that an epoch is a handful of small operations.
 
-Epochs are counted in updates: the loss recorded at epoch t is that of the coefficients after t updates, so epoch 0 is the
-start and the last record belongs to the coefficients returned.
+Epochs are counted in updates: the loss recorded at epoch t is that of the coefficients after t updates, so epoch 0 is
+the start and the last record belongs to the coefficients returned.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def train(
         problem = _as_one_series(problem)
     elif coef.shape[:-1] != problem.batch:
         raise ValueError(
-            f"coef has shape {tuple(coef.shape)} and the data are for series {tuple(problem.batch)}; each trains its own"
-            f" coefficients: pass coef.expand({(*problem.batch, coef.shape[-1])})"
+            f"coef has shape {tuple(coef.shape)} and the data are for series {tuple(problem.batch)};"
+            f" each trains its own coefficients: pass coef.expand({(*problem.batch, coef.shape[-1])})"
         )
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return _stepwise(problem, coef.shape, _loss_scale(problem, reduction), optimizer, epochs, record_every, monitor)

@@ -34,11 +34,11 @@ def polynomial_loss(
 ) -> Tensor:
     """(Weighted) squared error, reduced."""
     loss = (polyval(x, coef, domain) - y) ** 2
-    loss, weight = torch.broadcast_tensors(loss, torch.ones_like(loss) if weight is None else weight)
+    loss, weights = torch.broadcast_tensors(loss, torch.ones_like(loss) if weight is None else weight)
     if reduction == "none":
-        return weight * loss
+        return weights * loss
     if per_series:
-        total, count = (weight * loss).sum(-1), weight.sum(-1)
+        total, count = (weights * loss).sum(-1), weights.sum(-1)
     else:
-        total, count = (weight * loss).sum(), weight.sum()
+        total, count = (weights * loss).sum(), weights.sum()
     return total / count if reduction == "mean" else total

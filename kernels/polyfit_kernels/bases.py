@@ -3,7 +3,8 @@
     p(t)  = c_0 + t (c_1 + t (c_2 + ...))          Horner's rule, d fused multiply-adds
     p'(t)   by carrying the derivative of each step along: p' <- p' t + p, p <- p t + c_k
 
-Coefficients come as a tuple of scalars, lowest degree first; the degree is known at compile time and every loop unrolls.
+Coefficients come as a tuple of scalars, lowest degree first; the degree is known at compile time and every loop
+unrolls.
 """
 
 import triton
@@ -21,7 +22,7 @@ def load_coefficients(coef_ptr, stride, DEGREE: tl.constexpr, COMPUTE: tl.conste
 
 @triton.jit
 def scalars(values, COMPUTE: tl.constexpr):
-    """Float arguments in the dtype that computes. (`full`, since the interpreter hands a kernel plain Python floats.)"""
+    """Float arguments in the dtype that computes; by `full`, since the interpreter hands a kernel Python floats."""
     out = ()
     for i in tl.static_range(len(values)):
         out += (tl.full((), values[i], COMPUTE),)

@@ -4,8 +4,8 @@
     grad_coef_k = sum_n grad_n P_k(t_n)
     grad_x_n    = grad_n dp/dt(t_n) dt/dx
 
-Two numbers, float32: forward reads 4 and writes 4 bytes a sample for d instructions; backward reads 8 bytes, and writes 4
-more when the gradient to x is wanted, for 2 d + 2 instructions (4 d + 2 with the gradient to x).
+Two numbers, float32: forward reads 4 and writes 4 bytes a sample for d instructions; backward reads 8 bytes, and writes
+4 more when the gradient to x is wanted, for 2 d + 2 instructions (4 d + 2 with the gradient to x).
 """
 
 import torch
@@ -27,6 +27,7 @@ def _evaluate_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
+    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -41,7 +42,7 @@ def _evaluate_kernel(
     program = pid % programs
     TILE: tl.constexpr = ROWS * COLUMNS
     x_ptr += row * stride_xs
-    out_ptr += row * n_samples
+    out_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
     offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
@@ -119,6 +120,7 @@ def _evaluate_backward_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
+    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -138,7 +140,7 @@ def _evaluate_backward_kernel(
     grad_ptr += row * stride_gs
     x_ptr += row * stride_xs
     if WANT_X:
-        grad_x_ptr += row * n_samples
+        grad_x_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
     offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
@@ -170,7 +172,7 @@ def evaluate(x: torch.Tensor, coef: torch.Tensor, mapping: tuple[float, float, f
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
     _evaluate_kernel[n_series * config.programs,](
         x, coef, out,
-        n_samples, config.programs, *strides(x), *coef.stride(),
+        n_samples, config.programs, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         HAS_DOMAIN=mapping is not None,
@@ -217,7 +219,7 @@ def _launch_backward(grad, x, coef, mapping, want_coef, grad_x) -> torch.Tensor 
     partial = torch.empty(shape, dtype=torch.float64, device=x.device) if want_coef else None
     _evaluate_backward_kernel[n_series * config.programs,](
         grad, x, coef, partial, grad_x,
-        n_samples, config.programs, *strides(grad), *strides(x), *coef.stride(),
+        n_samples, config.programs, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         HAS_DOMAIN=mapping is not None,

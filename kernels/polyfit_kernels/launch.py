@@ -1,15 +1,16 @@
-"""Launch policy as data: which tile, how many warps, how many programs. Pure functions of sizes, no tensor, no device call."""
+"""Launch policy as data: tile, warps and programs by pure functions of sizes; no tensor, no device call."""
 
 from dataclasses import dataclass
 
 LOAD_BYTES = 16  # what one thread loads at once: a 128-bit load
 LARGEST_ROWS = 256
-# Tiles that one program may add up in float32. A thread's sum is then at most 64 partial sums of 4 samples long, whatever n
-# is; everything above is float64.
+# Tiles that one program may add up in float32. A thread's sum is then at most 64 partial sums of 4 samples long,
+# whatever n is; everything above is float64.
 LONGEST_RUN = 64
 # 8 programs of 256 threads fill a multiprocessor (2048 threads) when a thread takes 32 registers.
 PROGRAMS_PER_PROCESSOR = 8
-# Values of the per-sample gradient of an operand that all series share, held at a time while they are summed over series.
+# Values of the per-sample gradient of an operand that all series share, held at a time while they are summed over
+# series.
 SHARED_BUFFER = 1 << 26
 # Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
 IDENTITY = (0.0, 1.0, 0.0)

@@ -7,14 +7,15 @@ With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise 
     grad_x_n    = u w_n l'(p_n, y_n) dp/dt(t_n) dt/dx
     grad_y_n    = -u w_n l'(p_n, y_n)
 
-for each series, u being the upstream factor of the series. (The derivative to y is minus that to p for a loss of p - y.)
+for each series, u being the upstream factor of the series. (For a loss of p - y the derivative to y is
+minus that to p.)
 
-Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3 instructions are spent on it, so that on a card
-that gives 10 or more float32 instructions a byte the pass is bound by memory up to d ~ 16.
+Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3 instructions are spent on it, so that on a
+card that gives 10 or more float32 instructions a byte the pass is bound by memory up to d ~ 16.
 
-Each program adds up the tiles p, p + programs, ... of one series in registers and writes its sums; those are added up over
-the programs in a fixed order, in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads whatever
-the number of samples; what is left over is one masked tile.
+Each program adds up the tiles p, p + programs, ... of one series in registers and writes its sums; those are added up
+over the programs in a fixed order, in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads
+whatever the number of samples; what is left over is one masked tile.
 """
 
 import torch
@@ -117,6 +118,7 @@ def _objective_kernel(
     stride_wn,
     stride_cs,
     stride_ck,
+    stride_gs,  # of grad_x and grad_y; 0 for one series, of which the compiler then knows the alignment
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -142,9 +144,9 @@ def _objective_kernel(
     if HAS_WEIGHT:
         weight_ptr += row * stride_ws
     if WANT_X:
-        grad_x_ptr += row * n_samples
+        grad_x_ptr += row * stride_gs
     if WANT_Y:
-        grad_y_ptr += row * n_samples
+        grad_y_ptr += row * stride_gs
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     upstream = 1.0
     if HAS_UPSTREAM:
@@ -197,8 +199,8 @@ def objective(
 
     Returns:
         value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
-        grad_x and grad_y in the shapes of x and y, in the dtype that computes; None for what was not wanted. Where x (or y) is
-        shared, its gradient is summed over the series.
+        grad_x and grad_y in the shapes of x and y, in the dtype that computes; None for what was not wanted. Where x
+        (or y) is shared, its gradient is summed over the series.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     compute, _ = compute_dtypes(x.dtype)
@@ -236,20 +238,10 @@ def _launch(x, y, weight, coef, upstream, mapping, count, want_coef, grad_x, gra
     partial = torch.empty(n_series, config.programs, count, dtype=torch.float64, device=x.device)
     _objective_kernel[n_series * config.programs,](
         x, y, weight, coef, upstream, partial, grad_x, grad_y,
-        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(),
-        *(mapping or launch.IDENTITY),
-        DEGREE=n_coef - 1,
-        HAS_DOMAIN=mapping is not None,
-        HAS_WEIGHT=weight is not None,
-        HAS_UPSTREAM=upstream is not None,
-        WANT_COEF=want_coef,
-        WANT_X=grad_x is not None,
-        WANT_Y=grad_y is not None,
-        COUNT=count,
-        LEVELS=sums.levels(count),
-        ROWS=config.rows,
-        COLUMNS=config.columns,
-        COMPUTE=compute_dtypes(x.dtype)[1],
-        num_warps=config.num_warps,
+        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(), n_samples if n_series >
+        1 else 0, *(mapping or launch.IDENTITY), DEGREE=n_coef - 1, HAS_DOMAIN=mapping is not None, HAS_WEIGHT=weight is
+        not None, HAS_UPSTREAM=upstream is not None, WANT_COEF=want_coef, WANT_X=grad_x is not None, WANT_Y=grad_y is
+        not None, COUNT=count, LEVELS=sums.levels(count), ROWS=config.rows, COLUMNS=config.columns,
+        COMPUTE=compute_dtypes(x.dtype)[1], num_warps=config.num_warps,
     )  # fmt: skip
     return partial.sum(1)

@@ -14,7 +14,7 @@ from polyfit_kernels import launch
 
 @functools.cache
 def processors_and_warp(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors of the device and threads in a warp; for CPU tensors, which only the interpreter takes, (2, 32)."""
+    """Multiprocessors of the device, threads in a warp; (2, 32) for CPU tensors, which only the interpreter takes."""
     if device.type == "cpu":
         return 2, 32
     properties = torch.cuda.get_device_properties(device)
@@ -41,8 +41,8 @@ def strides(operand: torch.Tensor | None) -> tuple[int, int]:
 class PerSample:
     """The per-sample gradient of one operand.
 
-    Kernels write it a row per series. Where the series share the operand, these rows go to a buffer, some series at a time,
-    and are added up; elsewhere they go straight to their place.
+    Kernels write it a row per series. Where the series share the operand, these rows go to a buffer, some series at a
+    time, and are added up; elsewhere they go straight to their place.
 
     Args:
         operand: (S or 1, N).

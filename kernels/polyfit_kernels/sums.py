@@ -1,10 +1,11 @@
 """Sums over samples: accumulators in a thread's registers, and one joint reduction of all of them at the end.
 
-A tile is [ROWS, COLUMNS], the columns being what one thread loads at once. Adding a tile to an accumulator [ROWS] sums over
-the columns inside the thread: no shuffle and no barrier in the loop over the data.
+A tile is [ROWS, COLUMNS], the columns being what one thread loads at once. Adding a tile to an accumulator [ROWS] sums
+over the columns inside the thread: no shuffle and no barrier in the loop over the data.
 
-At the end the accumulators are joined into one tensor, so that a single reduction over the rows serves them all: 4 barriers
-for any number of sums, where a reduction each would take 3 per sum. That reduction and all that follows runs in float64.
+At the end the accumulators are joined into one tensor, so that a single reduction over the rows serves them all: 4
+barriers for any number of sums, where a reduction each would take 3 per sum. That reduction and all that follows runs
+in float64.
 """
 
 import triton

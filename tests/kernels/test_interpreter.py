@@ -8,10 +8,10 @@ from problems import assert_no_worse_than_eager, make_problem
 from torch import Tensor
 
 pytest.importorskip("triton")
-import polyfit_kernels
-from polyfit_kernels import launch
-
 import polyfit
+from polyfit_kernels import launch
+from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.objective import objective
 
 pytestmark = pytest.mark.interpreter
 
@@ -57,7 +57,7 @@ def check_objective(problem, what: str) -> None:
     arguments = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping)
     for wants in ((True, True, True), (True, False, False), (False, True, False), (False, False, True), (False,) * 3):
         want_coef, want_x, want_y = wants
-        value, weight, grad_coef, grad_x, grad_y = polyfit_kernels.objective(
+        value, weight, grad_coef, grad_x, grad_y = objective(
             *arguments, want_coef=want_coef, want_x=want_x, want_y=want_y
         )
         results = {"value": value, "grad_coef": grad_coef, "grad_x": grad_x, "grad_y": grad_y}
@@ -98,15 +98,13 @@ def test_evaluate_and_its_backward_of_all_degrees_and_dtypes(degree, dtype):
 
 def check_evaluate(problem, what: str) -> None:
     wide, narrow = problem.to(torch.float64), narrow_eager(problem)
-    values = polyfit_kernels.evaluate(problem.x, problem.coef, problem.mapping)
+    values = evaluate(problem.x, problem.coef, problem.mapping)
     assert values.dtype == problem.x.dtype
     assert_no_worse_than_eager(values, narrow.values(), wide.values(), f"{what}: values")
     grad = torch.randn(problem.coef.shape[0], problem.x.shape[1]).to(problem.x.dtype)
     truth, eager = wide.pull_back(grad), narrow.pull_back(grad)
     for wants in ((True, True), (True, False), (False, True)):
-        results = polyfit_kernels.evaluate_backward(
-            grad, problem.x, problem.coef, problem.mapping, want_x=wants[0], want_coef=wants[1]
-        )
+        results = evaluate_backward(grad, problem.x, problem.coef, problem.mapping, want_x=wants[0], want_coef=wants[1])
         for name, want, actual in zip(("grad_x", "grad_coef"), wants, results, strict=True):
             assert (actual is not None) == want
             if actual is not None:
@@ -174,5 +172,5 @@ def test_training_through_the_kernels():
 def test_a_nan_among_the_data_is_not_lost():
     problem = make_problem(TILE + 1, 2)
     problem.y[0, TILE] = float("nan")
-    value, *_ = polyfit_kernels.objective(problem.x, problem.y, problem.coef, None, None, None)
+    value, *_ = objective(problem.x, problem.y, problem.coef, None, None, None)
     assert value.isnan().all()

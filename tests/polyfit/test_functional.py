@@ -59,7 +59,8 @@ def assert_close(actual: Tensor, expected: Tensor, terms: int) -> None:
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
-# --- values and gradients ----------------------------------------------------------------------------------------------
+# --- values and gradients
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", [None, (-2.5, 3.0)])
@@ -183,7 +184,8 @@ def test_no_samples():
     assert polyfit.polynomial_loss(x, x, coef, reduction="none").shape == (0,)
 
 
-# --- strides -----------------------------------------------------------------------------------------------------------
+# --- strides
+# -----------------------------------------------------------------------------------------------------------
 
 STRIDES = {
     "every other": lambda t: torch.stack([t, torch.full_like(t, torch.nan)], -1).flatten(-2)[..., ::2],
@@ -250,7 +252,8 @@ def test_any_shapes_that_broadcast(data):
         assert_close(mine, theirs, 1024)
 
 
-# --- dtypes and digits -------------------------------------------------------------------------------------------------
+# --- dtypes and digits
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -308,7 +311,7 @@ def test_half_precision_gradients_do_not_overflow_on_the_way():
 
 def test_lowered_matmul_precision_does_not_reach_the_sums():
     x, y, coef, _ = make("one series", torch.float32)
-    expected = plain_loss(*(tensor.detach().double() for tensor in (x, y, coef)))
+    expected = plain_loss(x.detach().double(), y.detach().double(), coef.detach().double())
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
@@ -329,7 +332,8 @@ def test_autocast_does_not_reach_the_sums():
     assert torch.equal(torch.autograd.grad(inside, coef)[0], torch.autograd.grad(outside, coef)[0])
 
 
-# --- one pass ----------------------------------------------------------------------------------------------------------
+# --- one pass
+# ----------------------------------------------------------------------------------------------------------
 
 
 class LargestTensor(TorchDispatchMode):
@@ -392,7 +396,8 @@ def test_inputs_are_not_written_and_results_repeat_to_the_bit():
     assert all(torch.equal(a, b) for a, b in zip(before, (x, y, coef, weight), strict=True))
 
 
-# --- derivatives of higher order ---------------------------------------------------------------------------------------
+# --- derivatives of higher order
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["one series", "own x", "shared x", "own x, shared y", "constant", "line"])
@@ -422,8 +427,7 @@ def test_hessian_is_the_gram_matrix():
 def test_third_derivative():
     x = torch.randn(5, dtype=F64, requires_grad=True)
     coef = torch.randn(5, dtype=F64)
-    for _ in range(2):
-        value = polyfit.polyval(x, coef)
+    value = polyfit.polyval(x, coef)
     for _ in range(3):
         (value,) = torch.autograd.grad(value.sum(), x, create_graph=True)
     expected = torch.from_numpy(np.polynomial.Polynomial(coef.numpy()).deriv(3)(x.detach().numpy()))
@@ -464,7 +468,8 @@ def test_forward_mode_is_right_or_raises():
         assert_close(ours, along(plain_loss), 256)
 
 
-# --- PyTorch -----------------------------------------------------------------------------------------------------------
+# --- PyTorch
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["one series", "shared x"])
@@ -511,7 +516,8 @@ def test_import_needs_no_triton():
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input
+# ---------------------------------------------------------------------------------------------------------
 
 GOOD: dict[str, Any] = {"x": torch.zeros(5), "y": torch.zeros(5), "coef": torch.zeros(3)}
 BAD = [

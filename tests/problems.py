@@ -30,10 +30,16 @@ class Problem:
         wide = torch.float64 if self.x.dtype == torch.float64 else torch.float32
         return bases.affine_map(self.domain, bases.POWER, wide)
 
-    def to(self, dtype: torch.dtype) -> Problem:
-        """The same numbers in another dtype."""
-        tensors = (self.x, self.y, self.coef, self.weight, self.upstream)
-        return Problem(*(None if t is None else t.to(dtype) for t in tensors), self.domain)  # pyright: ignore[reportArgumentType]
+    def to(self, dtype: torch.dtype, device: str | None = None) -> Problem:
+        """The same numbers in another dtype, or elsewhere."""
+        return Problem(
+            self.x.to(device, dtype),
+            self.y.to(device, dtype),
+            self.coef.to(device, dtype),
+            None if self.weight is None else self.weight.to(device, dtype),
+            None if self.upstream is None else self.upstream.to(device, dtype),
+            self.domain,
+        )
 
     def objective(self) -> dict[str, Tensor]:
         """Everything that the objective gives, by autograd of the plain formula in the dtype of the operands."""
@@ -78,15 +84,15 @@ def make_problem(
     def rows(shared: bool) -> int:
         return 1 if shared else n_series
 
-    x = torch.rand(rows(shared_x), n_samples) * 3 - 1.5
-    y = torch.randn(rows(shared_y), n_samples)
-    coef = torch.randn(n_series, degree + 1)
-    weights = torch.rand(rows(shared_x), n_samples) + 0.5 if weight else None
-    factors = torch.rand(n_series) + 0.5 if upstream else None
-    return Problem(
-        *(None if t is None else t.to(device, dtype) for t in (x, y, coef, weights, factors)),  # pyright: ignore[reportArgumentType]
+    problem = Problem(
+        torch.rand(rows(shared_x), n_samples) * 3 - 1.5,
+        torch.randn(rows(shared_y), n_samples),
+        torch.randn(n_series, degree + 1),
+        torch.rand(rows(shared_x), n_samples) + 0.5 if weight else None,
+        torch.rand(n_series) + 0.5 if upstream else None,
         DOMAIN if domain else None,
     )
+    return problem.to(dtype, device)
 
 
 def assert_no_worse_than_eager(actual: Tensor, eager: Tensor, truth: Tensor, what: str) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against peers, measured in turn in one run. `python -m bench --help`."""

@@ -1,0 +1,104 @@
+"""Loss and gradient to the coefficients, against what a user could write instead. Checked first, timed after."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import polyfit
+from bench import peers
+
+
+def data(n_samples: int, degree: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and coefficients."""
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.rand(n_samples, generator=generator, device=device) * 2 - 1
+    y = torch.sin(3 * x) + 0.01 * torch.randn(n_samples, generator=generator, device=device)
+    return x, y, torch.randn(degree + 1, generator=generator, device=device)
+
+
+def ours(x: Tensor, y: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and gradient by polyfit."""
+    coef = coef.detach().requires_grad_()
+    loss = polyfit.polynomial_loss(x, y, coef)
+    loss.backward()
+    assert coef.grad is not None
+    return loss.detach(), coef.grad
+
+
+def check(result: tuple[Tensor, Tensor], x: Tensor, y: Tensor, coef: Tensor) -> None:
+    """A speed is reported of right results only."""
+    value, gradient = peers.horner(x.double(), y.double(), coef.double())
+    torch.testing.assert_close(result[0].double(), value, rtol=1e-5, atol=0)
+    torch.testing.assert_close(result[1].double(), gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("degree", [5, 10])
+def test_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
+    operands = data(10_000_000, degree, device)
+    check(ours(*operands), *operands)
+    in_turn(
+        lambda: ours(*operands),
+        {"eager formula": lambda: peers.formula(*operands), "eager Horner": lambda: peers.horner(*operands)},
+        rounds=9,
+        bytes=8 * 10_000_000,
+    )
+
+
+def test_loss_and_gradient_of_2000_samples(in_turn, device):
+    operands = data(2000, 5, device)
+    check(ours(*operands), *operands)
+    in_turn(
+        lambda: [ours(*operands) for _ in range(100)],
+        {
+            "eager formula": lambda: [peers.formula(*operands) for _ in range(100)],
+            "eager Horner": lambda: [peers.horner(*operands) for _ in range(100)],
+        },
+        rounds=15,
+        calls=100,
+    )
+
+
+def test_values_and_gradient_of_1e7_samples(in_turn, device):
+    x, grad, coef = data(10_000_000, 5, device)
+
+    def polyval() -> tuple[Tensor, Tensor]:
+        leaf = coef.detach().requires_grad_()
+        values = polyfit.polyval(x, leaf)
+        values.backward(grad)
+        assert leaf.grad is not None
+        return values.detach(), leaf.grad
+
+    values, gradient = peers.horner_polyval(x.double(), coef.double(), grad.double())
+    torch.testing.assert_close(polyval()[0].double(), values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(polyval()[1].double(), gradient, rtol=1e-5, atol=1e-1)
+    in_turn(polyval, {"eager Horner": lambda: peers.horner_polyval(x, coef, grad)}, rounds=9, bytes=16 * 10_000_000)
+
+
+@pytest.mark.parametrize("degree", [1, 5, 10])
+def test_loss_and_gradient_of_2_to_the_28_samples(degree, in_turn, device):
+    """Bytes a second beside a device copy of as many bytes in the same run."""
+    if device == "cpu":
+        pytest.skip("a GPU's size")
+    operands = data(2**28, degree, device)
+    check(ours(*operands), *operands)
+    x, target = operands[0], torch.empty_like(operands[0])  # 4 bytes read and 4 written for each of 2**28: as many
+    compiled = torch.compile(peers.horner_loss)
+
+    def compiled_horner() -> Tensor:
+        coef = operands[2].detach().requires_grad_()
+        compiled(operands[0], operands[1], coef).backward()
+        assert coef.grad is not None
+        return coef.grad
+
+    in_turn(
+        lambda: ours(*operands),
+        {
+            "copy of as many bytes": lambda: target.copy_(x),
+            "torch.compile of Horner": compiled_horner,
+            "eager Horner": lambda: peers.horner(*operands),
+        },
+        rounds=15,
+        bytes=8 * 2**28,
+    )

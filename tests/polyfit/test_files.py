@@ -1,0 +1,119 @@
+"""Writing files whole or not at all."""
+
+import errno
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Never
+
+import pytest
+
+from polyfit.files import check_writable, replacing
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that lies in the folder, hidden files included."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# --- check_writable ---------------------------------------------------------------------------------------------------
+
+
+def test_checking_a_place_that_can_be_written_leaves_no_trace(tmp_path: Path):
+    (tmp_path / "old").write_bytes(b"old")
+    check_writable(tmp_path / "new")
+    check_writable(tmp_path / "old")
+    assert contents(tmp_path) == {"old": b"old"}
+
+
+def test_a_bare_name_is_checked_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("new"))
+    (tmp_path / "gone").mkdir()
+    with pytest.raises(IsADirectoryError, match="gone is a folder; name a file"):
+        check_writable(Path("gone"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; make it first"):
+        check_writable(tmp_path / "absent" / "new")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file; make it first"):
+        check_writable(tmp_path / "file" / "new")
+    assert contents(tmp_path) == {"file": b""}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Permission bits would not stop a test that root runs.
+    def refuse(**_: object) -> Never:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=f"{os.strerror(errno.EROFS)} in .*; name another place") as caught:
+        check_writable(tmp_path / "new")
+    assert str(caught.value).startswith(f"{tmp_path / 'new'} cannot be written")
+
+
+# --- replacing ---
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_the_file_changes_only_once_all_is_written(tmp_path: Path, before):
+    path = tmp_path / "data.json"
+    if before is not None:
+        path.write_bytes(before)
+    with replacing(path) as part:
+        part.write_bytes(b"new")
+        assert (path.read_bytes() if path.exists() else None) == before
+    assert contents(tmp_path) == {"data.json": b"new"}
+
+
+def test_the_part_can_take_the_place_of_the_file_at_once(tmp_path: Path):
+    with replacing(tmp_path / "picture.png") as part:
+        assert part.parent == tmp_path  # another disk would need a copy, which can fail midway
+        assert part.suffix == ".png"  # writers choose a format by it
+
+
+def test_a_bare_name_is_written_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with replacing(Path("data")) as part:
+        part.write_bytes(b"new")
+    assert contents(tmp_path) == {"data": b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ValueError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", [{}, {"data": b"old"}])
+def test_after_an_error_all_is_as_it_was(tmp_path: Path, before: dict[str, bytes], error: BaseException):
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+
+    def fail_midway() -> None:
+        with replacing(tmp_path / "data") as part:
+            part.write_bytes(b"half of")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail_midway()
+    assert caught.value is error
+    assert contents(tmp_path) == before
+
+
+def test_a_writer_that_removed_the_part_is_an_error(tmp_path: Path):
+    (tmp_path / "data").write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "data") as part:
+        part.unlink()
+    assert contents(tmp_path) == {"data": b"old"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask, mode):
+    previous = os.umask(umask)
+    try:
+        with replacing(tmp_path / "data"):
+            pass
+        umask_after = os.umask(umask)
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == mode
+    assert umask_after == umask

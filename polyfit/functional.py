@@ -88,7 +88,7 @@ def _is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
     """Whether all samples are of one series and can be seen as one axis without a copy."""
     shape = samples[0].shape
     return coef.dim() == 1 and all(
-        tensor.dim() <= 1 or (tensor.shape == shape and tensor.is_contiguous()) for tensor in samples
+        tensor.shape == shape and (tensor.dim() <= 1 or tensor.is_contiguous()) for tensor in samples
     )
 
 

@@ -26,6 +26,7 @@ LAYOUTS = {
     "x of three axes": ((2, 3, 5), (4,), (2, 3, 5), (2, 3, 5)),
     "a single number": ((), (4,), (), ()),
     "one coef, several y": ((11,), (4,), (3, 11), (11,)),
+    "one coef, several x": ((3, 11), (4,), (11,), (3, 11)),
     "own x": ((3, 11), (3, 4), (3, 11), (3, 11)),
     "shared x": ((11,), (3, 4), (3, 11), (11,)),
     "shared x and y": ((11,), (3, 4), (11,), (3, 11)),
@@ -229,7 +230,7 @@ def test_upstream_gradient_of_stride_zero():
         assert_close(mine, plain, 64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_shapes_that_broadcast(data):
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), label="batch"))

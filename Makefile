@@ -56,7 +56,7 @@ bench: setup
 
 # PYTHONPATH instead of an installation: the machine may have no network and no pip to write with.
 gpu:
-	PYTHONPATH=.:kernels $(PYTHON) -m pytest -W default -m cuda tests
+	PYTHONPATH=.:kernels $(PYTHON) -m pytest -W default -m cuda tests/test_cuda.py
 	PYTHONPATH=.:kernels $(PYTHON) -m bench --device cuda --record
 
 clean:

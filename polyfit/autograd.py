@@ -31,6 +31,18 @@ def _differentiable_gradients(
     return [next(gradients) if need else None for need in needs]
 
 
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Do what ``function.apply(*args)`` does, in half the time where it is called eagerly.
+
+    For Functions with a `setup_context` PyTorch binds the arguments to the signature of `forward` at each call, to fill in
+    defaults, which takes 30 us; ours have none.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return function.apply(*args)
+    args = torch._functorch.utils.unwrap_dead_wrappers(args)
+    return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class Polyval(torch.autograd.Function):
     """p(x) for canonical operands."""
 
@@ -69,7 +81,7 @@ class Polyval(torch.autograd.Function):
 def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
     """p(x) for canonical operands, differentiable."""
     if torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad):
-        return Polyval.apply(x, coef, mapping, impl)
+        return _apply(Polyval, x, coef, mapping, impl)
     return ops.evaluate(x, coef, mapping, impl)
 
 
@@ -206,7 +218,7 @@ def polynomial_loss(
         return formula.polynomial_loss(x, y, coef, weight, mapping, reduction, per_series)
     wants = (x.requires_grad, y.requires_grad, coef.requires_grad) if torch.is_grad_enabled() else (False,) * 3
     if any(wants):
-        return PolynomialLoss.apply(x, y, coef, weight, mapping, reduction, per_series, impl, *wants)[0]
+        return _apply(PolynomialLoss, x, y, coef, weight, mapping, reduction, per_series, impl, *wants)[0]
     result = ops.objective(x, y, coef, weight, None, mapping, impl, want_coef=False, want_x=False, want_y=False)
     scale = _scale(result.weight, reduction, per_series, x.shape[-1], _n_series(coef))
     return _reduce(result.value, scale, per_series, coef.dtype)

@@ -70,6 +70,8 @@ def _batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
                 f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for;"
                 f" pass {name}.reshape(1)"
             )
+    if coef.dim() == 1 and all(tensor.dim() <= 1 for tensor in samples.values()):
+        return torch.Size(())
     try:
         return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
     except RuntimeError:

@@ -172,10 +172,14 @@ class _Chunks:
 
     def _lay_out(self, buffer: Tensor, series: slice, samples: slice, block: int) -> Tensor:
         """P_k(t) of these samples by the basis's recurrence, (g, degree + 1, B)."""
-        part = (self._x if self._shared_x else self._x[series])[:, samples].unflatten(1, (-1, block))  # (s, nb, B)
-        size = part.numel() * (self._degree + 1)
-        basis = buffer[:size].view(part.shape[0] * part.shape[1], self._degree + 1, block)
-        rows = basis.unflatten(0, part.shape[:2]).unbind(2)  # of P_k: (s, nb, B)
+        part = self._x if self._shared_x else self._x[series]
+        if block != self._n_samples:
+            part = part[:, samples]
+        n_series, n_blocks = part.shape[0], part.shape[1] // block
+        part = part.unsqueeze(1) if n_blocks == 1 else part.unflatten(1, (n_blocks, block))  # (s, nb, B)
+        size = n_series * n_blocks * block * (self._degree + 1)
+        buffer = buffer if buffer.shape[0] == size else buffer[:size]
+        rows = buffer.view(n_series, n_blocks, self._degree + 1, block).unbind(2)  # of P_k: (s, nb, B)
         rows[0].fill_(1.0)
         if self._degree > 0:
             t = rows[1].copy_(part)
@@ -183,7 +187,7 @@ class _Chunks:
                 t.copy_(apply_map(t, self._mapping))
             for k in range(2, self._degree + 1):
                 torch.mul(rows[k - 1], t, out=rows[k])
-        return basis
+        return buffer.view(n_series * n_blocks, self._degree + 1, block)
 
 
 def _derivative(coef: Tensor, mapping: AffineMap | None) -> Tensor:

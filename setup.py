@@ -21,7 +21,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["polyfit", "polyfit_kernels"],
+    packages=["polyfit", "polyfit.bases", "polyfit_kernels"],
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"]},

@@ -1,0 +1,41 @@
+"""Bases: what they are, domains, derivatives, and conversions between them.
+
+`convert` rewrites coefficients for another basis and domain; `to_numpy` and `from_numpy` lead to numpy.polynomial's
+classes and back.
+"""
+
+from polyfit.bases.conversion import convert, from_numpy, to_numpy
+from polyfit.bases.definition import (
+    BASES,
+    CHEBYSHEV,
+    HERMITE,
+    HERMITE_E,
+    LAGUERRE,
+    LEGENDRE,
+    POWER,
+    AffineMap,
+    Basis,
+    Step,
+    affine_map,
+    derivative_matrix,
+    resolve,
+)
+
+__all__ = [
+    "BASES",
+    "CHEBYSHEV",
+    "HERMITE",
+    "HERMITE_E",
+    "LAGUERRE",
+    "LEGENDRE",
+    "POWER",
+    "AffineMap",
+    "Basis",
+    "Step",
+    "affine_map",
+    "convert",
+    "derivative_matrix",
+    "from_numpy",
+    "resolve",
+    "to_numpy",
+]

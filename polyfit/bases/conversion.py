@@ -1,0 +1,392 @@
+"""The same function of x in another basis on another domain, and the way to numpy.polynomial and back.
+
+The matrices are built in rational numbers and carried in several float64 each; products with them are accumulated with
+compensation, so that a coefficient is rounded once however much of it cancels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit.bases.definition import BASES, Basis, combine, interval, resolve, times_t
+
+if TYPE_CHECKING:
+    from numpy.polynomial import Chebyshev, Hermite, HermiteE, Laguerre, Legendre, Polynomial
+
+    Series = Polynomial | Chebyshev | Legendre | Hermite | HermiteE | Laguerre
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class _ExactMatrix(NamedTuple):
+    """A matrix of rational numbers, entry by entry ``2**exponents * sum(parts)``.
+
+    Attributes:
+        parts: (parts, n, n); each is what the sum of those before it left out, rounded to float64. The first is 0 or
+            between 1/2 and 2 in magnitude. Parts that are 0 everywhere are left out, all but the first.
+        exponents: (n, n), unbounded.
+    """
+
+    parts: tuple[tuple[tuple[float, ...], ...], ...]
+    exponents: tuple[tuple[int, ...], ...]
+
+
+# float64 numbers for an entry, and passes of compensation for a sum. Coefficients that were rounded once to float64 may
+# cancel down to 2**-53 of their terms; two parts, good to 2**-106, would leave nothing to spare for a result to 2**-53.
+_PARTS = 3
+
+
+def _parts(value: Fraction) -> tuple[int, list[float]]:
+    """The exponent of a rational number, and its mantissa as `_PARTS` float64 numbers."""
+    exponent = abs(value.numerator).bit_length() - value.denominator.bit_length() if value else 0
+    rest = value / Fraction(2) ** exponent
+    parts = []
+    for _ in range(_PARTS):
+        parts.append(float(rest))
+        rest -= Fraction(parts[-1])
+    return exponent, parts
+
+
+def _exact_map(basis: Basis, domain: tuple[float, float] | None) -> tuple[Fraction, Fraction]:
+    """Scale and shift of ``t = scale x + shift``, which takes a domain to the window of a basis."""
+    if domain is None:
+        return Fraction(1), Fraction(0)
+    (lo, hi), (window_lo, window_hi) = map(Fraction, domain), map(Fraction, basis.window)
+    scale = (window_hi - window_lo) / (hi - lo)
+    return scale, window_lo - scale * lo
+
+
+@functools.lru_cache(maxsize=64)
+def _change_matrix(
+    basis: str,
+    to: str,
+    domain: tuple[float, float] | None,
+    to_domain: tuple[float, float] | None,
+    degree: int,
+) -> _ExactMatrix:
+    """The matrix that takes coefficients to those of the same function in another basis on another domain.
+
+    Column k holds the k-th function of the old basis, by its recurrence, as a series of the new one.
+    """
+    old, new = resolve(basis), resolve(to)
+    (old_scale, old_shift), (new_scale, new_shift) = _exact_map(old, domain), _exact_map(new, to_domain)
+    # The argument of the old functions is scale t + shift, with t that of the new ones.
+    scale = old_scale / new_scale
+    shift = old_shift - scale * new_shift
+    columns = [[Fraction(1)]]
+    for k in range(degree):
+        a, b, c = old.recurrence(k)
+        last = columns[k]
+        columns.append(
+            combine(
+                (a * scale, times_t(new, last)), (a * shift + b, last), (-c, columns[k - 1] if k else [Fraction(0)])
+            )
+        )
+    n = degree + 1
+    entries = [[_parts(column[j] if j < len(column) else Fraction(0)) for column in columns] for j in range(n)]
+    parts = [tuple(tuple(entry[1][part] for entry in row) for row in entries) for part in range(_PARTS)]
+    while len(parts) > 1 and not any(map(any, parts[-1])):
+        parts.pop()
+    return _ExactMatrix(tuple(parts), tuple(tuple(entry[0] for entry in row) for row in entries))
+
+
+# --- sums without rounding ---
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, rounded, and what the rounding left out (Knuth; Ogita, Rump & Oishi 2005, algorithm 3.1)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def _split(a: Tensor) -> tuple[Tensor, Tensor]:
+    """A number as a sum of two of 26 bits (Veltkamp; Ogita, Rump & Oishi 2005, algorithm 3.2)."""
+    shifted = a * (2.0**27 + 1.0)
+    high = shifted - (shifted - a)
+    return high, a - high
+
+
+def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The product, rounded, and what the rounding left out (Dekker; Ogita, Rump & Oishi 2005, algorithm 3.3)."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+def _distil(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over the last axis, rounded in pairs, and along the last axis the errors of all these roundings."""
+    errors = [terms[..., :0]]
+    while (width := terms.shape[-1]) > 1:
+        half = width // 2
+        total, error = _two_sum(terms[..., :half], terms[..., half : 2 * half])
+        errors.append(error)
+        terms = torch.cat((total, terms[..., 2 * half :]), -1)
+    return terms[..., 0], torch.cat(errors, -1)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent for int64 exponents, by its bits; 2**-1022 and 2**1023 for what float64 cannot hold."""
+    return (exponent.clamp(-1022, 1023) + 1023 << 52).view(torch.float64)
+
+
+# The exponent of zero: below that of any term, and with room for sums of exponents in int64.
+_EXPONENT_OF_ZERO = -(2**40)
+
+
+def _multiply(series: Tensor, parts: Tensor, exponents: Tensor) -> Tensor:
+    """The products of a matrix with float64 rows (S, n), as if in 159 bits or so, and rounded to float64.
+
+    Dot products in `_PARTS`-fold precision: Ogita, Rump & Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput.
+    26 (2005), algorithm 5.10. Mantissas and exponents go apart, so that splitting (above 2**996) and products do not
+    overflow, nor their errors underflow, where the result does not.
+    """
+    mantissa, exponent = (part.unsqueeze(-2) for part in torch.frexp(series))  # (S, 1, n)
+    exponents = (exponent + exponents).masked_fill(mantissa * parts[0] == 0.0, _EXPONENT_OF_ZERO)  # (S, n, n)
+    largest = exponents.amax(-1, keepdim=True)
+    scaled = mantissa * _power_of_two(exponents - largest)
+    products = torch.cat(_two_product(parts, scaled.unsqueeze(1)), 1)  # (S, 2 * parts, n, n)
+    first, errors = _distil(products.transpose(1, 2).flatten(2))
+    second, errors = _distil(errors)
+    first, second = _two_sum(first, second)
+    total = first + (second + errors.sum(-1))
+    half = largest.squeeze(-1) // 2  # in two steps: where the sum has cancelled, 2**largest alone may overflow
+    return total * _power_of_two(half) * _power_of_two(largest.squeeze(-1) - half)
+
+
+# Products that are held at a time.
+_CHUNK = 2**20
+
+
+# An operator, opaque to compilers: one that contracts a * b + c to a fused multiply-add breaks what the errors rest on.
+@torch.library.custom_op(
+    "polyfit::change_basis",
+    mutates_args=(),
+    schema="(Tensor coef, str basis, str to, float[]? domain, float[]? to_domain, bool transpose) -> Tensor",
+)
+def _change_basis_op(coef, basis, to, domain, to_domain, transpose):
+    domain, to_domain = (None if bounds is None else tuple(bounds) for bounds in (domain, to_domain))
+    matrix = _change_matrix(basis, to, domain, to_domain, coef.shape[-1] - 1)
+    parts = torch.tensor(matrix.parts, dtype=torch.float64, device=coef.device)
+    exponents = torch.tensor(matrix.exponents, dtype=torch.int64, device=coef.device)
+    if transpose:
+        parts, exponents = parts.mT, exponents.mT
+    rows = coef.double().reshape(-1, coef.shape[-1])
+    n_rows = max(1, _CHUNK // (2 * parts.numel()))
+    results = [_multiply(chunk, parts, exponents) for chunk in rows.split(n_rows)]
+    return torch.cat(results).reshape(coef.shape).to(coef.dtype)
+
+
+@_change_basis_op.register_fake
+def _change_basis_fake(coef, basis, to, domain, to_domain, transpose):
+    return coef.new_empty(coef.shape)
+
+
+class _ChangeBasis(torch.autograd.Function):
+    """The product with the matrix of `_change_matrix`, or with its transpose: each is the gradient of the other."""
+
+    @staticmethod
+    def forward(coef: Tensor, key: tuple[Any, ...], transpose: bool) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See `convert`; key is ``(basis, to, domain, to_domain)``."""
+        return torch.ops.polyfit.change_basis(coef, *key, transpose)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep which matrix it is."""
+        _, ctx.key, ctx.transpose = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Vector-Jacobian product; itself differentiable."""
+        return _change_basis(grad, ctx.key, not ctx.transpose), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], coef: Tensor, key: Any, transpose: bool) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One more batch axis, in front."""
+        return _change_basis(coef.movedim(in_dims[0], 0), key, transpose), 0
+
+
+class _ChangeBasisForward(_ChangeBasis):
+    """With forward mode, which a Function may not have where torch.compile traces it."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Jacobian-vector product: the operation is linear."""
+        return _change_basis(tangent, ctx.key, ctx.transpose)
+
+
+def _change_basis(coef: Tensor, key: tuple[Any, ...], transpose: bool = False) -> Tensor:
+    return (_ChangeBasis if torch.compiler.is_compiling() else _ChangeBasisForward).apply(coef, key, transpose)
+
+
+def _check_coef(coef: Tensor) -> None:
+    if not isinstance(coef, Tensor):
+        raise TypeError(f"coef is {type(coef).__name__}; pass a torch.Tensor, for example torch.as_tensor(coef)")
+    if coef.dtype not in _DTYPES:
+        raise TypeError(
+            f"coef is {coef.dtype}; polynomials need float16, bfloat16, float32 or float64:"
+            " pass coef.to(torch.float32) or coef.double()"
+        )
+    if coef.dim() == 0 or coef.shape[-1] == 0:
+        raise ValueError(
+            f"coef has shape {tuple(coef.shape)}; its last axis holds the degree + 1 coefficients, lowest degree first,"
+            " and needs at least one: pass coef.reshape(-1), say"
+        )
+
+
+def convert(
+    coef: Tensor,
+    basis: str,
+    to: str,
+    *,
+    domain: Sequence[float] | None = None,
+    to_domain: Sequence[float] | None = None,
+) -> Tensor:
+    r"""The coefficients of the same function in another basis, or on another domain, differentiably.
+
+    .. math:: \sum_k c_k \, P_k(t(x)) = \sum_j (M c)_j \, Q_j(s(x)) \quad \text{for all } x
+
+    with P the functions of `basis` and t the map of `domain` onto its window, Q and s those of `to` and `to_domain`.
+
+    M is known in rational numbers, each product is kept with its rounding error, and the sum is rounded at the end. So
+    a result is good to one rounding, relative to itself, however much cancels on the way: with cond the ratio of
+    ``sum_k |M_jk c_k|`` to the result, its relative error is 2**-53 + O(degree**2) 2**-159 cond, and one more rounding
+    to the dtype of coef. What this cannot undo is that coefficients that are rounded already are those of another
+    function: a power series far from zero needs more digits than float64 has.
+
+    Args:
+        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``.
+        basis: what they belong to: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
+        to: the basis that is wanted.
+        domain: ``(lo, hi)`` of the given coefficients, mapped onto the window of `basis`, which is (0, 1) for
+            "laguerre" and (-1, 1) for the others; None for t = x. The bounds are taken as the exact numbers they are.
+        to_domain: the same for `to`; None for s = x.
+
+    Returns:
+        Coefficients in the shape and dtype of coef. Differentiable in coef to any order, in reverse mode and, where
+        torch.compile does not trace it, in forward mode.
+
+    dtypes: float16, bfloat16, float32 and float64. A coefficient that is not finite makes its series not finite.
+
+    Raises:
+        TypeError: not a floating-point tensor; a domain that is not a pair of numbers.
+        ValueError: no last axis, an unknown basis, a domain that is not finite or has lo >= hi.
+
+    >>> import torch
+    >>> convert(torch.tensor([0.0, 0.0, 0.0, 1.0]), "chebyshev", "power")  # T_3(x) = 4 x**3 - 3 x
+    tensor([ 0., -3.,  0.,  4.])
+    >>> convert(torch.tensor([0.0, 0.0, 1.0]), "power", "power", to_domain=(0, 4))  # x**2 with x = 2 + 2 t
+    tensor([4., 8., 4.])
+
+    References:
+        numpy.polynomial's ``convert`` for what it does; T. J. Dekker, "A floating-point technique for extending the
+        available precision", Numer. Math. 18 (1971); T. Ogita, S. M. Rump & S. Oishi, "Accurate sum and dot product",
+        SIAM J. Sci. Comput. 26 (2005), for the sums.
+    """
+    _check_coef(coef)
+    domains = tuple(None if bounds is None else interval(bounds) for bounds in (domain, to_domain))
+    key = (resolve(basis).name, resolve(to).name, *domains)
+    if key[0] == key[1] and key[2] == key[3]:
+        return coef.clone()
+    return _change_basis(coef, key)
+
+
+# --- numpy.polynomial ---
+
+
+def _numpy_classes() -> dict[str, type[Series]]:
+    from numpy.polynomial import Chebyshev, Hermite, HermiteE, Laguerre, Legendre, Polynomial
+
+    return dict(zip(BASES, (Polynomial, Chebyshev, Legendre, Hermite, HermiteE, Laguerre), strict=True))
+
+
+def to_numpy(coef: Tensor, basis: str, domain: Sequence[float] | None = None) -> Series:
+    """The series of numpy.polynomial that evaluates the same: ``polyval(x, coef, basis=basis, domain=domain)``.
+
+    Args:
+        coef: coefficients, lowest degree first. Shape ``(degree + 1,)``, float16, bfloat16, float32 or float64.
+        basis: what they belong to: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
+        domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
+
+    Returns:
+        A Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre with coefficients of its own in float64. Where
+        ``domain`` is None, its domain is its window.
+
+    Raises:
+        TypeError: not a floating-point tensor; a domain that is not a pair of numbers.
+        ValueError: ``coef`` is not 1-D, the basis is unknown, the domain is not finite or has lo >= hi.
+        ImportError: numpy is not installed.
+
+    >>> float(to_numpy(torch.tensor([1.0, 2.0]), "chebyshev", (0, 10))(10.0))  # 1 + 2 T_1(1)
+    3.0
+
+    References:
+        https://numpy.org/doc/stable/reference/routines.polynomials.html
+    """
+    _check_coef(coef)
+    if coef.dim() != 1:
+        raise ValueError(f"coef has shape {tuple(coef.shape)}; a series of numpy is 1-D: pass one row, coef[0] say")
+    window = resolve(basis).window
+    bounds = window if domain is None else interval(domain)
+    return _numpy_classes()[basis](coef.tolist(), domain=bounds, window=window)
+
+
+def from_numpy(series: Series) -> tuple[Tensor, str, tuple[float, float]]:
+    """Coefficients, basis and domain of a series of numpy.polynomial.
+
+    They evaluate the same: ``polyval(x, coef, basis=basis, domain=domain)`` is ``series(x)``. A series with a window of
+    its own gets the domain whose map onto the window of the basis is the same map, its bounds rounded to float64.
+
+    Args:
+        series: a Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre.
+
+    Returns:
+        Coefficients in float64, shape ``(degree + 1,)``; the name of the basis; ``(lo, hi)``.
+
+    Raises:
+        TypeError: ``series`` is something else, or has complex or object coefficients.
+        ValueError: the map from its domain to its window is not increasing, or not finite.
+        ImportError: numpy is not installed.
+
+    >>> from numpy.polynomial import Chebyshev
+    >>> from_numpy(Chebyshev([1, 2, 3], domain=[0, 10]))
+    (tensor([1., 2., 3.], dtype=torch.float64), 'chebyshev', (0.0, 10.0))
+
+    References:
+        https://numpy.org/doc/stable/reference/routines.polynomials.html
+    """
+    names = [name for name, kind in _numpy_classes().items() if isinstance(series, kind)]
+    if not names:
+        raise TypeError(
+            f"series is {type(series).__name__}; pass a Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre"
+            " of numpy.polynomial"
+        )
+    if series.coef.dtype.kind != "f":
+        raise TypeError(
+            f"series has coefficients of {series.coef.dtype}; pass one of floating-point numbers: series.coef.real, say"
+        )
+    coef = torch.tensor(series.coef.tolist(), dtype=torch.float64)
+    return coef, names[0], _fold(series.domain.tolist(), series.window.tolist(), resolve(names[0]).window)
+
+
+def _fold(domain: list[float], window: list[float], to: tuple[float, float]) -> tuple[float, float]:
+    """The domain that is mapped onto ``to`` where ``domain`` is mapped onto ``window``."""
+    try:
+        (lo, hi), (window_lo, window_hi) = map(Fraction, domain), map(Fraction, window)
+        slope = (hi - lo) / (window_hi - window_lo)
+        lo, hi = (float(lo + (Fraction(end) - window_lo) * slope) for end in to)
+    except (ValueError, OverflowError, ZeroDivisionError):  # not finite, or an empty window
+        lo, hi = math.nan, math.nan
+    if not lo < hi:
+        raise ValueError(
+            f"series maps {domain} to {window}, and what maps a domain is finite and increases:"
+            " pass series.convert(domain=(lo, hi)) with lo < hi"
+        )
+    return lo, hi

@@ -1,0 +1,211 @@
+"""What a polynomial basis is, and how a domain maps onto its window.
+
+A basis is plain data: one three-term recurrence ::
+
+    P_0 = 1,    P_{k+1}(t) = (a_k t + b_k) P_k(t) - c_k P_{k-1}(t)
+
+and a window. With ``t`` the mapped sample, a series is ``sum_k coef[k] P_k(t)``. Names, windows and normalisations are
+numpy.polynomial's.
+
+The map of ``domain=(lo, hi)`` onto the window ``(wlo, whi)`` is affine and written so that it keeps its digits when the
+domain is narrow and far from zero (a time stamp, say)::
+
+    t = (x - center) * scale + shift
+
+``center`` is the middle of the domain rounded to the dtype that computes, so that the subtraction of two near values is
+exact; ``shift`` carries what that rounding left out, and the middle of the window.
+
+Derivatives follow from the recurrence alone (`derivative_matrix`), in rational numbers that are rounded once, at the
+end.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """One step of the recurrence, ``P_{k+1} = (a t + b) P_k - c P_{k-1}``, in exact numbers."""
+
+    a: Fraction
+    b: Fraction
+    c: Fraction
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A family of polynomials.
+
+    Attributes:
+        name: numpy.polynomial's, in lower case.
+        window: where numpy.polynomial maps a domain to.
+        recurrence: the step from P_k to P_{k+1} for a k.
+    """
+
+    name: str
+    window: tuple[float, float]
+    recurrence: Callable[[int], Step]
+
+    def steps(self, degree: int) -> tuple[tuple[float, float, float], ...]:
+        """The ``degree`` steps up to P_degree, rounded to float64."""
+        return tuple((float(a), float(b), float(c)) for a, b, c in map(self.recurrence, range(degree)))
+
+
+def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> Step:
+    return Step(Fraction(a), Fraction(b), Fraction(c))
+
+
+# Recurrences: DLMF 18.9 (https://dlmf.nist.gov/18.9).
+POWER = Basis("power", (-1.0, 1.0), lambda k: _step(1))
+CHEBYSHEV = Basis("chebyshev", (-1.0, 1.0), lambda k: _step(2, 0, 1) if k else _step(1))
+LEGENDRE = Basis("legendre", (-1.0, 1.0), lambda k: _step(Fraction(2 * k + 1, k + 1), 0, Fraction(k, k + 1)))
+HERMITE = Basis("hermite", (-1.0, 1.0), lambda k: _step(2, 0, 2 * k))
+HERMITE_E = Basis("hermite_e", (-1.0, 1.0), lambda k: _step(1, 0, k))
+LAGUERRE = Basis(
+    "laguerre", (0.0, 1.0), lambda k: _step(Fraction(-1, k + 1), Fraction(2 * k + 1, k + 1), Fraction(k, k + 1))
+)
+
+BASES = {basis.name: basis for basis in (POWER, CHEBYSHEV, LEGENDRE, HERMITE, HERMITE_E, LAGUERRE)}
+
+
+class AffineMap(NamedTuple):
+    """The map ``t = (x - center) * scale + shift`` from a domain onto a window."""
+
+    center: float
+    scale: float
+    shift: float
+
+
+def resolve(basis: str) -> Basis:
+    """The basis of that name.
+
+    Raises:
+        ValueError: no basis has that name.
+    """
+    try:
+        return BASES[basis]
+    except (KeyError, TypeError):
+        accepted = ", ".join(repr(name) for name in BASES)
+        raise ValueError(f"basis={basis!r} is unknown; pass one of {accepted}") from None
+
+
+def interval(domain: Sequence[float]) -> tuple[float, float]:
+    """The two bounds of a domain, checked: finite and increasing."""
+    try:
+        lo, hi = (float(bound) for bound in domain)
+    except (TypeError, ValueError):
+        raise TypeError(f"domain={domain!r} is not a pair of numbers; pass (lo, hi) with lo < hi, or None") from None
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise ValueError(f"domain=({lo!r}, {hi!r}) is not an interval; pass finite bounds with lo < hi")
+    return lo, hi
+
+
+def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype) -> AffineMap | None:
+    """The map of ``domain`` onto the basis's window for computing in ``dtype``, or None where there is none.
+
+    Raises:
+        TypeError: ``domain`` is not a pair of numbers.
+        ValueError: it is not finite, or not increasing.
+    """
+    if domain is None:
+        return None
+    lo, hi = interval(domain)
+    window_lo, window_hi = basis.window
+    # Halves first: hi - lo overflows for bounds near the largest finite number.
+    half_width = 0.5 * hi - 0.5 * lo
+    middle = 0.5 * lo + 0.5 * hi
+    scale = 0.5 * (window_hi - window_lo) / half_width if half_width > 0.0 else math.inf
+    if not 0.0 < scale < torch.finfo(dtype).max:
+        raise ValueError(
+            f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
+        )
+    center = torch.tensor(middle, dtype=dtype).item()
+    # (lo - center) and (hi - center) round once each; their mean is the part of the middle that `center` lost.
+    lost = 0.5 * (lo - center) + 0.5 * (hi - center)
+    return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)
+
+
+# --- exact matrices ---
+
+
+def times_t(basis: Basis, series: list[Fraction]) -> list[Fraction]:
+    """A series times t: the recurrence, solved for ``t P_j = (P_{j+1} - b_j P_j + c_j P_{j-1}) / a_j``."""
+    product = [Fraction(0)] * (len(series) + 1)
+    for j, value in enumerate(series):
+        if value:
+            a, b, c = basis.recurrence(j)
+            product[j + 1] += value / a
+            if b:
+                product[j] -= value * b / a
+            if c and j:
+                product[j - 1] += value * c / a
+    return product
+
+
+def combine(*terms: tuple[Fraction, list[Fraction]]) -> list[Fraction]:
+    """The sum of factor times series."""
+    total = [Fraction(0)] * max(len(series) for _, series in terms)
+    for factor, series in terms:
+        if factor:
+            for j, value in enumerate(series):
+                total[j] += factor * value
+    return total
+
+
+@functools.lru_cache(maxsize=64)
+def _derivative_rows(basis: Basis, degree: int) -> tuple[tuple[float, ...], ...]:
+    """`derivative_matrix`, each entry rounded once."""
+    columns = [[Fraction(0)]]
+    for k in range(degree):
+        a, b, c = basis.recurrence(k)
+        itself = [Fraction(0)] * k + [Fraction(1)]  # P_k
+        slope = columns[k]
+        columns.append(
+            combine((a, itself), (a, times_t(basis, slope)), (b, slope), (-c, columns[k - 1] if k else slope))[: k + 1]
+        )
+    return tuple(tuple(float(column[j]) if j < len(column) else 0.0 for column in columns) for j in range(degree))
+
+
+def derivative_matrix(basis: Basis, degree: int) -> Tensor:
+    r"""The matrix D that differentiates a series of ``degree``.
+
+    .. math:: \frac{d}{dt} \sum_k c_k P_k(t) = \sum_j (D c)_j \, P_j(t)
+
+    Args:
+        basis: one of `BASES`, from `resolve`.
+        degree: of the series, at least 0.
+
+    Returns:
+        float64, shape ``(degree, degree + 1)``, on the CPU; a tensor of its own each time. Entries are rational numbers
+        rounded once. The derivative is to t: where a domain is mapped, multiply by ``AffineMap.scale`` for that to x.
+
+    Raises:
+        TypeError: ``degree`` is not a whole number.
+        ValueError: ``degree`` is negative.
+
+    >>> derivative_matrix(CHEBYSHEV, 3)  # T_1' = T_0, T_2' = 4 T_1, T_3' = 3 T_0 + 6 T_2
+    tensor([[0., 1., 0., 3.],
+            [0., 0., 4., 0.],
+            [0., 0., 0., 6.]], dtype=torch.float64)
+
+    References:
+        The derivative of the recurrence, ``P'_{k+1} = a_k P_k + (a_k t + b_k) P'_k - c_k P'_{k-1}``;
+        numpy.polynomial's polyder, chebder and so on for what it does to coefficients.
+    """
+    try:
+        degree = operator.index(degree)  # a constant from here on, also where it is of a shape that a compiler traces
+    except TypeError:
+        raise TypeError(f"degree={degree!r} is not a whole number; pass an int from 0 on") from None
+    if degree < 0:
+        raise ValueError(f"degree={degree!r} is negative; pass an int from 0 on")
+    # Not the tensor but its numbers are cached: one that was returned could be written.
+    return torch.tensor(_derivative_rows(basis, degree), dtype=torch.float64).reshape(degree, degree + 1)

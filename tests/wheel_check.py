@@ -53,7 +53,8 @@ def main() -> None:
         scheme = sysconfig.get_paths(vars={"base": str(home), "platbase": str(home)})
         site, binaries = Path(scheme["purelib"]), Path(scheme["scripts"])
         (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        run(*pip, "install", "--no-deps", "--prefix", home, wheel, cwd=folder)
+        # Without --ignore-installed pip would uninstall the editable installation of the environment that runs this.
+        run(*pip, "install", "--no-deps", "--ignore-installed", "--prefix", home, wheel, cwd=folder)
         python = binaries / Path(sys.executable).name
         run(python, "-c", PROBE, cwd=folder)
         run(python, "-m", "polyfit", "train", "--help", cwd=folder)

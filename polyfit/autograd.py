@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
-from polyfit import formula, ops
+from polyfit import formula, losses, ops
 from polyfit.bases import AffineMap
+from polyfit.losses import Loss
 
 
 def _differentiable_gradients(
@@ -34,12 +36,12 @@ def _differentiable_gradients(
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """Do what ``function.apply(*args)`` does, in half the time where it is called eagerly.
 
-    For Functions with a `setup_context` PyTorch binds the arguments to the signature of `forward` at each call, to fill in
-    defaults, which takes 30 us; ours have none.
+    For Functions with a `setup_context` PyTorch binds the arguments to the signature of `forward` at each call, to fill
+    in defaults, which takes 30 us; ours have none.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return function.apply(*args)
-    args = torch._functorch.utils.unwrap_dead_wrappers(args)
+    args = unwrap_dead_wrappers(args)
     return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -47,14 +49,14 @@ class Polyval(torch.autograd.Function):
     """p(x) for canonical operands."""
 
     @staticmethod
-    def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `polyfit.ops.evaluate`."""
-        return ops.evaluate(x, coef, mapping, impl)
+        return ops.evaluate(x, coef, mapping, basis, impl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the operands; nothing of the forward pass is needed again."""
-        x, coef, ctx.mapping, ctx.impl = inputs
+        x, coef, ctx.mapping, ctx.basis, ctx.impl = inputs
         ctx.save_for_backward(x, coef)
 
     @staticmethod
@@ -64,25 +66,26 @@ class Polyval(torch.autograd.Function):
         want_x, want_coef = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             grad_x, grad_coef = _differentiable_gradients(
-                lambda x, coef: formula.polyval(x, coef, ctx.mapping), (x, coef), (want_x, want_coef), grad
+                lambda x, coef: formula.polyval(x, coef, ctx.mapping, ctx.basis), (x, coef), (want_x, want_coef), grad
             )
         else:
             grad_x, grad_coef = ops.evaluate_backward(
-                grad, x, coef, ctx.mapping, ctx.impl, want_x=want_x, want_coef=want_coef
+                grad, x, coef, ctx.mapping, ctx.basis, ctx.impl, want_x=want_x, want_coef=want_coef
             )
         return (
             None if grad_x is None else grad_x.to(x.dtype),
             None if grad_coef is None else grad_coef.to(coef.dtype),
             None,
             None,
+            None,
         )
 
 
-def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
+def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
     """p(x) for canonical operands, differentiable."""
     if torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad):
-        return _apply(Polyval, x, coef, mapping, impl)
-    return ops.evaluate(x, coef, mapping, impl)
+        return _apply(Polyval, x, coef, mapping, basis, impl)
+    return ops.evaluate(x, coef, mapping, basis, impl)
 
 
 def _n_series(coef: Tensor) -> int:
@@ -120,6 +123,9 @@ class PolynomialLoss(torch.autograd.Function):
         coef: Tensor,
         weight: Tensor | None,
         mapping: AffineMap | None,
+        basis: str,
+        loss: str,
+        parameter: float,
         reduction: str,
         per_series: bool,
         impl: str,
@@ -139,19 +145,23 @@ class PolynomialLoss(torch.autograd.Function):
             weight,
             None,
             mapping,
+            basis,
+            loss,
+            parameter,
             impl,
             want_coef=want_coef,
             want_x=want_x and not (waits and x.dim() == 1),
             want_y=want_y and not (waits and y.dim() == 1),
         )
         scale = _scale(result.weight, reduction, per_series, x.shape[-1], n_series)
-        loss = _reduce(result.value, scale, per_series, coef.dtype)
-        return loss, result.weight, result.grad_coef, result.grad_x, result.grad_y
+        reduced = _reduce(result.value, scale, per_series, coef.dtype)
+        return reduced, result.weight, result.grad_coef, result.grad_x, result.grad_y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         """Keep operands and gradients; only the loss is differentiable."""
-        x, y, coef, weight, ctx.mapping, ctx.reduction, ctx.per_series, ctx.impl = inputs[:8]
+        x, y, coef, weight, ctx.mapping, ctx.basis, ctx.loss, ctx.parameter = inputs[:8]
+        ctx.reduction, ctx.per_series, ctx.impl = inputs[8:11]
         ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, coef, weight, *output[1:])
@@ -161,13 +171,16 @@ class PolynomialLoss(torch.autograd.Function):
         """Scale the gradients of the forward pass."""
         x, y, coef, weight, total_weight, grad_coef, grad_x, grad_y = ctx.saved_tensors
         want_x, want_y, want_coef = ctx.needs_input_grad[:3]
-        nothing = (None,) * 8
+        nothing = (None,) * 11
         if grad is None:
             return None, None, None, *nothing
         if torch.is_grad_enabled():
+            pointwise = losses.from_kernel(ctx.loss, ctx.parameter).value
 
             def loss(x: Tensor, y: Tensor, coef: Tensor) -> Tensor:
-                return formula.polynomial_loss(x, y, coef, weight, ctx.mapping, ctx.reduction, ctx.per_series)
+                return formula.polynomial_loss(
+                    x, y, coef, weight, ctx.mapping, ctx.basis, pointwise, ctx.reduction, ctx.per_series
+                )
 
             needs = (want_x, want_y, want_coef)
             return *_differentiable_gradients(loss, (x, y, coef), needs, grad), *nothing
@@ -178,7 +191,7 @@ class PolynomialLoss(torch.autograd.Function):
             # An operand that series share, and a gradient from upstream for each of them: the one further pass. The
             # factor of each series is in its result, so that of the sum of the series is one.
             late = ops.objective(
-                x, y, coef, weight, factor, ctx.mapping, ctx.impl,
+                x, y, coef, weight, factor, ctx.mapping, ctx.basis, ctx.loss, ctx.parameter, ctx.impl,
                 want_coef=False, want_x=want_x and grad_x is None, want_y=want_y and grad_y is None,
             )  # fmt: skip
         else:
@@ -209,16 +222,21 @@ def polynomial_loss(
     coef: Tensor,
     weight: Tensor | None,
     mapping: AffineMap | None,
+    basis: str,
+    loss: Loss,
     reduction: str,
     per_series: bool,
     impl: str,
 ) -> Tensor:
     """The reduced loss for canonical operands, differentiable; (S,) with per_series, else a scalar."""
     if weight is not None and weight.requires_grad and torch.is_grad_enabled():
-        return formula.polynomial_loss(x, y, coef, weight, mapping, reduction, per_series)
+        return formula.polynomial_loss(x, y, coef, weight, mapping, basis, loss.value, reduction, per_series)
     wants = (x.requires_grad, y.requires_grad, coef.requires_grad) if torch.is_grad_enabled() else (False,) * 3
     if any(wants):
-        return _apply(PolynomialLoss, x, y, coef, weight, mapping, reduction, per_series, impl, *wants)[0]
-    result = ops.objective(x, y, coef, weight, None, mapping, impl, want_coef=False, want_x=False, want_y=False)
+        arguments = (x, y, coef, weight, mapping, basis, *loss.kernel, reduction, per_series, impl, *wants)
+        return _apply(PolynomialLoss, *arguments)[0]
+    result = ops.objective(
+        x, y, coef, weight, None, mapping, basis, *loss.kernel, impl, want_coef=False, want_x=False, want_y=False
+    )
     scale = _scale(result.weight, reduction, per_series, x.shape[-1], _n_series(coef))
     return _reduce(result.value, scale, per_series, coef.dtype)

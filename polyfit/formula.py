@@ -1,6 +1,6 @@
 """Every operation as whole-tensor, differentiable PyTorch: the definition that all other paths are held against.
 
-Written for clarity and derivatives of any order, not for speed: each step of Horner's rule is a tensor of its own.
+Written for clarity and derivatives of any order, not for speed: each step of the recurrence is a tensor of its own.
 float16 and bfloat16 compute in float32 and return in their own dtype, as everywhere in polyfit.
 
 Shapes: x (..., N) and coef (..., degree + 1) broadcast over what stands before the last axis; a 1-D coef takes x of any
@@ -9,10 +9,12 @@ shape.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from polyfit.bases import AffineMap
+from polyfit.bases import BASES, AffineMap
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -28,30 +30,26 @@ def apply_map(x: Tensor, mapping: AffineMap | None) -> Tensor:
     return (x - center) * scale + shift
 
 
-def _columns(coef: Tensor) -> list[Tensor]:
-    """Coefficients by degree, each shaped to broadcast against x (..., N)."""
-    return [column.unsqueeze(-1) if coef.dim() > 1 else column for column in coef.unbind(-1)]
-
-
-def _series(t: Tensor, columns: list[Tensor]) -> Tensor:
-    """Horner's rule, p(t) = c_0 + t (c_1 + t (c_2 + ...))."""
-    value = columns[-1] * torch.ones_like(t)
-    for column in reversed(columns[:-1]):
-        value = value * t + column
-    return value
-
-
-def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None) -> Tensor:
-    """p(x) = sum_k coef[..., k] t(x)**k, in the dtype of x."""
+def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
+    """The value p(x) = sum_k coef[..., k] P_k(t(x)), in the dtype of x."""
     dtype = compute_dtype(x.dtype)
-    return _series(apply_map(x.to(dtype), mapping), _columns(coef.to(dtype))).to(x.dtype)
+    t = apply_map(x.to(dtype), mapping)
+    columns = [column.unsqueeze(-1) if coef.dim() > 1 else column for column in coef.to(dtype).unbind(-1)]
+    before, term = torch.zeros_like(t), torch.ones_like(t)
+    value = columns[0] * term
+    for (a, b, c), column in zip(BASES[basis].steps(len(columns) - 1), columns[1:], strict=True):
+        before, term = term, (a * t + b) * term - c * before
+        value = value + column * term
+    return value.to(x.dtype)
 
 
-def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """The weighted loss w l(p, y) of every sample, for the squared error l = (p - y)**2."""
-    residual = p - y
-    loss = residual * residual
-    return loss if weight is None else weight * loss
+Pointwise = Callable[[Tensor, Tensor], Tensor]
+
+
+def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise) -> Tensor:
+    """The weighted loss w l(p, y) of every sample."""
+    values = loss(*torch.broadcast_tensors(p, y))
+    return values if weight is None else weight * values
 
 
 def polynomial_loss(
@@ -60,6 +58,8 @@ def polynomial_loss(
     coef: Tensor,
     weight: Tensor | None,
     mapping: AffineMap | None,
+    basis: str,
+    pointwise: Pointwise,
     reduction: str,
     per_series: bool,
 ) -> Tensor:
@@ -71,7 +71,7 @@ def polynomial_loss(
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    loss = elementwise_loss(polyval(x, coef, mapping), y, weight)
+    loss = elementwise_loss(polyval(x, coef, mapping, basis), y, weight, pointwise)
     if reduction == "none":
         return loss.to(out_dtype)
     dims = (-1,) if per_series else tuple(range(loss.dim()))

@@ -118,6 +118,8 @@ class Problem(NamedTuple):
         coef: (degree + 1,) or (S, degree + 1).
         weight: like x, or None.
         mapping: from domain to window, or None.
+        basis: its name.
+        loss: the pointwise loss: an object of polyfit.losses, or a function of the user's.
         impl: "triton" or "torch".
         batch: what the series stand for, S elements.
     """
@@ -127,6 +129,8 @@ class Problem(NamedTuple):
     coef: Tensor
     weight: Tensor | None
     mapping: bases.AffineMap | None
+    basis: str
+    loss: losses.Loss | formula.Pointwise
     impl: str
     batch: torch.Size
 
@@ -136,7 +140,7 @@ def canonical_problem(
     y: Tensor,
     coef: Tensor,
     *,
-    loss: str | losses.Loss,
+    loss: str | losses.Loss | formula.Pointwise,
     weight: Tensor | None,
     reduction: str,
     per_series: bool,
@@ -147,7 +151,10 @@ def canonical_problem(
     """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
     _check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     _check_coef(coef)
-    losses.resolve(loss)
+    if callable(loss) and not isinstance(loss, losses.Loss):
+        pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
+    else:
+        pointwise = losses.resolve(loss)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
@@ -160,11 +167,11 @@ def canonical_problem(
         )
     if not batch or (not per_series and _is_flat(coef, list(samples.values()))):
         flat_weight = None if weight is None else _flat(weight)
-        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, impl, torch.Size(()))
+        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, basis, pointwise, impl, torch.Size(()))
     coef, (x_rows, y_rows, weight_rows) = _broadcast(coef, (x, y, weight), batch)
     assert x_rows is not None
     assert y_rows is not None
-    return Problem(x_rows, y_rows, coef, weight_rows, mapping, impl, batch)
+    return Problem(x_rows, y_rows, coef, weight_rows, mapping, basis, pointwise, impl, batch)
 
 
 def polyval(
@@ -179,14 +186,15 @@ def polyval(
 
     .. math:: p(x) = \sum_{k=0}^{d} c_k \, P_k(t), \qquad t = \text{the image of } x \text{ on the basis's window}
 
-    with P_k(t) = t**k for the power basis, and t = x where no domain is given.
+    with P_k the polynomials of the basis (t**k for "power"), and t = x where no domain is given.
 
     Args:
         x: where to evaluate. Shape ``(*batch, N)``, samples on the last axis; any shape with a 1-D `coef`.
         coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. What stands before the
             last axes broadcasts: x of shape ``(N,)`` is shared by all series.
-        basis: "power".
-        domain: ``(lo, hi)``, mapped affinely onto the window of the basis, [-1, 1] for power; None for no mapping.
+        basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
+        domain: ``(lo, hi)``, mapped affinely onto the window of the basis, which is [-1, 1], and [0, 1] for laguerre;
+            None for no mapping.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
@@ -204,19 +212,19 @@ def polyval(
     tensor([ 1.,  4., 13.])
 
     References:
-        Horner's rule; numpy.polynomial.polynomial.polyval for names and conventions.
+        numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
     _check_tensors({"x": x, "coef": coef})
     _check_coef(coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = ops.resolve_impl(impl, x.device)
     if _is_flat(coef, (x,)):
-        values = autograd.polyval(_flat(x), coef, mapping, impl)
+        values = autograd.polyval(_flat(x), coef, mapping, basis, impl)
         return values if x.dim() == 1 else values.view(x.shape)
     batch = _batch_shape(coef, {"x": x})
     coef, (rows,) = _broadcast(coef, (x,), batch)
     assert rows is not None
-    return autograd.polyval(rows, coef, mapping, impl).view(*batch, x.shape[-1])
+    return autograd.polyval(rows, coef, mapping, basis, impl).view(*batch, x.shape[-1])
 
 
 def polynomial_loss(
@@ -224,7 +232,7 @@ def polynomial_loss(
     y: Tensor,
     coef: Tensor,
     *,
-    loss: str | losses.Loss = "mse",
+    loss: str | losses.Loss | formula.Pointwise = "mse",
     weight: Tensor | None = None,
     reduction: str = "mean",
     per_series: bool = False,
@@ -243,12 +251,15 @@ def polynomial_loss(
         x: samples, ``(*batch, N)``; any shape with a 1-D `coef`.
         y: targets; its last axis is that of x, what stands before broadcasts.
         coef: coefficients, lowest degree first, ``(*batch, degree + 1)``.
-        loss: "mse", or an object from polyfit.losses.
+        loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
+            with their defaults, an object from polyfit.losses with others, or a function of your own that takes
+            predictions and targets of one shape to losses of that shape. Your function must be differentiable PyTorch;
+            it runs on the differentiable formula, not in the one pass, whatever `impl` is.
         weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one. A weight that requires a
             gradient is served by the differentiable formula, not by the one pass.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
         per_series: keep one loss per series, shape ``batch``, instead of reducing over all of them.
-        basis: "power".
+        basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
 
@@ -275,7 +286,7 @@ def polynomial_loss(
     (tensor(0.4250), tensor([-1.0000,  0.0000, -0.8500]))
 
     References:
-        torch.nn.functional.mse_loss for the loss and its reductions.
+        torch.nn.functional for the losses and their reductions; see polyfit.losses.
     """
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
@@ -292,9 +303,12 @@ def polynomial_loss(
         impl=impl,
     )
     if reduction == "none":
-        return _loss_of_each(x, y, coef, weight, basis, domain, problem.impl)
+        return _loss_of_each(x, y, coef, weight, problem.loss, basis, domain, problem.impl)
     per_series = per_series and len(problem.batch) > 0  # without a batch there is one series, and a scalar
-    result = autograd.polynomial_loss(*problem[:5], reduction, per_series, problem.impl)
+    if isinstance(problem.loss, losses.Loss):
+        result = autograd.polynomial_loss(*problem[:6], problem.loss, reduction, per_series, problem.impl)
+    else:
+        result = formula.polynomial_loss(*problem[:6], problem.loss, reduction, per_series)
     return result.view(problem.batch) if per_series else result
 
 
@@ -303,6 +317,7 @@ def _loss_of_each(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
+    loss: losses.Loss | formula.Pointwise,
     basis: str,
     domain: Sequence[float] | None,
     impl: str,
@@ -310,4 +325,6 @@ def _loss_of_each(
     """The weighted loss of every sample: nothing to reduce, so values first, then the loss, both differentiable."""
     wide = formula.compute_dtype(x.dtype)
     p = polyval(x.to(wide), coef.to(wide), basis=basis, domain=domain, impl=impl)
-    return formula.elementwise_loss(p, y.to(wide), None if weight is None else weight.to(wide)).to(x.dtype)
+    pointwise = loss.value if isinstance(loss, losses.Loss) else loss
+    wide_weight = None if weight is None else weight.to(wide)
+    return formula.elementwise_loss(p, y.to(wide), wide_weight, pointwise).to(x.dtype)

@@ -1,35 +1,332 @@
-"""What a pointwise loss is: plain data, named as torch names it.
+"""What a pointwise loss is: plain data, named as torch.nn.functional names it, with its parameters and defaults.
 
-``polynomial_loss(loss=...)`` takes an object of this module or its name.
+``polynomial_loss(loss=...)`` takes an object of this module or its name, which stands for the defaults. With the
+prediction p and the residual r = p - y:
+
+============================  ==========================================================================
+name                          loss
+============================  ==========================================================================
+mse                           r**2
+l1                            abs(r)
+huber(delta)                  r**2 / 2 where abs(r) <= delta, else delta (abs(r) - delta / 2)
+smooth_l1(beta)               r**2 / (2 beta) where abs(r) < beta, else abs(r) - beta / 2
+log_cosh                      log(cosh(r))
+quantile(q)                   max(q (y - p), (q - 1) (y - p))
+bce_with_logits(pos_weight)   (1 - y) p + (1 + (pos_weight - 1) y) log(1 + exp(-p))
+poisson_nll(log_input, ...)   exp(p) - y p, or p - y log(p + eps); with full: + Stirling's term for y > 1
+cauchy(scale)                 scale**2 / 2 log(1 + (r / scale)**2)
+============================  ==========================================================================
+
+`value` is differentiable PyTorch; `slopes` gives the derivatives to p and y in closed form, at a kink what autograd of
+`value` gives. Both are written so that large residuals and logits neither overflow nor lose their digits.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+
+def _check_positive(name: str, value: float, *, zero: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r} is not a number; pass a float")
+    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise ValueError(
+            f"{name}={value!r} is out of range; pass a {'non-negative' if zero else 'positive'} finite number"
+        )
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)). torch's softplus is linear beyond 20, which in float64 is off by 2e-9."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
 
 @dataclass(frozen=True)
-class MSE:
-    """Squared error, ``l(p, y) = (p - y)**2``: torch.nn.functional.mse_loss."""
+class Loss:
+    """A pointwise loss; see the subclasses."""
+
+    name: ClassVar[str] = ""
+
+    @property
+    def kernel(self) -> tuple[str, float]:
+        """What a kernel is told: the variant to compile, and its parameter."""
+        return self.name, 0.0
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:
+        """l(p, y) for tensors of one shape, differentiable."""
+        raise NotImplementedError(f"{type(self).__name__} defines no value")
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """dl/dp and dl/dy."""
+        raise NotImplementedError(f"{type(self).__name__} defines no slopes")
+
+
+@dataclass(frozen=True)
+class MSE(Loss):
+    """Squared error: torch.nn.functional.mse_loss."""
 
     name: ClassVar[str] = "mse"
 
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102 - see Loss
+        residual = p - y
+        return residual * residual
 
-Loss = MSE
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        slope = 2.0 * (p - y)
+        return slope, -slope
 
-LOSSES = {loss.name: loss for loss in (MSE,)}
+
+@dataclass(frozen=True)
+class L1(Loss):
+    """Absolute error: torch.nn.functional.l1_loss. The derivative at zero is zero."""
+
+    name: ClassVar[str] = "l1"
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return F.l1_loss(p, y, reduction="none")
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        slope = torch.sign(p - y)
+        return slope, -slope
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    """Huber's loss: torch.nn.functional.huber_loss.
+
+    Args:
+        delta: residual at which the loss turns from a square to a line, positive.
+    """
+
+    delta: float = 1.0
+    name: ClassVar[str] = "huber"
+
+    def __post_init__(self) -> None:
+        _check_positive("delta", self.delta)
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return self.name, self.delta
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return F.huber_loss(p, y, reduction="none", delta=self.delta)
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        slope = (p - y).clamp(-self.delta, self.delta)
+        return slope, -slope
+
+
+@dataclass(frozen=True)
+class SmoothL1(Loss):
+    """Huber's loss divided by beta: torch.nn.functional.smooth_l1_loss.
+
+    Args:
+        beta: residual at which the loss turns from a square to a line; 0 is `L1`.
+    """
+
+    beta: float = 1.0
+    name: ClassVar[str] = "smooth_l1"
+
+    def __post_init__(self) -> None:
+        _check_positive("beta", self.beta, zero=True)
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return ("l1", 0.0) if self.beta == 0 else (self.name, self.beta)
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return F.smooth_l1_loss(p, y, reduction="none", beta=self.beta)
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        residual = p - y
+        slope = torch.sign(residual) if self.beta == 0 else (residual * (1.0 / self.beta)).clamp(-1.0, 1.0)
+        return slope, -slope
+
+
+@dataclass(frozen=True)
+class LogCosh(Loss):
+    """Logarithm of the hyperbolic cosine, abs(r) + log(1 + exp(-2 abs(r))) - log(2)."""
+
+    name: ClassVar[str] = "log_cosh"
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        residual = p - y
+        # An even function of r through softplus, which is smooth at zero: abs would not be.
+        far = residual + _softplus(-2.0 * residual) - math.log(2.0)
+        # Near zero that cancels; half the logarithm of 1 + sinh(r)**2 does not.
+        near = residual.abs() < 0.5
+        return torch.where(near, 0.5 * torch.log1p(torch.sinh(torch.where(near, residual, 0.0)) ** 2), far)
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        slope = torch.tanh(p - y)
+        return slope, -slope
+
+
+@dataclass(frozen=True)
+class Quantile(Loss):
+    """The pinball loss, whose minimiser is a quantile of y (Koenker and Bassett 1978).
+
+    The derivative at zero is the mean of both sides, 1/2 - q, as autograd of torch.maximum has it.
+
+    Args:
+        q: which quantile, between 0 and 1.
+    """
+
+    q: float = 0.5
+    name: ClassVar[str] = "quantile"
+
+    def __post_init__(self) -> None:
+        _check_positive("q", self.q)
+        if not self.q < 1:
+            raise ValueError(f"q={self.q!r} is out of range; pass a quantile between 0 and 1")
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return self.name, self.q
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        short = y - p
+        return torch.maximum(self.q * short, (self.q - 1.0) * short)
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        slope = 0.5 * torch.sign(p - y) + (0.5 - self.q)
+        return slope, -slope
+
+
+@dataclass(frozen=True)
+class BCEWithLogits(Loss):
+    """Binary cross entropy of a logit p: torch.nn.functional.binary_cross_entropy_with_logits.
+
+    Args:
+        pos_weight: weight of the positive class, a number.
+    """
+
+    pos_weight: float = 1.0
+    name: ClassVar[str] = "bce_with_logits"
+
+    def __post_init__(self) -> None:
+        _check_positive("pos_weight", self.pos_weight, zero=True)
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return self.name, self.pos_weight
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return (1.0 - y) * p + (1.0 + (self.pos_weight - 1.0) * y) * _softplus(-p)
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        weight = 1.0 + (self.pos_weight - 1.0) * y
+        to_y = -p if self.pos_weight == 1.0 else (self.pos_weight - 1.0) * _softplus(-p) - p
+        return (1.0 - y) - weight * torch.sigmoid(-p), to_y
+
+
+@dataclass(frozen=True)
+class PoissonNLL(Loss):
+    """Negative log likelihood of Poisson counts: torch.nn.functional.poisson_nll_loss.
+
+    Args:
+        log_input: whether p is the logarithm of the rate.
+        full: whether Stirling's approximation of log(y!) is added for y > 1.
+        eps: added to a rate before its logarithm is taken, where p is the rate itself.
+    """
+
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    name: ClassVar[str] = "poisson_nll"
+
+    def __post_init__(self) -> None:
+        _check_positive("eps", self.eps)
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return self.name + "_log" * self.log_input + "_full" * self.full, self.eps
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        value = F.poisson_nll_loss(p, y, self.log_input, False, eps=self.eps, reduction="none")
+        if self.full:  # not torch's own: its derivative to a target of zero is not a number
+            large = torch.where(y > 1, y, 1.0)
+            stirling = large * torch.log(large) - large + 0.5 * torch.log(2.0 * math.pi * large)
+            value = value + torch.where(y > 1, stirling, 0.0)
+        return value
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        if self.log_input:
+            to_p, to_y = torch.exp(p) - y, -p
+        else:
+            to_p, to_y = 1.0 - y / (p + self.eps), -torch.log(p + self.eps)
+        if self.full:
+            large = torch.where(y > 1, y, 1.0)
+            to_y = to_y + torch.where(y > 1, torch.log(large) + 0.5 / large, 0.0)
+        return to_p, to_y
+
+
+@dataclass(frozen=True)
+class Cauchy(Loss):
+    """Cauchy's (Lorentz's) loss, as scipy.optimize.least_squares has it: ``cost`` of ``loss="cauchy"``.
+
+    Args:
+        scale: residual beyond which the loss grows like a logarithm, positive.
+    """
+
+    scale: float = 1.0
+    name: ClassVar[str] = "cauchy"
+
+    def __post_init__(self) -> None:
+        _check_positive("scale", self.scale)
+
+    @property
+    def kernel(self) -> tuple[str, float]:  # noqa: D102
+        return self.name, self.scale
+
+    def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        ratio = (p - y) * (1.0 / self.scale)
+        # Beyond the root of the largest number a square would overflow; 1 is then far below half an ulp of it.
+        large = ratio.abs() > _LARGE_RATIO
+        square = torch.where(large, 0.0, ratio) ** 2
+        log = torch.where(large, 2.0 * torch.log(torch.where(large, ratio.abs(), 1.0)), torch.log1p(square))
+        return (0.5 * self.scale**2) * log
+
+    def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        residual = p - y
+        ratio = residual * (1.0 / self.scale)
+        slope = residual / (1.0 + ratio * ratio)
+        return slope, -slope
+
+
+_LARGE_RATIO = 1e15
+
+LOSSES = {loss.name: loss for loss in (MSE, L1, Huber, SmoothL1, LogCosh, Quantile, BCEWithLogits, PoissonNLL, Cauchy)}
 
 
 def resolve(loss: str | Loss) -> Loss:
-    """The loss object for a name; an object is returned as it is.
+    """The loss object for a name, with its defaults; an object is returned as it is.
 
     Raises:
         ValueError: no loss has that name.
     """
-    if isinstance(loss, tuple(LOSSES.values())):
+    if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]()
     accepted = ", ".join(repr(name) for name in LOSSES)
-    raise ValueError(f"loss={loss!r} is unknown; pass one of {accepted} or an object from polyfit.losses")
+    raise ValueError(
+        f"loss={loss!r} is unknown; pass one of {accepted}, an object from polyfit.losses, or a function of p, y"
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def from_kernel(variant: str, parameter: float) -> Loss:
+    """The loss that a kernel is told of as `variant` and `parameter`: what `Loss.kernel` gave."""
+    name = variant.removesuffix("_full").removesuffix("_log")
+    if name == PoissonNLL.name:
+        return PoissonNLL("_log" in variant, "_full" in variant, parameter)
+    loss = LOSSES[name]()
+    return dataclasses.replace(loss, **{field.name: parameter for field in dataclasses.fields(loss)})

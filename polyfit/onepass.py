@@ -17,14 +17,16 @@ All operands here are canonical: x, y, weight (S or 1, N), where one row is shar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from polyfit.bases import AffineMap
+from polyfit.bases import BASES, AffineMap, derivative_matrix
 from polyfit.formula import apply_map, compute_dtype
+from polyfit.losses import MSE, Loss
 
 # Samples in a block: the length of a sum in float32. On random data 1024 gave 1e-8 relative error of the sums at n =
 # 1e7, 4096 gave 6e-8; where all terms are alike and roundings add up, 1e-6 and 4e-6. Longer blocks brought no speed
@@ -112,9 +114,16 @@ class _Chunks:
     """Cuts x into chunks and lays out the basis functions of each, in one buffer that all chunks share in turn."""
 
     def __init__(
-        self, x: Tensor, n_series: int, degree: int, mapping: AffineMap | None, dtype: torch.dtype | None = None
+        self,
+        x: Tensor,
+        n_series: int,
+        degree: int,
+        mapping: AffineMap | None,
+        basis: str,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self._x, self._n_series, self._degree, self._mapping = x, n_series, degree, mapping
+        self._steps = _steps(basis, degree)
         self._shared_x = x.shape[0] == 1
         self.dtype = _internal_dtype(x.dtype) if dtype is None else dtype
         self._n_samples = n = x.shape[1]
@@ -182,18 +191,35 @@ class _Chunks:
         rows = buffer.view(n_series, n_blocks, self._degree + 1, block).unbind(2)  # of P_k: (s, nb, B)
         rows[0].fill_(1.0)
         if self._degree > 0:
-            t = rows[1].copy_(part)
+            first = rows[1].copy_(part)
             if self._mapping is not None:
-                t.copy_(apply_map(t, self._mapping))
-            for k in range(2, self._degree + 1):
-                torch.mul(rows[k - 1], t, out=rows[k])
+                first.copy_(apply_map(first, self._mapping))
+            t = first if self._steps[0] == _PLAIN_STEP else first.clone()
+            if t is not first:
+                first.mul_(self._steps[0][0]).add_(self._steps[0][1])
+            for k, (a, b, c) in enumerate(self._steps[1:], start=1):
+                if c == 0.0 and a == 1.0:
+                    torch.mul(rows[k], t, out=rows[k + 1])
+                    continue
+                after = torch.mul(rows[k - 1], -c, out=rows[k + 1]).addcmul_(rows[k], t, value=a)
+                if b != 0.0:
+                    after.add_(rows[k], alpha=b)
         return buffer.view(n_series * n_blocks, self._degree + 1, block)
 
 
-def _derivative(coef: Tensor, mapping: AffineMap | None) -> Tensor:
+_PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
+
+
+@functools.lru_cache(maxsize=256)
+def _steps(basis: str, degree: int) -> tuple[tuple[float, float, float], ...]:
+    return BASES[basis].steps(degree)
+
+
+def _derivative(coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
     """Coefficients (S, degree) of dp/dx in the basis of p, the slope of the domain's map included."""
-    orders = torch.arange(1, coef.shape[-1], dtype=coef.dtype, device=coef.device)
-    return coef[:, 1:] * (orders if mapping is None else orders * mapping.scale)
+    matrix = derivative_matrix(BASES[basis], coef.shape[1] - 1).to(coef.device)
+    slope = (coef.double().unsqueeze(1) * matrix).sum(-1)  # elementwise: a product of matrices could lose digits
+    return (slope if mapping is None else slope * mapping.scale).to(coef.dtype)
 
 
 def _slope_values(chunk: _Chunk, slope: Tensor) -> Tensor:
@@ -208,9 +234,30 @@ def _row_dots(left: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.vecdot(left, right).unsqueeze(-1)
 
 
-def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None) -> Tensor:
+def _terms(
+    loss: Loss, p: Tensor, y: Tensor, weight: Tensor | None, want_value: bool
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Sums of w l over the rows (g, m, 1) where wanted, w dl/dp and w dl/dy (g, m, B); p is overwritten.
+
+    For the squared error the slopes come without their factor 2, which costs less where they have been added up, and
+    that to y as None: it is minus the one to p.
+    """
+    if isinstance(loss, MSE):
+        residual = p.sub_(y)
+        delta = residual if weight is None else residual * weight
+        return _row_dots(delta, residual) if want_value else None, delta, None
+    y = y.expand_as(p)
+    delta, to_y = loss.slopes(p, y)
+    sums = None
+    if want_value:
+        values = loss.value(p, y)
+        sums = values.sum(-1, keepdim=True) if weight is None else _row_dots(values, weight.expand_as(p))
+    return (sums, delta, to_y) if weight is None else (sums, delta * weight, to_y * weight)
+
+
+def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
     """p(x) for all series, (S, N), in the dtype of x."""
-    chunks = _Chunks(x, coef.shape[0], coef.shape[1] - 1, mapping)
+    chunks = _Chunks(x, coef.shape[0], coef.shape[1] - 1, mapping, basis)
     wide = coef.to(chunks.dtype)
     out = x.new_zeros(coef.shape[0], x.shape[1])
     for chunk in chunks:
@@ -219,7 +266,7 @@ def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None) -> Tensor:
 
 
 def evaluate_backward(
-    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, *, want_x: bool, want_coef: bool
+    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, *, want_x: bool, want_coef: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * p(x)) for grad (S, N).
 
@@ -228,8 +275,8 @@ def evaluate_backward(
         was not wanted.
     """
     n_series = coef.shape[0]
-    chunks = _Chunks(x, n_series, coef.shape[1] - 1, mapping)
-    slope = _derivative(coef.to(chunks.dtype), mapping) if want_x else None
+    chunks = _Chunks(x, n_series, coef.shape[1] - 1, mapping, basis)
+    slope = _derivative(coef.to(chunks.dtype), mapping, basis) if want_x else None
     grad_x = x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) if want_x else None
     grad_coef = None
     for chunk in chunks:
@@ -256,6 +303,8 @@ class Objective:
         n_series: S.
         degree: of the polynomial.
         mapping: from domain to window, or None.
+        basis: its name.
+        loss: the pointwise loss.
         scale: what the value and the gradient to coef are multiplied with.
     """
 
@@ -267,11 +316,14 @@ class Objective:
         n_series: int,
         degree: int,
         mapping: AffineMap | None,
+        basis: str,
+        loss: Loss,
         scale: float = 1.0,
     ) -> None:
-        self._x, self._y, self._weight, self._mapping, self._scale = x, y, weight, mapping, scale
+        self._x, self._y, self._weight, self._mapping, self._basis = x, y, weight, mapping, basis
+        self._loss, self._scale = loss, scale
         self._n_series = n_series
-        self._chunks = _Chunks(x, n_series, degree, mapping)
+        self._chunks = _Chunks(x, n_series, degree, mapping, basis)
         self._kept = [self._load(chunk) for chunk in self._chunks.kept()] if self._chunks.fit_in_one else None
 
     def _load(self, chunk: _Chunk) -> tuple[_Chunk, Tensor, Tensor | None]:
@@ -305,25 +357,26 @@ class Objective:
         """
         x, n_series = self._x, self._n_series
         wide = coef.to(self._chunks.dtype)
-        slope = _derivative(wide, self._mapping) if want_x else None
+        slope = _derivative(wide, self._mapping, self._basis) if want_x else None
         out_dtype = compute_dtype(x.dtype)
         grad_x = x.new_zeros(x.shape, dtype=out_dtype) if want_x else None
         grad_y = self._y.new_zeros(self._y.shape, dtype=out_dtype) if want_y else None
         value = total_weight = grad_coef = None
+        factor = 2.0 if isinstance(self._loss, MSE) else 1.0
         for chunk, y, weight in self._kept if self._kept is not None else map(self._load, self._chunks):
-            residual = torch.bmm(chunk.coefficients(wide), chunk.basis).sub_(y)  # (g, m, B)
-            half_delta = residual if weight is None else residual * weight  # dL/dp / 2
-            if want_value:
-                value = chunk.add_up(_row_dots(half_delta, residual), value, n_series)
+            p = torch.bmm(chunk.coefficients(wide), chunk.basis)  # (g, m, B)
+            sums, delta, to_y = _terms(self._loss, p, y, weight, want_value)
+            if sums is not None:
+                value = chunk.add_up(sums, value, n_series)
                 if weight is not None:
-                    sums = weight.sum(-1, keepdim=True).expand(*residual.shape[:2], 1)
-                    total_weight = chunk.add_up(sums, total_weight, n_series)
+                    weights = weight.sum(-1, keepdim=True).expand(*p.shape[:2], 1)
+                    total_weight = chunk.add_up(weights, total_weight, n_series)
             if want_coef:
-                grad_coef = chunk.add_up(torch.bmm(half_delta, chunk.basis_t), grad_coef, n_series)
+                grad_coef = chunk.add_up(torch.bmm(delta, chunk.basis_t), grad_coef, n_series)
             if grad_x is not None and slope is not None:
-                chunk.deposit(_slope_values(chunk, slope).mul_(half_delta).mul_(2.0), grad_x, upstream)
+                chunk.deposit(_slope_values(chunk, slope).mul_(delta).mul_(factor), grad_x, upstream)
             if grad_y is not None:
-                chunk.deposit(half_delta * -2.0, grad_y, upstream)
+                chunk.deposit(delta * -factor if to_y is None else to_y, grad_y, upstream)
         if value is None and want_value:  # no samples
             value = x.new_zeros((n_series, 1), dtype=torch.float64)
             total_weight = None if self._weight is None else torch.zeros_like(value)
@@ -332,17 +385,17 @@ class Objective:
         return (
             None if value is None else value.squeeze(1) * self._scale,
             None if total_weight is None else total_weight.squeeze(1),
-            None if grad_coef is None else grad_coef * (2.0 * self._scale),
+            None if grad_coef is None else grad_coef * (factor * self._scale),
             grad_x,
             grad_y,
         )
 
 
-def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None) -> Tensor:
+def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None, basis: str) -> Tensor:
     """The Gram matrix sum_n w_n P_j(t_n) P_k(t_n) of each series, (S, degree + 1, degree + 1), in float64."""
     n_series = x.shape[0] if weight is None else max(x.shape[0], weight.shape[0])
     total, size = None, degree + 1
-    for chunk in _Chunks(x, n_series, degree, mapping, torch.float64):
+    for chunk in _Chunks(x, n_series, degree, mapping, basis, torch.float64):
         # (g, m, d + 1, B) @ (g, 1, B, d + 1), m = 1 where the series do not share x.
         rows = chunk.basis.unsqueeze(1)
         left = rows if weight is None else rows * chunk.operand(weight).unsqueeze(2)

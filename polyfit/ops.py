@@ -20,7 +20,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from polyfit import onepass
+from polyfit import losses, onepass
 from polyfit.bases import AffineMap
 from polyfit.formula import compute_dtype
 
@@ -123,6 +123,9 @@ def _objective_eager(
     weight: Tensor | None,
     upstream: Tensor | None,
     mapping: AffineMap | None,
+    basis: str,
+    loss: str,
+    parameter: float,
     impl: str,
     want_coef: bool,
     want_x: bool,
@@ -136,9 +139,10 @@ def _objective_eager(
 
         x_rows, y_rows, weight_rows = operands
         with _on(x.device):
-            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, **wants)
+            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, parameter, **wants)
     else:
-        result = onepass.Objective(*operands, *_shape(rows), mapping)(rows, upstream, **wants)
+        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, losses.from_kernel(loss, parameter))
+        result = bound(rows, upstream, **wants)
     value, total_weight, grad_coef, grad_x, grad_y = result
     assert value is not None
     return Objective(value, total_weight, grad_coef, _as(x, grad_x), _as(y, grad_y))
@@ -155,19 +159,21 @@ def _shape(coef_rows: Tensor) -> tuple[int, int]:
 @torch.library.custom_op(
     "polyfit::objective",
     mutates_args=(),
-    schema="(Tensor x, Tensor y, Tensor coef, Tensor? weight, Tensor? upstream, float[]? mapping, str impl,"
-    " bool want_coef, bool want_x, bool want_y) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor x, Tensor y, Tensor coef, Tensor? weight, Tensor? upstream, float[]? mapping, str basis, str loss,"
+    " float parameter, str impl, bool want_coef, bool want_x, bool want_y) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _objective_op(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y):
+def _objective_op(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y):
     mapping = None if mapping is None else AffineMap(*mapping)
-    result = _objective_eager(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y)
+    result = _objective_eager(
+        x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y
+    )
     # Kernels give the sums as views of one table, and an operator's outputs may not share memory.
     sums = [x.new_empty(0, dtype=torch.float64) if part is None else part.clone() for part in result[:3]]
     return (*sums, *(x.new_empty(0) if part is None else part for part in result[3:]))
 
 
 @_objective_op.register_fake
-def _objective_fake(x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y):
+def _objective_fake(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y):
     n_series = coef.shape[0] if coef.dim() == 2 else 1
     wide = compute_dtype(x.dtype)
 
@@ -193,6 +199,9 @@ def objective(
     weight: Tensor | None,
     upstream: Tensor | None,
     mapping: AffineMap | None,
+    basis: str,
+    loss: str,
+    parameter: float,
     impl: str,
     *,
     want_coef: bool,
@@ -211,12 +220,15 @@ def objective(
         weight: (N,), (S, N) or None.
         upstream: (S,) or None.
         mapping: from domain to window, or None.
+        basis: its name.
+        loss: variant of the loss, see `polyfit.losses.Loss.kernel`.
+        parameter: of the loss.
         impl: "triton" or "torch", resolved.
         want_coef: whether the gradient to coef is wanted.
         want_x: to x.
         want_y: to y.
     """
-    arguments = (x, y, coef, weight, upstream, mapping, impl, want_coef, want_x, want_y)
+    arguments = (x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y)
     if not _is_traced():
         return _objective_eager(*arguments)
     value, total_weight, grad_coef, grad_x, grad_y = torch.ops.polyfit.objective(*arguments)
@@ -230,7 +242,16 @@ def objective(
 
 
 def bound_objective(
-    x: Tensor, y: Tensor, weight: Tensor | None, coef: Tensor, mapping: AffineMap | None, impl: str, scale: float
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    coef: Tensor,
+    mapping: AffineMap | None,
+    basis: str,
+    loss: str,
+    parameter: float,
+    impl: str,
+    scale: float,
 ) -> Callable[[Tensor, bool], tuple[Tensor | None, Tensor]]:
     """An objective whose data stay, for loops that only change the coefficients. Call it with autocast off.
 
@@ -240,6 +261,9 @@ def bound_objective(
         weight: (N,), (S, N) or None.
         coef: any coefficients of the shape that calls will bring, (S, degree + 1).
         mapping: from domain to window, or None.
+        basis: its name.
+        loss: variant of the loss, see `polyfit.losses.Loss.kernel`.
+        parameter: of the loss.
         impl: "triton" or "torch", resolved.
         scale: what the sums over the samples are multiplied with.
 
@@ -250,13 +274,30 @@ def bound_objective(
     if impl == "triton":
 
         def launch(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
-            sums = objective(x, y, coef, weight, None, mapping, impl, want_coef=True, want_x=False, want_y=False)
+            sums = objective(
+                x,
+                y,
+                coef,
+                weight,
+                None,
+                mapping,
+                basis,
+                loss,
+                parameter,
+                impl,
+                want_coef=True,
+                want_x=False,
+                want_y=False,
+            )
             assert sums.grad_coef is not None
             return sums.value * scale if want_value else None, sums.grad_coef * scale
 
         return launch
 
-    bound = onepass.Objective(_rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, scale)
+    pointwise = losses.from_kernel(loss, parameter)
+    bound = onepass.Objective(
+        _rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, basis, pointwise, scale
+    )
 
     def call(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
         value, _, grad_coef, _, _ = bound(coef, want_value=want_value)
@@ -275,37 +316,46 @@ def _values_shape(x: Tensor, coef: Tensor) -> Sequence[int]:
 
 
 @_without_autocast
-def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
+def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
     if impl == "triton":
         from polyfit_kernels.evaluate import evaluate as launch
 
         with _on(x.device):
-            values = launch(_rows(x), _rows(coef), mapping)
+            values = launch(_rows(x), _rows(coef), mapping, basis)
     else:
-        values = onepass.evaluate(_rows(x), _rows(coef), mapping)
+        values = onepass.evaluate(_rows(x), _rows(coef), mapping, basis)
     return values.view(_values_shape(x, coef))
 
 
 @torch.library.custom_op(
-    "polyfit::evaluate", mutates_args=(), schema="(Tensor x, Tensor coef, float[]? mapping, str impl) -> Tensor"
+    "polyfit::evaluate",
+    mutates_args=(),
+    schema="(Tensor x, Tensor coef, float[]? mapping, str basis, str impl) -> Tensor",
 )
-def _evaluate_op(x, coef, mapping, impl):
-    return _evaluate_eager(x, coef, None if mapping is None else AffineMap(*mapping), impl)
+def _evaluate_op(x, coef, mapping, basis, impl):
+    return _evaluate_eager(x, coef, None if mapping is None else AffineMap(*mapping), basis, impl)
 
 
 @_evaluate_op.register_fake
-def _evaluate_fake(x, coef, mapping, impl):
+def _evaluate_fake(x, coef, mapping, basis, impl):
     return x.new_empty(_values_shape(x, coef))
 
 
-def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str) -> Tensor:
+def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
     """p(x): (N,) for coef (degree + 1,), (S, N) for coef (S, degree + 1)."""
-    return (torch.ops.polyfit.evaluate if _is_traced() else _evaluate_eager)(x, coef, mapping, impl)
+    return (torch.ops.polyfit.evaluate if _is_traced() else _evaluate_eager)(x, coef, mapping, basis, impl)
 
 
 @_without_autocast
 def _evaluate_backward_eager(
-    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str, want_x: bool, want_coef: bool
+    grad: Tensor,
+    x: Tensor,
+    coef: Tensor,
+    mapping: AffineMap | None,
+    basis: str,
+    impl: str,
+    want_x: bool,
+    want_coef: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     grad_rows, x_rows, coef_rows = _rows(grad), _rows(x), _rows(coef)
     if impl == "triton":
@@ -313,30 +363,38 @@ def _evaluate_backward_eager(
     else:
         run = onepass.evaluate_backward
     with _on(x.device):
-        grad_x, grad_coef = run(grad_rows, x_rows, coef_rows, mapping, want_x=want_x, want_coef=want_coef)
+        grad_x, grad_coef = run(grad_rows, x_rows, coef_rows, mapping, basis, want_x=want_x, want_coef=want_coef)
     return _as(x, grad_x), _as(coef, grad_coef)
 
 
 @torch.library.custom_op(
     "polyfit::evaluate_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor coef, float[]? mapping, str impl, bool want_x, bool want_coef)"
+    schema="(Tensor grad, Tensor x, Tensor coef, float[]? mapping, str basis, str impl, bool want_x, bool want_coef)"
     " -> (Tensor, Tensor)",
 )
-def _evaluate_backward_op(grad, x, coef, mapping, impl, want_x, want_coef):
+def _evaluate_backward_op(grad, x, coef, mapping, basis, impl, want_x, want_coef):
     mapping = None if mapping is None else AffineMap(*mapping)
-    grad_x, grad_coef = _evaluate_backward_eager(grad, x, coef, mapping, impl, want_x, want_coef)
+    grad_x, grad_coef = _evaluate_backward_eager(grad, x, coef, mapping, basis, impl, want_x, want_coef)
     return x.new_empty(0) if grad_x is None else grad_x, x.new_empty(0) if grad_coef is None else grad_coef
 
 
 @_evaluate_backward_op.register_fake
-def _evaluate_backward_fake(grad, x, coef, mapping, impl, want_x, want_coef):
+def _evaluate_backward_fake(grad, x, coef, mapping, basis, impl, want_x, want_coef):
     grad_x = x.new_empty(x.shape, dtype=compute_dtype(x.dtype)) if want_x else x.new_empty(0)
     return grad_x, x.new_empty(coef.shape, dtype=torch.float64) if want_coef else x.new_empty(0)
 
 
 def evaluate_backward(
-    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, impl: str, *, want_x: bool, want_coef: bool
+    grad: Tensor,
+    x: Tensor,
+    coef: Tensor,
+    mapping: AffineMap | None,
+    basis: str,
+    impl: str,
+    *,
+    want_x: bool,
+    want_coef: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * p(x)) for grad in the shape of p(x).
 
@@ -344,7 +402,7 @@ def evaluate_backward(
         The gradient to x (in its shape, summed over series that share it) in the dtype that computes, and to coef in
         float64; None for what was not wanted.
     """
-    arguments = (grad, x, coef, mapping, impl, want_x, want_coef)
+    arguments = (grad, x, coef, mapping, basis, impl, want_x, want_coef)
     if not _is_traced():
         return _evaluate_backward_eager(*arguments)
     grad_x, grad_coef = torch.ops.polyfit.evaluate_backward(*arguments)

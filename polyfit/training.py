@@ -145,6 +145,10 @@ def train(
         domain=domain,
         impl=impl,
     )
+    if not isinstance(problem.loss, losses.Loss):
+        raise TypeError(
+            "a loss of your own cannot be trained by an engine; pass one of polyfit.losses, or write the loop"
+        )
     if coef.dim() == 1:
         problem = _as_one_series(problem)
     elif coef.shape[:-1] != problem.batch:
@@ -201,7 +205,7 @@ def max_stable_lr(
         impl="auto",
     )
     weight_row = None if problem.weight is None else problem.weight[None]
-    gram = onepass.gram(problem.x[None], weight_row, degree, problem.mapping)[0]
+    gram = onepass.gram(problem.x[None], weight_row, degree, problem.mapping, problem.basis)[0]
     largest = float(torch.linalg.eigvalsh(2.0 * gram)[-1]) * _loss_scale(problem, reduction)
     return 2.0 / largest if largest > 0 else math.inf
 
@@ -241,9 +245,18 @@ def _stepwise(
     monitor: Monitor | None,
 ) -> Training:
     """One fused pass over the data an epoch."""
+    assert isinstance(problem.loss, losses.Loss)
     coef = problem.coef.clone(memory_format=torch.contiguous_format).view(-1, shape[-1])
     pass_over_data = ops.bound_objective(
-        problem.x, problem.y, problem.weight, coef, problem.mapping, problem.impl, scale
+        problem.x,
+        problem.y,
+        problem.weight,
+        coef,
+        problem.mapping,
+        problem.basis,
+        *problem.loss.kernel,
+        problem.impl,
+        scale,
     )
     recorded_at, recorded = [], []
 

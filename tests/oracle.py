@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# numpy's conversions of a unit series give P_k as a polynomial in t.
+TO_POWER = {
+    "power": lambda series: series,
+    "chebyshev": np.polynomial.chebyshev.cheb2poly,
+    "legendre": np.polynomial.legendre.leg2poly,
+    "hermite": np.polynomial.hermite.herm2poly,
+    "hermite_e": np.polynomial.hermite_e.herme2poly,
+    "laguerre": np.polynomial.laguerre.lag2poly,
+}
+NUMPY_CLASSES = {
+    "power": np.polynomial.Polynomial,
+    "chebyshev": np.polynomial.Chebyshev,
+    "legendre": np.polynomial.Legendre,
+    "hermite": np.polynomial.Hermite,
+    "hermite_e": np.polynomial.HermiteE,
+    "laguerre": np.polynomial.Laguerre,
+}
 
-def to_window(x: Tensor, domain: Sequence[float] | None) -> Tensor:
-    """[lo, hi] to [-1, 1], as numpy.polynomial.polyutils.mapdomain."""
+
+def to_window(x: Tensor, domain: Sequence[float] | None, basis: str = "power") -> Tensor:
+    """The domain [lo, hi] onto numpy's window of the basis."""
     if domain is None:
         return x
     lo, hi = domain
-    return (2.0 * x - (lo + hi)) / (hi - lo)
+    window_lo, window_hi = map(float, NUMPY_CLASSES[basis].window)
+    return window_lo + (x - lo) * (window_hi - window_lo) / (hi - lo)
 
 
-def polyval(x: Tensor, coef: Tensor, domain: Sequence[float] | None = None) -> Tensor:
-    """The sum of coef[..., k] t**k, power by power."""
-    t = to_window(x, domain)
-    columns = [column.unsqueeze(-1) if coef.dim() > 1 else column for column in coef.unbind(-1)]
+def polyval(x: Tensor, coef: Tensor, domain: Sequence[float] | None = None, basis: str = "power") -> Tensor:
+    """The series by way of the power basis, power by power."""
+    t = to_window(x, domain, basis)
+    size = coef.shape[-1]
+    rows = [np.pad(TO_POWER[basis](unit), (0, size))[:size] for unit in np.eye(size)]
+    in_powers = coef @ torch.tensor(np.array(rows), dtype=coef.dtype, device=coef.device)
+    columns = [column.unsqueeze(-1) if coef.dim() > 1 else column for column in in_powers.unbind(-1)]
     return torch.stack([column * t**k for k, column in enumerate(columns)]).sum(0)
 
 
@@ -31,9 +54,11 @@ def polynomial_loss(
     reduction: str = "mean",
     per_series: bool = False,
     domain: Sequence[float] | None = None,
+    basis: str = "power",
+    pointwise: Callable[[Tensor, Tensor], Tensor] = lambda p, y: (p - y) ** 2,
 ) -> Tensor:
-    """(Weighted) squared error, reduced."""
-    loss = (polyval(x, coef, domain) - y) ** 2
+    """(Weighted) pointwise loss, reduced."""
+    loss = pointwise(*torch.broadcast_tensors(polyval(x, coef, domain, basis), y))
     loss, weights = torch.broadcast_tensors(loss, torch.ones_like(loss) if weight is None else weight)
     if reduction == "none":
         return weights * loss

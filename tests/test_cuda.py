@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import assert_no_worse_than_eager, make_problem
+from cases import LOSSES
+from oracle import NUMPY_CLASSES
+from problems import Problem, assert_no_worse_than_eager, make_problem
 
 import polyfit
 from polyfit import ops
@@ -22,19 +24,26 @@ VARIANTS = {
 }
 
 
+def run(problem: Problem) -> ops.Objective:
+    """Everything that the objective gives, by the kernel."""
+    operands = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping, problem.basis)
+    return ops.objective(*operands, *problem.case.loss.kernel, "triton", want_coef=True, want_x=True, want_y=True)
+
+
+def check_objective(problem: Problem) -> None:
+    """No worse than eager in the dtype that computes."""
+    narrow = problem if problem.x.dtype == torch.float64 else problem.to(torch.float32)
+    truth, eager = problem.to(torch.float64).objective(), narrow.objective()
+    result = run(problem)
+    for name, expected in truth.items():
+        assert_no_worse_than_eager(getattr(result, name), eager[name], expected, problem.degree, name)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("n_samples", SIZES)
 def test_objective(n_samples, variant, dtype):
-    problem = make_problem(n_samples, 5, dtype=dtype, device="cuda", **VARIANTS[variant])
-    narrow = problem if dtype == torch.float64 else problem.to(torch.float32)
-    truth, eager = problem.to(torch.float64).objective(), narrow.objective()
-    result = ops.objective(
-        problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping, "triton",
-        want_coef=True, want_x=True, want_y=True,
-    )  # fmt: skip
-    for name in truth:
-        assert_no_worse_than_eager(getattr(result, name), eager[name], truth[name], name)
+    check_objective(make_problem(n_samples, 5, dtype=dtype, device="cuda", **VARIANTS[variant]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -44,28 +53,28 @@ def test_evaluate(n_samples, variant, dtype):
     problem = make_problem(n_samples, 5, dtype=dtype, device="cuda", **VARIANTS[variant])
     narrow = problem if dtype == torch.float64 else problem.to(torch.float32)
     wide = problem.to(torch.float64)
-    values = ops.evaluate(problem.x, problem.coef, problem.mapping, "triton")
-    assert_no_worse_than_eager(values, narrow.values(), wide.values(), "values")
+    values = ops.evaluate(problem.x, problem.coef, problem.mapping, problem.basis, "triton")
+    assert_no_worse_than_eager(values, narrow.values(), wide.values(), problem.degree, "values")
     grad = torch.randn_like(values)
     results = ops.evaluate_backward(
-        grad, problem.x, problem.coef, problem.mapping, "triton", want_x=True, want_coef=True
+        grad, problem.x, problem.coef, problem.mapping, problem.basis, "triton", want_x=True, want_coef=True
     )
     truth, eager = wide.pull_back(grad), narrow.pull_back(grad)
     for name, actual in zip(("grad_x", "grad_coef"), results, strict=True):
         assert actual is not None
-        assert_no_worse_than_eager(actual, eager[name], truth[name], name)
+        assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name, dtype):
+    check_objective(make_problem(10_007, 5, weight=True, device="cuda", dtype=dtype, case=LOSSES[name]))
+
+
+@pytest.mark.parametrize("basis", NUMPY_CLASSES)
 @pytest.mark.parametrize("degree", [0, 1, 2, 10, 20])
-def test_degrees(degree):
-    problem = make_problem(10_007, degree, device="cuda", domain=True)
-    truth, eager = problem.to(torch.float64).objective(), problem.objective()
-    result = ops.objective(
-        problem.x, problem.y, problem.coef, None, None, problem.mapping, "triton",
-        want_coef=True, want_x=True, want_y=True,
-    )  # fmt: skip
-    for name in truth:
-        assert_no_worse_than_eager(getattr(result, name), eager[name], truth[name], name)
+def test_degrees_of_every_basis(degree, basis):
+    check_objective(make_problem(10_007, degree, device="cuda", domain=True, basis=basis))
 
 
 def test_auto_is_the_kernel_and_agrees_with_the_one_pass():
@@ -85,15 +94,9 @@ def test_auto_is_the_kernel_and_agrees_with_the_one_pass():
 
 def test_the_same_bits_again():
     problem = make_problem(10_000_019, 5, weight=True, device="cuda")
-    runs = [
-        ops.objective(
-            problem.x, problem.y, problem.coef, problem.weight, None, None, "triton",
-            want_coef=True, want_x=True, want_y=False,
-        )
-        for _ in range(5)
-    ]  # fmt: skip
-    for run in runs[1:]:
-        for again, first in zip(run[:4], runs[0][:4], strict=True):
+    runs = [run(problem) for _ in range(5)]
+    for repeated in runs[1:]:
+        for again, first in zip(repeated, runs[0], strict=True):
             assert again is not None
             assert first is not None
             assert torch.equal(again, first)
@@ -121,7 +124,9 @@ def test_more_samples_than_int32_counts():
     y = torch.zeros(n_samples, dtype=torch.float16, device="cuda")
     y[-1] = 1000.0  # beyond the reach of int32
     coef = torch.tensor([0.0, 0.0], dtype=torch.float16, device="cuda")
-    result = ops.objective(x, y, coef, None, None, None, "triton", want_coef=True, want_x=False, want_y=False)
+    result = ops.objective(
+        x, y, coef, None, None, None, "power", "mse", 0.0, "triton", want_coef=True, want_x=False, want_y=False
+    )
     assert result.value.item() == 1e6
     assert result.grad_coef is not None
     assert result.grad_coef.tolist() == [[-2000.0, -1000.0]]
@@ -140,13 +145,15 @@ def test_inside_a_cuda_graph():
     x, y = torch.randn(5000, device="cuda"), torch.randn(5000, device="cuda")
     coef = torch.randn(6, device="cuda")
 
-    def run():
-        return ops.objective(x, y, coef, None, None, None, "triton", want_coef=True, want_x=False, want_y=False)
+    def launch():
+        return ops.objective(
+            x, y, coef, None, None, None, "power", "mse", 0.0, "triton", want_coef=True, want_x=False, want_y=False
+        )
 
-    expected = run()
+    expected = launch()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = run()
+        captured = launch()
     graph.replay()
     assert torch.equal(captured.value, expected.value)
     assert captured.grad_coef is not None

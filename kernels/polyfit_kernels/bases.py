@@ -1,10 +1,13 @@
-"""Basis functions inside a kernel: values and derivatives of a series at a tile of mapped samples t.
+"""Basis functions inside a kernel: one three-term recurrence for all bases, specialised at compile time.
 
-    p(t)  = c_0 + t (c_1 + t (c_2 + ...))          Horner's rule, d fused multiply-adds
-    p'(t)   by carrying the derivative of each step along: p' <- p' t + p, p <- p t + c_k
+    P_0 = 1,   P_{k+1}(t) = (a_k t + b_k) P_k(t) - c_k P_{k-1}(t)
 
-Coefficients come as a tuple of scalars, lowest degree first; the degree is known at compile time and every loop
-unrolls.
+The value of a series comes from Clenshaw's rule (Clenshaw 1955), which for the power basis is Horner's::
+
+    u_k = coef_k + (a_k t + b_k) u_{k+1} - c_{k+1} u_{k+2},    p(t) = u_0
+
+and its slope from the derivative of each step. Coefficients come as a tuple of scalars, lowest degree first; degree and
+basis are known at compile time, every loop unrolls, and what is zero or one for a basis costs nothing.
 """
 
 import triton
@@ -38,20 +41,81 @@ def to_window(x, center, scale, shift, HAS_DOMAIN: tl.constexpr):
 
 
 @triton.jit
-def series(t, coef, DEGREE: tl.constexpr):
-    """p(t)."""
-    value = tl.zeros_like(t) + coef[DEGREE]
-    for k in tl.static_range(DEGREE):
-        value = value * t + coef[DEGREE - 1 - k]
+def _times_linear(u, t, k: tl.constexpr, BASIS: tl.constexpr):
+    """The product (a_k t + b_k) u; t goes to u first, or the compiler keeps all (a_k t + b_k) in registers."""
+    if BASIS == "legendre":
+        return u * t * ((2.0 * k + 1.0) / (k + 1.0))
+    elif BASIS == "laguerre":
+        return u * ((2.0 * k + 1.0) / (k + 1.0)) - u * t * (1.0 / (k + 1.0))
+    elif BASIS == "hermite" or (BASIS == "chebyshev" and k > 0):
+        return u * (t + t)
+    else:  # power, hermite_e, and the first step of chebyshev
+        return u * t
+
+
+@triton.jit
+def _plus_slope_of_linear(value, u, k: tl.constexpr, BASIS: tl.constexpr):
+    """The sum value + a_k u."""
+    if BASIS == "legendre":
+        return value + u * ((2.0 * k + 1.0) / (k + 1.0))
+    elif BASIS == "laguerre":
+        return value - u * (1.0 / (k + 1.0))
+    elif BASIS == "hermite" or (BASIS == "chebyshev" and k > 0):
+        return value + 2.0 * u
+    else:
+        return value + u
+
+
+@triton.jit
+def _minus_before(value, before, k: tl.constexpr, BASIS: tl.constexpr):
+    """The difference value - c_k before."""
+    if BASIS == "chebyshev":
+        return value - before
+    elif BASIS == "legendre" or BASIS == "laguerre":
+        return value - before * (k / (k + 1.0))
+    elif BASIS == "hermite":
+        return value - before * (2.0 * k)
+    elif BASIS == "hermite_e":
+        return value - before * (1.0 * k)
+    else:
+        return value
+
+
+@triton.jit
+def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
+    """A multiple of P_{k+1} from the same multiples of P_k and P_{k-1}; before is not looked at for k = 0."""
+    value = _times_linear(term, t, k, BASIS)
+    if k > 0:
+        value = _minus_before(value, before, k, BASIS)
     return value
 
 
 @triton.jit
-def series_and_slope(t, coef, DEGREE: tl.constexpr):
-    """p(t) and dp/dt."""
+def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
+    """The value p(t)."""
+    value = tl.zeros_like(t) + coef[DEGREE]
+    before = value
+    for k in tl.static_range(DEGREE - 1, -1, -1):
+        step = _times_linear(value, t, k, BASIS) + coef[k]
+        if k + 1 < DEGREE:
+            step = _minus_before(step, before, k + 1, BASIS)
+        before = value
+        value = step
+    return value
+
+
+@triton.jit
+def series_and_slope(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
+    """The value p(t) and dp/dt."""
     value = tl.zeros_like(t) + coef[DEGREE]
     slope = tl.zeros_like(t)
-    for k in tl.static_range(DEGREE):
-        slope = slope * t + value
-        value = value * t + coef[DEGREE - 1 - k]
+    before, slope_before = value, slope
+    for k in tl.static_range(DEGREE - 1, -1, -1):
+        step = _times_linear(value, t, k, BASIS) + coef[k]
+        slope_step = _plus_slope_of_linear(_times_linear(slope, t, k, BASIS), value, k, BASIS)
+        if k + 1 < DEGREE:
+            step = _minus_before(step, before, k + 1, BASIS)
+            slope_step = _minus_before(slope_step, slope_before, k + 1, BASIS)
+        before, slope_before = value, slope
+        value, slope = step, slope_step
     return value, slope

@@ -32,6 +32,7 @@ def _evaluate_kernel(
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -50,14 +51,14 @@ def _evaluate_kernel(
     for tile in range(program, full, programs):
         start = tile * TILE
         x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE)
+        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
         tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty))
     rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
     for tile in range(full, rest):
         start = tile * TILE
         mask = start + offsets < n_samples
         x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE)
+        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
         tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -77,6 +78,7 @@ def _pull_back_tile(
     scale,
     shift,
     DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
@@ -95,13 +97,13 @@ def _pull_back_tile(
         x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
-        _, slope = bases.series_and_slope(t, coef, DEGREE)
+        _, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
         grad_x = grad * slope
         if HAS_DOMAIN:
             grad_x = grad_x * scale
         tl.store(grad_x_ptr + index, grad_x, mask=mask)
     if WANT_COEF:
-        return sums.add_moments(accumulators, 0, grad, t, DEGREE)
+        return sums.add_moments(accumulators, 0, grad, t, DEGREE, BASIS)
     return accumulators
 
 
@@ -125,6 +127,7 @@ def _evaluate_backward_kernel(
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
@@ -151,19 +154,21 @@ def _evaluate_backward_kernel(
     for tile in range(program, full, programs):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
-            DEGREE, HAS_DOMAIN, WANT_COEF, WANT_X, False, COMPUTE,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, False, COMPUTE,
         )  # fmt: skip
     rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
     for tile in range(full, rest):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef,
-            c, s, h, DEGREE, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
+            c, s, h, DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
         )  # fmt: skip
     if WANT_COEF:
         sums.store_sums(partial_ptr + pid * COUNT, total, COUNT, LEVELS, ROWS)
 
 
-def evaluate(x: torch.Tensor, coef: torch.Tensor, mapping: tuple[float, float, float] | None) -> torch.Tensor:
+def evaluate(
+    x: torch.Tensor, coef: torch.Tensor, mapping: tuple[float, float, float] | None, basis: str
+) -> torch.Tensor:
     """p(x) for x (S or 1, N) and coef (S, degree + 1): (S, N) in the dtype of x. `mapping` as in `objective`."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     out = torch.empty(n_series, n_samples, dtype=x.dtype, device=x.device)
@@ -175,6 +180,7 @@ def evaluate(x: torch.Tensor, coef: torch.Tensor, mapping: tuple[float, float, f
         n_samples, config.programs, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
+        BASIS=basis,
         HAS_DOMAIN=mapping is not None,
         ROWS=config.rows,
         COLUMNS=config.columns,
@@ -189,6 +195,7 @@ def evaluate_backward(
     x: torch.Tensor,
     coef: torch.Tensor,
     mapping: tuple[float, float, float] | None,
+    basis: str,
     *,
     want_x: bool,
     want_coef: bool,
@@ -204,14 +211,14 @@ def evaluate_backward(
     grad_x = PerSample(x, n_series, compute_dtypes(x.dtype)[0], want_x)
     for part in parts(n_series, n_samples, grad_x):
         to_x = grad_x.target(part, part.stop - part.start)
-        sums_of_part = _launch_backward(rows(grad, part), rows(x, part), coef[part], mapping, want_coef, to_x)
+        sums_of_part = _launch_backward(rows(grad, part), rows(x, part), coef[part], mapping, basis, want_coef, to_x)
         if grad_coef is not None:
             grad_coef[part] = sums_of_part
         grad_x.collect()
     return grad_x.result, grad_coef
 
 
-def _launch_backward(grad, x, coef, mapping, want_coef, grad_x) -> torch.Tensor | None:
+def _launch_backward(grad, x, coef, mapping, basis, want_coef, grad_x) -> torch.Tensor | None:
     """The sums (S, degree + 1) of these series where wanted; the gradient to x is written to grad_x where given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
@@ -222,6 +229,7 @@ def _launch_backward(grad, x, coef, mapping, want_coef, grad_x) -> torch.Tensor 
         n_samples, config.programs, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
+        BASIS=basis,
         HAS_DOMAIN=mapping is not None,
         WANT_COEF=want_coef,
         WANT_X=grad_x is not None,

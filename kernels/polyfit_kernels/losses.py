@@ -1,11 +1,106 @@
-"""Pointwise losses inside a kernel: value and derivative with respect to the prediction p."""
+"""Pointwise losses inside a kernel: value and derivatives to the prediction p and the target y.
+
+Specialised at compile time by the name of the loss; its parameter is a scalar of the dtype that computes. Exponentials
+are taken of negative numbers only, so that nothing overflows for large residuals and logits, and log(1 + u) by Kahan's
+formula, which keeps the digits of a small u (W. Kahan; see Higham, Accuracy and Stability of Numerical Algorithms,
+1.14.1).
+"""
 
 import triton
-import triton.language as tl  # noqa: F401 - the interpreter asks that it be visible
+import triton.language as tl
 
 
 @triton.jit
-def squared_error(p, y):
-    """Squared error (p - y)^2 and its derivative to p, 2 (p - y)."""
-    residual = p - y
-    return residual * residual, 2.0 * residual
+def _log1p(u):
+    """The logarithm of 1 + u for u >= 0."""
+    w = 1.0 + u
+    return tl.where(w == 1.0, u, tl.log(w) * (u / tl.where(w == 1.0, 1.0, w - 1.0)))
+
+
+@triton.jit
+def _one_minus_exp(x):
+    """The difference 1 - exp(-x) for x >= 0, with the digits of a small x (Kahan's formula again), and exp(-x)."""
+    e = tl.exp(-x)
+    is_small = (x < 1.0) & (e < 1.0)
+    small = (1.0 - e) * (x / -tl.where(is_small, tl.log(tl.where(is_small, e, 0.5)), -1.0))
+    return tl.where(is_small, small, tl.where(x < 1.0, x, 1.0 - e)), e
+
+
+@triton.jit
+def _sign(r):
+    """The sign of r, zero at zero."""
+    return tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, 0.0)).to(r.dtype)
+
+
+@triton.jit
+def pointwise(p, y, parameter, LOSS: tl.constexpr):
+    """The loss l(p, y), dl/dp and dl/dy."""
+    r = p - y
+    if LOSS == "mse":
+        value, slope = r * r, 2.0 * r
+        to_y = -slope
+    elif LOSS == "l1":
+        value, slope = tl.abs(r), _sign(r)
+        to_y = -slope
+    elif LOSS == "huber":
+        size = tl.abs(r)
+        is_near = size <= parameter
+        value = tl.where(is_near, 0.5 * r * r, parameter * (size - 0.5 * parameter))
+        slope = tl.where(is_near, r, parameter * _sign(r))
+        to_y = -slope
+    elif LOSS == "smooth_l1":
+        size = tl.abs(r)
+        is_near = size < parameter
+        inverse = 1.0 / parameter
+        value = tl.where(is_near, 0.5 * r * r * inverse, size - 0.5 * parameter)
+        slope = tl.where(is_near, r * inverse, _sign(r))
+        to_y = -slope
+    elif LOSS == "log_cosh":
+        size = tl.abs(r)
+        half, e = _one_minus_exp(2.0 * size)
+        # log(cosh r) = log1p(sinh(r)^2) / 2 near zero, where the other form cancels; 4 sinh^2 = (1 - e)^2 / e.
+        near = 0.5 * _log1p(tl.where(size < 0.5, 0.25 * half * half / tl.where(size < 0.5, e, 1.0), 0.0))
+        value = tl.where(size < 0.5, near, size + _log1p(e) - 0.6931471805599453)
+        slope = _sign(r) * half * (1.0 / (1.0 + e))
+        to_y = -slope
+    elif LOSS == "quantile":
+        value = tl.maximum(-parameter * r, (1.0 - parameter) * r)
+        slope = 0.5 * _sign(r) + (0.5 - parameter)
+        to_y = -slope
+    elif LOSS == "bce_with_logits":
+        e = tl.exp(-tl.abs(p))
+        softplus = tl.maximum(-p, 0.0) + _log1p(e)  # of -p
+        weight = 1.0 + (parameter - 1.0) * y
+        value = (1.0 - y) * p + weight * softplus
+        slope = (1.0 - y) - weight * (tl.where(p >= 0.0, e, 1.0) * (1.0 / (1.0 + e)))
+        to_y = (parameter - 1.0) * softplus - p
+    elif LOSS == "cauchy":
+        inverse = 1.0 / parameter
+        ratio = r * inverse
+        is_far = tl.abs(ratio) > 1e15  # whose square may overflow
+        square = tl.where(is_far, 0.0, ratio * ratio)
+        log = tl.where(is_far, 2.0 * tl.log(tl.where(is_far, tl.abs(ratio), 1.0)), _log1p(square))
+        value = 0.5 * parameter * parameter * log
+        slope = r * (1.0 / (1.0 + ratio * ratio))
+        to_y = -slope
+    else:  # poisson_nll in its four variants
+        tl.static_assert(
+            LOSS == "poisson_nll"
+            or LOSS == "poisson_nll_log"
+            or LOSS == "poisson_nll_full"
+            or LOSS == "poisson_nll_log_full"
+        )
+        if LOSS == "poisson_nll_log" or LOSS == "poisson_nll_log_full":
+            rate = tl.exp(p)
+            value, slope, to_y = rate - y * p, rate - y, -p
+        else:
+            rate = p + parameter
+            log = tl.log(rate)
+            value, slope, to_y = p - y * log, 1.0 - y * (1.0 / rate), -log
+        if LOSS == "poisson_nll_full" or LOSS == "poisson_nll_log_full":
+            large = tl.where(y > 1.0, y, 1.0)
+            log = tl.log(large)
+            # Stirling: y log y - y + log(2 pi y) / 2
+            value += tl.where(y > 1.0, large * log - large + 0.5 * (log + 1.8378770664093453), 0.0)
+            to_y += tl.where(y > 1.0, log + 0.5 / large, 0.0)
+    return value, slope, to_y

@@ -5,10 +5,9 @@ With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise 
     value       = sum_n w_n l(p_n, y_n)
     grad_coef_k = sum_n u w_n l'(p_n, y_n) P_k(t_n)
     grad_x_n    = u w_n l'(p_n, y_n) dp/dt(t_n) dt/dx
-    grad_y_n    = -u w_n l'(p_n, y_n)
+    grad_y_n    = u w_n dl/dy(p_n, y_n)
 
-for each series, u being the upstream factor of the series. (For a loss of p - y the derivative to y is
-minus that to p.)
+for each series, u being the upstream factor of the series and l' the derivative to p.
 
 Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3 instructions are spent on it, so that on a
 card that gives 10 or more float32 instructions a byte the pass is bound by memory up to d ~ 16.
@@ -42,10 +41,13 @@ def _add_tile(
     stride_wn,
     coef,  # tuple of scalars
     upstream,
+    parameter,  # of the loss
     center,
     scale,
     shift,
     DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    LOSS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     WANT_COEF: tl.constexpr,
@@ -66,10 +68,10 @@ def _add_tile(
         y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn).to(COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
-        p, slope = bases.series_and_slope(t, coef, DEGREE)
+        p, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
     else:
-        p = bases.series(t, coef, DEGREE)
-    value, delta = losses.squared_error(p, y)
+        p = bases.series(t, coef, DEGREE, BASIS)
+    value, delta, to_y = losses.pointwise(p, y, parameter, LOSS)
     if MASKED:
         value = tl.where(mask, value, 0.0)
         delta = tl.where(mask, delta, 0.0)
@@ -80,6 +82,7 @@ def _add_tile(
             weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn).to(COMPUTE)
         head = (accumulators[0] + tl.sum(value * weight, axis=1), accumulators[1] + tl.sum(weight, axis=1))
         delta = delta * weight
+        to_y = to_y * weight
     else:
         head = (accumulators[0] + tl.sum(value, axis=1),)
     delta = delta * upstream
@@ -89,12 +92,12 @@ def _add_tile(
             grad_x = grad_x * scale
         tl.store(grad_x_ptr + index, grad_x, mask=mask)
     if WANT_Y:
-        tl.store(grad_y_ptr + index, -delta, mask=mask)
+        tl.store(grad_y_ptr + index, to_y * upstream, mask=mask)
     HEAD: tl.constexpr = 2 if HAS_WEIGHT else 1
     if WANT_COEF:
         for k in tl.static_range(DEGREE + 1):
             head += (accumulators[HEAD + k],)
-        return sums.add_moments(head, HEAD, delta, t, DEGREE)
+        return sums.add_moments(head, HEAD, delta, t, DEGREE, BASIS)
     return head
 
 
@@ -122,7 +125,10 @@ def _objective_kernel(
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
+    parameter: "fp64",  # noqa: F821
     DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    LOSS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_UPSTREAM: tl.constexpr,
@@ -151,23 +157,23 @@ def _objective_kernel(
     upstream = 1.0
     if HAS_UPSTREAM:
         upstream = tl.load(upstream_ptr + row).to(COMPUTE)
-    c, s, h = bases.scalars((center, scale, shift), COMPUTE)
+    c, s, h, loss_parameter = bases.scalars((center, scale, shift, parameter), COMPUTE)
     offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
     total = sums.zeros(COUNT, ROWS, COMPUTE)
     full = tl.full((), n_samples // TILE, tl.int64)
     for tile in range(program, full, programs):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
-            stride_xn, stride_yn, stride_wn, coef, upstream, c, s, h,
-            DEGREE, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, False, COMPUTE,
+            stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, False, COMPUTE,
         )  # fmt: skip
     # What is left over belongs to the program whose turn it would be; for the others this loop is empty.
     rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
     for tile in range(full, rest):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
-            stride_xn, stride_yn, stride_wn, coef, upstream, c, s, h,
-            DEGREE, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, True, COMPUTE,
+            stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, True, COMPUTE,
         )  # fmt: skip
     sums.store_sums(partial_ptr + pid * COUNT, total, COUNT, LEVELS, ROWS)
 
@@ -179,6 +185,9 @@ def objective(
     weight: torch.Tensor | None,
     upstream: torch.Tensor | None,
     mapping: tuple[float, float, float] | None,
+    basis: str,
+    loss: str,
+    parameter: float,
     *,
     want_coef: bool = True,
     want_x: bool = False,
@@ -193,6 +202,9 @@ def objective(
         weight: (S or 1, N) or None.
         upstream: (S,), a factor for the gradients of each series, or None for one.
         mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
+        basis: its name.
+        loss: the name of its variant, see `polyfit_kernels.losses.pointwise`.
+        parameter: of the loss.
         want_coef: whether the gradient to coef is wanted.
         want_x: to x.
         want_y: to y.
@@ -215,6 +227,9 @@ def objective(
             coef[part],
             None if upstream is None else upstream[part],
             mapping,
+            basis,
+            loss,
+            parameter,
             totals.shape[1],
             want_coef,
             grad_x.target(part, part.stop - part.start),
@@ -231,17 +246,31 @@ def objective(
     )
 
 
-def _launch(x, y, weight, coef, upstream, mapping, count, want_coef, grad_x, grad_y) -> torch.Tensor:
+def _launch(
+    x, y, weight, coef, upstream, mapping, basis, loss, parameter, count, want_coef, grad_x, grad_y
+) -> torch.Tensor:
     """The sums (S, count) of these series; per-sample gradients are written to grad_x and grad_y where given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
     partial = torch.empty(n_series, config.programs, count, dtype=torch.float64, device=x.device)
     _objective_kernel[n_series * config.programs,](
         x, y, weight, coef, upstream, partial, grad_x, grad_y,
-        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(), n_samples if n_series >
-        1 else 0, *(mapping or launch.IDENTITY), DEGREE=n_coef - 1, HAS_DOMAIN=mapping is not None, HAS_WEIGHT=weight is
-        not None, HAS_UPSTREAM=upstream is not None, WANT_COEF=want_coef, WANT_X=grad_x is not None, WANT_Y=grad_y is
-        not None, COUNT=count, LEVELS=sums.levels(count), ROWS=config.rows, COLUMNS=config.columns,
-        COMPUTE=compute_dtypes(x.dtype)[1], num_warps=config.num_warps,
+        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(),
+        n_samples if n_series > 1 else 0, *(mapping or launch.IDENTITY), parameter,
+        DEGREE=n_coef - 1,
+        BASIS=basis,
+        LOSS=loss,
+        HAS_DOMAIN=mapping is not None,
+        HAS_WEIGHT=weight is not None,
+        HAS_UPSTREAM=upstream is not None,
+        WANT_COEF=want_coef,
+        WANT_X=grad_x is not None,
+        WANT_Y=grad_y is not None,
+        COUNT=count,
+        LEVELS=sums.levels(count),
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        COMPUTE=compute_dtypes(x.dtype)[1],
+        num_warps=config.num_warps,
     )  # fmt: skip
     return partial.sum(1)

@@ -11,6 +11,8 @@ in float64.
 import triton
 import triton.language as tl
 
+from polyfit_kernels import bases
+
 
 def levels(count: int) -> int:
     """Levels of pairwise joins that bring `count` accumulators into one tensor: LEVELS of `store_sums`."""
@@ -27,16 +29,18 @@ def zeros(COUNT: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr):
+def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """Add delta * P_k(t), k = 0 .. DEGREE, to the accumulators from `first` on; those before it are kept."""
     out = ()
     for i in tl.static_range(first):
         out += (sums[i],)
-    term = delta
+    term, before = delta, delta
     for k in tl.static_range(DEGREE + 1):
         out += (sums[first + k] + tl.sum(term, axis=1),)
         if k < DEGREE:
-            term = term * t
+            after = bases.next_term(t, term, before, k, BASIS)
+            before = term
+            term = after
     return out
 
 

@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 
 import polyfit_kernels.evaluate
 import polyfit_kernels.objective
+from polyfit import losses
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class Variant:
     n_series: int = 1
     weight: bool = False
     domain: bool = False
+    basis: str = "power"
+    loss: losses.Loss = losses.MSE()  # noqa: RUF009 - frozen
     want_coef: bool = True
     want_x: bool = False
     want_y: bool = False
@@ -199,12 +202,24 @@ class Variant:
         coef = torch.empty(self.n_series, self.degree + 1, dtype=self.dtype)
         mapping = (0.5, 2.0, 0.25) if self.domain else None
         if self.launcher == "evaluate":
-            return record("evaluate", device, x, coef, mapping)
+            return record("evaluate", device, x, coef, mapping, self.basis)
         if self.launcher == "evaluate_backward":
             wants = {"want_x": self.want_x, "want_coef": self.want_coef}
-            return record("evaluate_backward", device, y, x, coef, mapping, **wants)
+            return record("evaluate_backward", device, y, x, coef, mapping, self.basis, **wants)
         wants = {"want_coef": self.want_coef, "want_x": self.want_x, "want_y": self.want_y}
-        return record("objective", device, x, y, coef, weight if self.weight else None, None, mapping, **wants)
+        return record(
+            "objective",
+            device,
+            x,
+            y,
+            coef,
+            weight if self.weight else None,
+            None,
+            mapping,
+            self.basis,
+            *self.loss.kernel,
+            **wants,
+        )
 
 
 VARIANTS = {
@@ -220,6 +235,28 @@ VARIANTS = {
     "objective d=5, float16": Variant("objective", 5, 2, dtype=torch.float16),
     "objective d=5, bfloat16": Variant("objective", 5, 2, dtype=torch.bfloat16),
     "objective d=5, float64": Variant("objective", 5, 2, dtype=torch.float64),
+    **{
+        f"objective d={degree}, {basis}": Variant("objective", degree, 2, basis=basis)
+        for basis in ("chebyshev", "legendre", "hermite", "hermite_e", "laguerre")
+        for degree in (1, 5, 10, 20)
+    },
+    **{
+        f"objective d={degree}, {' '.join(filter(None, loss.kernel[0].split('_')))}": Variant(
+            "objective", degree, 2, loss=loss
+        )
+        for loss in (
+            losses.L1(),
+            losses.Huber(),
+            losses.SmoothL1(),
+            losses.LogCosh(),
+            losses.Quantile(),
+            losses.BCEWithLogits(),
+            losses.PoissonNLL(),
+            losses.PoissonNLL(False, True),
+            losses.Cauchy(),
+        )
+        for degree in (1, 5, 10, 20)
+    },
     "evaluate d=5": Variant("evaluate", 5, 1, 1),
     "evaluate d=20": Variant("evaluate", 20, 1, 1),
     "evaluate_backward d=5": Variant("evaluate_backward", 5, 2),

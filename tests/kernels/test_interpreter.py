@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from cases import LOSSES
+from oracle import NUMPY_CLASSES
 from problems import assert_no_worse_than_eager, make_problem
 from torch import Tensor
 
@@ -15,6 +18,7 @@ from polyfit_kernels.objective import objective
 
 pytestmark = pytest.mark.interpreter
 
+BASES = list(NUMPY_CLASSES)
 TILE = 1024  # of float32 and n >= 1024
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # Sizes around the tile, and what else a kernel can be asked for, each with each size at least once over the grid.
@@ -54,7 +58,16 @@ def narrow_eager(problem):
 def check_objective(problem, what: str) -> None:
     """All outputs of the objective, together and each alone."""
     truth, eager = problem.to(torch.float64).objective(), narrow_eager(problem).objective()
-    arguments = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping)
+    arguments = (
+        problem.x,
+        problem.y,
+        problem.coef,
+        problem.weight,
+        problem.upstream,
+        problem.mapping,
+        problem.basis,
+        *problem.case.loss.kernel,
+    )
     for wants in ((True, True, True), (True, False, False), (False, True, False), (False, False, True), (False,) * 3):
         want_coef, want_x, want_y = wants
         value, weight, grad_coef, grad_x, grad_y = objective(
@@ -65,7 +78,7 @@ def check_objective(problem, what: str) -> None:
             actual = results[name]
             assert (actual is not None) == want
             if actual is not None:
-                assert_no_worse_than_eager(actual, eager[name], truth[name], f"{what}: {name}")
+                assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, f"{what}: {name}")
         assert (weight is None) == (problem.weight is None)
         if weight is not None:
             expected = problem.weight.double().sum(1).expand(problem.coef.shape[0])
@@ -84,6 +97,43 @@ def test_objective_of_all_degrees_and_dtypes(degree, dtype):
     check_objective(make_problem(301, degree, n_series=2, weight=True, upstream=True, domain=True, dtype=dtype), "")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss(name, dtype):
+    problem = make_problem(
+        133, 3, n_series=2, weight=True, domain=True, basis="chebyshev", case=LOSSES[name], dtype=dtype
+    )
+    check_objective(problem, name)
+
+
+@pytest.mark.parametrize("domain", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 2, 6])
+@pytest.mark.parametrize("basis", BASES)
+def test_every_basis(basis, degree, domain):
+    problem = make_problem(133, degree, n_series=2, domain=domain, basis=basis)
+    check_objective(problem, basis)
+    check_evaluate(problem, basis)
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_every_basis_in_float64_is_numpys(basis):
+    # The constants of a recurrence must not pass through float32 on their way into the kernel.
+    x, coef = torch.linspace(-1.5, 1.5, 65, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+    numpy_class = NUMPY_CLASSES[basis]
+    units = [numpy_class.basis(k, domain=numpy_class.window) for k in range(12)]
+    terms = sum(abs(c) * np.abs(unit(x.numpy())) for c, unit in zip(coef.tolist(), units, strict=True))
+    values = evaluate(x[None], coef[None], None, basis)[0]
+    expected = sum(c * unit(x.numpy()) for c, unit in zip(coef.tolist(), units, strict=True))
+    assert np.all(np.abs(values.numpy() - expected) <= 1e-14 * terms)
+    grad_x, _ = evaluate_backward(
+        torch.ones_like(x)[None], x[None], coef[None], None, basis, want_x=True, want_coef=False
+    )
+    assert grad_x is not None
+    slope = numpy_class(coef.numpy(), domain=numpy_class.window).deriv()
+    slope_terms = sum(abs(c) * np.abs(unit(x.numpy())) for c, unit in zip(slope.coef, units, strict=False))
+    assert np.all(np.abs(grad_x[0].numpy() - slope(x.numpy())) <= 1e-13 * slope_terms)
+
+
 @pytest.mark.parametrize("variant", ["one series", "domain", "own x", "shared x"])
 @pytest.mark.parametrize("n_samples", SIZES)
 def test_evaluate_and_its_backward_at_the_edges_of_a_tile(n_samples, variant):
@@ -98,17 +148,19 @@ def test_evaluate_and_its_backward_of_all_degrees_and_dtypes(degree, dtype):
 
 def check_evaluate(problem, what: str) -> None:
     wide, narrow = problem.to(torch.float64), narrow_eager(problem)
-    values = evaluate(problem.x, problem.coef, problem.mapping)
+    values = evaluate(problem.x, problem.coef, problem.mapping, problem.basis)
     assert values.dtype == problem.x.dtype
-    assert_no_worse_than_eager(values, narrow.values(), wide.values(), f"{what}: values")
+    assert_no_worse_than_eager(values, narrow.values(), wide.values(), problem.degree, f"{what}: values")
     grad = torch.randn(problem.coef.shape[0], problem.x.shape[1]).to(problem.x.dtype)
     truth, eager = wide.pull_back(grad), narrow.pull_back(grad)
     for wants in ((True, True), (True, False), (False, True)):
-        results = evaluate_backward(grad, problem.x, problem.coef, problem.mapping, want_x=wants[0], want_coef=wants[1])
+        results = evaluate_backward(
+            grad, problem.x, problem.coef, problem.mapping, problem.basis, want_x=wants[0], want_coef=wants[1]
+        )
         for name, want, actual in zip(("grad_x", "grad_coef"), wants, results, strict=True):
             assert (actual is not None) == want
             if actual is not None:
-                assert_no_worse_than_eager(actual, eager[name], truth[name], f"{what}: {name}")
+                assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, f"{what}: {name}")
 
 
 @pytest.mark.parametrize("n_samples", [1, 129, TILE + 1])
@@ -172,5 +224,5 @@ def test_training_through_the_kernels():
 def test_a_nan_among_the_data_is_not_lost():
     problem = make_problem(TILE + 1, 2)
     problem.y[0, TILE] = float("nan")
-    value, *_ = objective(problem.x, problem.y, problem.coef, None, None, None)
+    value, *_ = objective(problem.x, problem.y, problem.coef, None, None, None, "power", "mse", 0.0)
     assert value.isnan().all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import NUMPY_CLASSES
 from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
 from torch import Tensor
@@ -19,6 +20,7 @@ import polyfit
 from polyfit import onepass, ops
 
 F64 = torch.float64
+BASES = list(NUMPY_CLASSES)
 # What x, coef and y, weight may look like: name, shape of x, shape of coef, shape of y, shape of weight.
 LAYOUTS = {
     "one series": ((37,), (4,), (37,), (37,)),
@@ -109,6 +111,43 @@ def test_loss_of_each_sample_and_its_gradients(layout, weighted):
     assert_close(actual, expected, 64)
     for ours, theirs in zip(gradients(actual, (x, y, coef)), gradients(expected, (x, y, coef)), strict=True):
         assert_close(ours, theirs, 256)
+
+
+@pytest.mark.parametrize("domain", [None, (-1.5, 2.0)])
+@pytest.mark.parametrize("layout", ["one series", "own x", "shared x", "constant", "line"])
+@pytest.mark.parametrize("basis", BASES)
+def test_every_basis(basis, layout, domain):
+    x, y, coef, weight = make(layout)
+    options: dict[str, Any] = {"domain": domain, "basis": basis}
+    ours, plain = polyfit.polyval(x, coef, **options), plain_polyval(x, coef, **options)
+    assert_close(ours, plain, 64)
+    for mine, theirs in zip(gradients(ours, (x, coef)), gradients(plain, (x, coef)), strict=True):
+        assert_close(mine, theirs, 256)
+    options |= {"weight": weight, "per_series": True}
+    ours, plain = polyfit.polynomial_loss(x, y, coef, **options), plain_loss(x, y, coef, **options)
+    assert_close(ours, plain, 256)
+    for mine, theirs in zip(gradients(ours, (x, y, coef)), gradients(plain, (x, y, coef)), strict=True):
+        assert_close(mine, theirs, 1024)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 7, 20])
+@pytest.mark.parametrize("basis", BASES)
+def test_values_and_derivatives_are_numpys(basis, degree):
+    numpy_class = NUMPY_CLASSES[basis]
+    x = torch.linspace(-1.0, 1.0, 101, dtype=F64)
+    coef = torch.randn(degree + 1, dtype=F64)
+    series = numpy_class(coef.numpy(), domain=(-1.0, 1.0))
+    x.requires_grad_()
+    values = polyfit.polyval(x, coef, basis=basis, domain=(-1.0, 1.0))
+
+    def terms_of(of: Any) -> Any:
+        unit_series = (numpy_class.basis(k, domain=(-1.0, 1.0)) for k in range(len(of)))
+        return sum(abs(c) * np.abs(unit(x.detach().numpy())) for c, unit in zip(of, unit_series, strict=True))
+
+    assert np.all(np.abs(values.detach().numpy() - series(x.detach().numpy())) <= 1e-14 * terms_of(coef.tolist()))
+    (slope,) = torch.autograd.grad(values.sum(), x)
+    derivative = series.deriv()
+    assert np.all(np.abs(slope.numpy() - derivative(x.detach().numpy())) <= 1e-13 * terms_of(derivative.coef) + 1e-300)
 
 
 def test_loss_is_torchs_mse():
@@ -358,8 +397,8 @@ def test_nothing_of_the_size_of_the_data_is_made():
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(1, degree + 1)
     with LargestTensor() as largest:
-        onepass.Objective(x[None], y[None], None, 1, degree, None)(coef)
-        onepass.evaluate_backward(y[None], x[None], coef, None, want_x=False, want_coef=True)
+        onepass.Objective(x[None], y[None], None, 1, degree, None, "chebyshev", polyfit.losses.MSE())(coef)
+        onepass.evaluate_backward(y[None], x[None], coef, None, "legendre", want_x=False, want_coef=True)
     assert largest.elements <= onepass._CHUNK["cpu"] * (degree + 1) < n_samples
 
 
@@ -401,16 +440,17 @@ def test_inputs_are_not_written_and_results_repeat_to_the_bit():
 # ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("basis", ["power", "chebyshev", "laguerre"])
 @pytest.mark.parametrize("layout", ["one series", "own x", "shared x", "own x, shared y", "constant", "line"])
-def test_gradcheck_to_second_order(layout):
+def test_gradcheck_to_second_order(layout, basis):
     x, y, coef, weight = make(layout)
     x, y, weight = (tensor[..., :5].detach().requires_grad_(tensor.requires_grad) for tensor in (x, y, weight))
 
     def values(x, coef):
-        return polyfit.polyval(x, coef, domain=(-2, 3))
+        return polyfit.polyval(x, coef, domain=(-2, 3), basis=basis)
 
     def loss(x, y, coef):
-        return polyfit.polynomial_loss(x, y, coef, weight=weight, per_series=True)
+        return polyfit.polynomial_loss(x, y, coef, weight=weight, per_series=True, basis=basis)
 
     for function, inputs in ((values, (x, coef)), (loss, (x, y, coef))):
         assert torch.autograd.gradcheck(function, inputs)
@@ -494,13 +534,20 @@ def test_custom_operators_are_well_formed():
     x, y, coef, weight = make("own x", grad=False)
     mapping = [0.5, 2.0, 0.25]
     upstream = torch.ones(3, dtype=F64)
-    torch.library.opcheck(torch.ops.polyfit.evaluate, (x, coef, mapping, "torch"))
-    torch.library.opcheck(torch.ops.polyfit.evaluate, (x[0], coef, None, "torch"))
+    torch.library.opcheck(torch.ops.polyfit.evaluate, (x, coef, mapping, "legendre", "torch"))
+    torch.library.opcheck(torch.ops.polyfit.evaluate, (x[0], coef, None, "power", "torch"))
     for want_x, want_coef in ((True, False), (False, True), (True, True)):
-        torch.library.opcheck(torch.ops.polyfit.evaluate_backward, (y, x, coef, mapping, "torch", want_x, want_coef))
+        torch.library.opcheck(
+            torch.ops.polyfit.evaluate_backward, (y, x, coef, mapping, "legendre", "torch", want_x, want_coef)
+        )
     for arguments in ((weight, upstream, mapping), (None, None, None)):
-        torch.library.opcheck(torch.ops.polyfit.objective, (x, y, coef, *arguments, "torch", True, True, True))
-        torch.library.opcheck(torch.ops.polyfit.objective, (x[0], y[0], coef, *arguments, "torch", True, False, False))
+        torch.library.opcheck(
+            torch.ops.polyfit.objective, (x, y, coef, *arguments, "laguerre", "huber", 0.5, "torch", True, True, True)
+        )
+        torch.library.opcheck(
+            torch.ops.polyfit.objective,
+            (x[0], y[0], coef, *arguments, "power", "mse", 0.0, "torch", True, False, False),
+        )
 
 
 def test_impl_can_be_asked_for_and_inspected():
@@ -535,8 +582,8 @@ BAD = [
     ({"x": torch.zeros(2, 5), "coef": torch.zeros(3, 4)}, ValueError, "must broadcast"),
     ({"x": torch.tensor(0.0), "y": torch.tensor(0.0), "coef": torch.zeros(2, 3)}, ValueError, r"pass x.reshape\(1\)"),
     ({"x": torch.zeros(0), "y": torch.zeros(0)}, ValueError, "mean' over no samples"),
-    ({"loss": "mae"}, ValueError, "loss='mae' is unknown; pass one of 'mse'"),
-    ({"basis": "monomial"}, ValueError, "basis='monomial' is unknown; pass one of 'power'"),
+    ({"loss": "mae"}, ValueError, "loss='mae' is unknown; pass one of 'mse', 'l1', 'huber'"),
+    ({"basis": "monomial"}, ValueError, "basis='monomial' is unknown; pass one of 'power', 'chebyshev', 'legendre'"),
     ({"reduction": "median"}, ValueError, "reduction='median' is unknown"),
     ({"per_series": True, "reduction": "none"}, ValueError, "pass one of the two"),
     ({"impl": "cuda"}, ValueError, "impl='cuda' is unknown"),

@@ -7,6 +7,7 @@ from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
 
 from polyfit import bases, onepass
+from polyfit.losses import MSE
 
 F64 = torch.float64
 
@@ -20,21 +21,22 @@ def small_chunks(monkeypatch):
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("basis", ["power", "legendre"])
 @pytest.mark.parametrize("shared", ["x", "y", "x and y", "nothing"])
 @pytest.mark.parametrize("n_series", [1, 2, 5])
 @pytest.mark.parametrize("n_samples", [1, 3, 4, 7, 8, 9, 23, 24, 25, 50])
-def test_every_border_of_chunks(n_samples, n_series, shared):
+def test_every_border_of_chunks(n_samples, n_series, shared, basis):
     x = torch.randn(1 if "x" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     y = torch.randn(1 if "y" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     weight = torch.rand(n_series, n_samples, dtype=F64)
     coef = torch.randn(n_series, 3, dtype=F64).requires_grad_()
     upstream = torch.linspace(-1, 2, n_series, dtype=F64)
-    mapping = bases.affine_map((-2.0, 3.0), bases.POWER, F64)
+    mapping = bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64)
 
-    losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0))
+    losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0), basis=basis)
     to_x, to_y = torch.autograd.grad(losses, (x, y), upstream, retain_graph=True)
     (to_coef,) = torch.autograd.grad(losses.sum(), coef)
-    bound = onepass.Objective(x.detach(), y.detach(), weight, n_series, 2, mapping)
+    bound = onepass.Objective(x.detach(), y.detach(), weight, n_series, 2, mapping, basis, MSE())
     for _ in range(2):  # a second call must not see anything of the first
         value, total, grad_coef, grad_x, grad_y = bound(coef.detach(), upstream, want_x=True, want_y=True)
         for ours, theirs in (
@@ -47,13 +49,13 @@ def test_every_border_of_chunks(n_samples, n_series, shared):
             assert ours is not None
             torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
 
-    values = plain_polyval(x, coef, (-2.0, 3.0)).expand(n_series, -1)
+    values = plain_polyval(x, coef, (-2.0, 3.0), basis).expand(n_series, -1)
     torch.testing.assert_close(
-        onepass.evaluate(x.detach(), coef.detach(), mapping), values.detach(), rtol=1e-12, atol=1e-12
+        onepass.evaluate(x.detach(), coef.detach(), mapping, basis), values.detach(), rtol=1e-12, atol=1e-12
     )
     grad = torch.randn(n_series, n_samples, dtype=F64)
     expected = torch.autograd.grad(values, (x, coef), grad)
-    ours = onepass.evaluate_backward(grad, x.detach(), coef.detach(), mapping, want_x=True, want_coef=True)
+    ours = onepass.evaluate_backward(grad, x.detach(), coef.detach(), mapping, basis, want_x=True, want_coef=True)
     for mine, theirs in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
@@ -66,7 +68,7 @@ def test_gram_is_numpys(n_series, weighted, small, request):
         request.getfixturevalue("small_chunks")
     x = torch.rand(n_series, 53, dtype=F64) * 4 + 1
     weight = torch.rand(n_series, 53, dtype=F64) if weighted else None
-    gram = onepass.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.POWER, F64))
+    gram = onepass.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.POWER, F64), "power")
     for series in range(n_series):
         powers = np.vander((x[series].numpy() - 3.0) / 2.0, 5, increasing=True)
         weights = np.ones(53) if weight is None else weight[series].numpy()
@@ -74,4 +76,4 @@ def test_gram_is_numpys(n_series, weighted, small, request):
 
 
 def test_gram_of_no_samples_is_zero():
-    assert onepass.gram(torch.empty(1, 0), None, 2, None).tolist() == [[[0.0] * 3] * 3]
+    assert onepass.gram(torch.empty(1, 0), None, 2, None, "power").tolist() == [[[0.0] * 3] * 3]

@@ -1,0 +1,190 @@
+"""Every loss: values, slopes and kinks against torch, in the one pass and by the formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from cases import LOSSES
+from oracle import polynomial_loss as plain_loss
+from torch import Tensor
+
+import polyfit
+from polyfit import losses, onepass
+
+F64 = torch.float64
+
+
+def sample(name: str, n_samples: int = 400) -> tuple[Tensor, Tensor]:
+    """Predictions and targets that suit the loss."""
+    p, y = torch.randn(n_samples, dtype=F64) * 2, LOSSES[name].targets(torch.randn(n_samples, dtype=F64))
+    return (p.exp() if LOSSES[name].positive else p), y
+
+
+def slopes_by_autograd(function: Any, p: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    p, y = p.clone().requires_grad_(), y.clone().requires_grad_()
+    return torch.autograd.grad(function(p, y).sum(), (p, y), allow_unused=True, materialize_grads=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_slopes_are_torchs(name):
+    case = LOSSES[name]
+    p, y = sample(name)
+    torch.testing.assert_close(case.loss.value(p, y), case.oracle(p, y), rtol=1e-13, atol=1e-13)
+    expected = slopes_by_autograd(case.oracle, p, y)
+    for ours in (case.loss.slopes(p, y), slopes_by_autograd(case.loss.value, p, y)):
+        for mine, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name.split()[0] not in {"bce_with_logits", "poisson_nll"}])
+def test_at_a_kink_the_slope_is_that_of_autograd(name):
+    case = LOSSES[name]
+    corner = next((value for value in vars(case.loss).values()), 1.0)
+    p = torch.tensor([0.0, corner, -corner], dtype=F64)
+    y = torch.zeros(3, dtype=F64)
+    expected = slopes_by_autograd(case.oracle, p, y)
+    for mine, theirs in zip(case.loss.slopes(p, y), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize(
+    "name", ["mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "cauchy"]
+)
+def test_large_residuals_neither_overflow_nor_become_nan(name, dtype):
+    sizes = [1e2, 1e4, 1e8, 1e18 if dtype == torch.float32 else 1e150]
+    p = torch.tensor([sign * size for size in sizes for sign in (-1, 1)], dtype=dtype)
+    for target in (0.0, 1.0):
+        y = torch.full_like(p, target)
+        value, (to_p, to_y) = LOSSES[name].loss.value(p, y), LOSSES[name].loss.slopes(p, y)
+        assert value.isfinite().all()
+        assert to_p.isfinite().all()
+        assert to_y.isfinite().all()
+        for mine, theirs in zip((to_p, to_y), slopes_by_autograd(LOSSES[name].loss.value, p, y), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_small_residuals_keep_their_digits():
+    r = torch.tensor([1e-12, -1e-9, 1e-6, -1e-3, 0.49, 0.51], dtype=F64)
+    zero = torch.zeros_like(r)
+    series = r**2 / 2 - r**4 / 12 + r**6 / 45 - 17 * r**8 / 2520
+    torch.testing.assert_close(losses.LogCosh().value(r, zero)[:4], series[:4], rtol=1e-14, atol=0)
+    exact = torch.tensor([math.log(math.cosh(value)) for value in r.tolist()], dtype=F64)
+    torch.testing.assert_close(losses.LogCosh().value(r, zero)[4:], exact[4:], rtol=1e-14, atol=0)
+    tiny = losses.Cauchy().value(r, zero)
+    torch.testing.assert_close(tiny[:3], r[:3] ** 2 / 2, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("shared", ["x", "y"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_pass(name, shared, chunked, monkeypatch):
+    if chunked:
+        monkeypatch.setitem(onepass._CHUNK, "cpu", 24)
+        monkeypatch.setattr(onepass, "_BLOCK", 4)
+        monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 7)
+    case = LOSSES[name]
+    x = torch.rand((23,) if shared == "x" else (3, 23), dtype=F64) * 2 - 1
+    y = case.targets(torch.randn((23,) if shared == "y" else (3, 23), dtype=F64))
+    weight = torch.rand(3, 23, dtype=F64) + 0.1
+    coef = torch.randn(3, 4, dtype=F64) * 0.1
+    coef[:, 0] += 2.0 if case.positive else 0.0
+    for tensor in (x, y, coef):
+        tensor.requires_grad_()
+    for options in (
+        {"weight": weight},
+        {"per_series": True},
+        {"reduction": "sum", "weight": weight},
+        {"reduction": "none"},
+    ):
+        ours = polyfit.polynomial_loss(x, y, coef, loss=case.loss, **options)  # pyright: ignore[reportArgumentType]
+        plain = plain_loss(x, y, coef, pointwise=case.oracle, **options)  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+        upstream = torch.linspace(0.5, 1.5, plain.numel(), dtype=F64).view(plain.shape)
+        results = [torch.autograd.grad(value, (x, y, coef), upstream, allow_unused=True) for value in (ours, plain)]
+        for mine, theirs in zip(*results, strict=True):
+            assert mine is not None
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck_to_second_order_away_from_kinks(name):
+    case = LOSSES[name]
+    x = torch.linspace(-1, 1, 4, dtype=F64)
+    coef = torch.tensor([2.16, 0.3, -0.2], dtype=F64)
+    y = case.targets(torch.tensor([0.35, -1.4, 0.7, 1.9], dtype=F64))
+    for tensor in (x, y, coef):
+        tensor.requires_grad_()
+
+    def loss(x: Tensor, y: Tensor, coef: Tensor) -> Tensor:
+        return polyfit.polynomial_loss(x, y, coef, loss=case.loss)
+
+    assert torch.autograd.gradcheck(loss, (x, y, coef))
+    assert torch.autograd.gradgradcheck(loss, (x, y, coef))
+
+
+def test_names_stand_for_the_defaults():
+    x, y, coef = torch.rand(20), torch.rand(20), torch.rand(3)
+    for name in losses.LOSSES:
+        by_name = polyfit.polynomial_loss(x, y, coef, loss=name)
+        assert torch.equal(by_name, polyfit.polynomial_loss(x, y, coef, loss=losses.LOSSES[name]()))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_a_kernel_is_told_says_which_loss_it_is(name):
+    loss = LOSSES[name].loss
+    again = losses.from_kernel(*loss.kernel)
+    p, y = sample(name)
+    assert torch.equal(again.value(p, y), loss.value(p, y))
+    assert all(torch.equal(a, b) for a, b in zip(again.slopes(p, y), loss.slopes(p, y), strict=True))
+
+
+def test_a_function_of_the_users_own():
+    def quartic(p: Tensor, y: Tensor) -> Tensor:
+        return (p - y) ** 4
+
+    x, y = torch.rand(3, 20, dtype=F64), torch.rand(20, dtype=F64)
+    coef = torch.randn(3, 3, dtype=F64, requires_grad=True)
+    for options in ({}, {"per_series": True}, {"reduction": "none"}, {"weight": torch.rand(20, dtype=F64)}):
+        ours = polyfit.polynomial_loss(x, y, coef, loss=quartic, **options)  # pyright: ignore[reportArgumentType]
+        plain = plain_loss(x, y, coef, pointwise=quartic, **options)  # pyright: ignore[reportArgumentType]
+        torch.testing.assert_close(ours, plain)
+        results = [torch.autograd.grad(value.sum(), coef)[0] for value in (ours, plain)]
+        torch.testing.assert_close(*results)
+    with pytest.raises(TypeError, match="a loss of your own cannot be trained"):
+        polyfit.train(x[0], y, coef[0], optimizer=polyfit.optimizers.SGD(0.1), epochs=1, loss=quartic)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("loss", [losses.Huber(0.5), losses.LogCosh(), losses.Quantile(0.7)])
+def test_training(loss):
+    x = torch.linspace(-1, 1, 60, dtype=F64)
+    y, start = torch.exp(x), torch.zeros(3, dtype=F64)
+    ours = polyfit.train(x, y, start, optimizer=polyfit.optimizers.SGD(0.1), epochs=50, loss=loss)
+    coef = start.clone().requires_grad_()
+    optimizer = torch.optim.SGD([coef], lr=0.1)
+    for _ in range(50):
+        optimizer.zero_grad()
+        plain_loss(x, y, coef, pointwise=loss.value).backward()
+        optimizer.step()
+    torch.testing.assert_close(ours.coef, coef.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: losses.Huber(0.0), ValueError, "delta=0.0 is out of range"),
+        (lambda: losses.Huber("1"), TypeError, "delta='1' is not a number"),  # pyright: ignore[reportArgumentType]
+        (lambda: losses.SmoothL1(-1.0), ValueError, "beta=-1.0 is out of range"),
+        (lambda: losses.Quantile(1.0), ValueError, "between 0 and 1"),
+        (lambda: losses.Quantile(math.nan), ValueError, "q=nan is out of range"),
+        (lambda: losses.Cauchy(math.inf), ValueError, "scale=inf is out of range"),
+        (lambda: losses.PoissonNLL(eps=0.0), ValueError, "eps=0.0 is out of range"),
+        (lambda: losses.BCEWithLogits(-1.0), ValueError, "pos_weight=-1.0 is out of range"),
+    ],
+)
+def test_bad_parameters_are_named(make, error, match):
+    with pytest.raises(error, match=match):
+        make()

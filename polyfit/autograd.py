@@ -1,36 +1,43 @@
 """The autograd Functions: forward is one pass, backward multiplies.
 
-Both are written in the `setup_context` style and take canonical operands (see polyfit.ops). Where a backward must
-itself be differentiable (`create_graph=True`, or a transform of torch.func), it goes through polyfit.formula, whose
-derivatives of any order are autograd's own. There is no forward mode: a tangent raises.
+Each operation is a pair of Functions in the `setup_context` style. The backward of the first is the second, whose value
+is a product or one more pass, and whose own backward goes through polyfit.formula, where derivatives of any order are
+autograd's. So a first derivative costs one pass however it is taken (`backward`, `create_graph=True`,
+`torch.func.grad`), and a second one is right. Their `vmap` rules make the new axis an axis of series.
+
+There is no forward mode in them: under it, in an export, and where torch.compile traces a transform of torch.func,
+`polyval` and `polynomial_loss` at the end of this file run the formula.
+
+All operands are canonical (see polyfit.ops).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 
 from polyfit import formula, losses, ops
 from polyfit.bases import AffineMap
-from polyfit.losses import Loss
+
+Tensors = tuple[Tensor | None, ...]
 
 
-def _differentiable_gradients(
-    function: Callable[..., Tensor], tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad: Tensor
-) -> list[Tensor | None]:
-    """Gradients of sum(grad * function(*tensors)) that can be differentiated again."""
-    with torch.enable_grad():
-        # An alias each: one tensor may stand in two places, or be a function of another one.
-        aliases = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(tensors, needs, strict=True)]
-        wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need]
-        # A constant polynomial does not depend on x: zeros there.
-        options = {"create_graph": True, "allow_unused": True, "materialize_grads": True}
-        gradients = iter(torch.autograd.grad(function(*aliases), wanted, grad, **options))
-    return [next(gradients) if need else None for need in needs]
+def _in_forward_mode() -> bool:
+    return forward_ad._current_level >= 0
+
+
+def _runs_formula() -> bool:
+    """Whether someone looks on who must see plain PyTorch: forward mode, export, a transform that is compiled."""
+    return (
+        _in_forward_mode()
+        or torch.compiler.is_exporting()
+        or (torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active())
+    )
 
 
 def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
@@ -45,8 +52,127 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _tied(gradient: Tensor | None, operand: Tensor | None, grad: Tensor) -> Tensor | None:
+    """The gradient to an operand, which in a compiled backward also hangs on the operand itself.
+
+    A compiled backward cannot be differentiated, and PyTorch says so for each of its inputs that require a gradient.
+    What the forward pass has saved is no such input: second derivatives would be missing in silence.
+    """
+    if gradient is None or operand is None:
+        return gradient
+    total = grad.sum().to(operand.dtype)
+    return torch.where(total.isnan(), operand * total, gradient)
+
+
+def _pull_back(
+    function: Callable[..., Any], operands: Sequence[Any], wants: Sequence[bool], upstream: Any
+) -> list[Tensor | None]:
+    """Gradients of ``sum(upstream * function(*operands))`` to the operands that are wanted; differentiable again."""
+
+    def of_wanted(*wanted: Tensor) -> Any:
+        given = iter(wanted)
+        return function(*(next(given) if want else operand for operand, want in zip(operands, wants, strict=True)))
+
+    pull: Any
+    _, pull = torch.func.vjp(of_wanted, *(operand for operand, want in zip(operands, wants, strict=True) if want))  # pyright: ignore[reportAssignmentType]
+    found = iter(pull(upstream))
+    return [next(found) if want else None for want in wants]
+
+
+def _pull_back_twice(
+    function: Callable[..., Any],
+    grad: Tensor,
+    operands: Sequence[Any],
+    wants: Sequence[bool],
+    needs: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Pull `upstream` back through ``_pull_back(function, operands, wants, grad)``, to grad and operands."""
+    reached = [want and part is not None for want, part in zip(wants, upstream, strict=True)]
+    if not any(reached):
+        return [None] * (1 + len(operands))
+
+    def gradients(grad: Tensor, *operands: Any) -> tuple[Tensor, ...]:
+        return tuple(part for part in _pull_back(function, operands, reached, grad) if part is not None)
+
+    parts = tuple(part for part, is_reached in zip(upstream, reached, strict=True) if is_reached)
+    return _pull_back(gradients, (grad, *operands), needs, parts)
+
+
+# --- vmap: its axis becomes an axis of series ---
+
+
+def _axes(operand: Tensor | None, dim: int | None) -> int:
+    """Axes of an operand within an example."""
+    return 0 if operand is None else operand.dim() - (dim is not None)
+
+
+def _batched(operand: Tensor, dim: int | None, axes: int) -> Tensor:
+    """An operand of one or two axes as (B or 1, S or 1, K)."""
+    operand = operand.unsqueeze(0) if dim is None else operand.movedim(dim, 0)
+    return operand.unsqueeze(1) if axes == 1 else operand
+
+
+def _rows(operand: Tensor, batch: int, n_series: int) -> Tensor:
+    """(B * S, K) for (B or 1, S or 1, K): a view, unless S > 1 series of an example share what examples do not."""
+    return operand.expand(batch, n_series, -1).reshape(batch * n_series, -1)
+
+
+def _merged(
+    operands: Sequence[Tensor | None],
+    dims: Sequence[int | None],
+    axes: Sequence[int],
+    apart: Sequence[bool],
+    batch: int,
+) -> tuple[list[Tensor | None], int]:
+    """Operands of B * S series from those of B examples, and S; the coefficients are among them, and have all S.
+
+    One row that all examples share is still shared afterwards, unless it is to be kept `apart`, since each example
+    wants a gradient of its own to it.
+    """
+    batched = [
+        None if operand is None else _batched(operand, dim, n_axes)
+        for operand, dim, n_axes in zip(operands, dims, axes, strict=True)
+    ]
+    n_series = max(operand.shape[1] for operand in batched if operand is not None)
+    merged: list[Tensor | None] = []
+    for operand, is_apart in zip(batched, apart, strict=True):
+        if operand is None or (not is_apart and operand.shape[:2] == (1, 1)):
+            merged.append(None if operand is None else operand[0, 0])
+        else:
+            merged.append(_rows(operand, batch, n_series))
+    return merged, n_series
+
+
+def _stacked(part: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    """(B * S, ...) of sums (S, ...), or (B,) of a scalar."""
+    if part is None:
+        return None
+    part = part.unsqueeze(0) if dim is None else part.movedim(dim, 0)
+    part = part.expand(batch, *part.shape[1:])
+    return part if part.dim() == 1 else part.flatten(0, 1)
+
+
+def _split(rows: Tensor | None, batch: int, axes: int) -> Tensor | None:
+    """Rows (B * S, K) as (B, S, K); of what had one axis and was shared by the series their sum, (B, K)."""
+    if rows is None:
+        return None
+    rows = rows.unflatten(0, (batch, -1))
+    if axes == 2:
+        return rows
+    return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1)
+
+
+def _results(*results: Tensor | None) -> tuple[Tensors, tuple[int | None, ...]]:
+    """What a vmap rule returns: results, each with the new axis in front or None."""
+    return results, tuple(None if result is None else 0 for result in results)
+
+
+# --- polyval ---
+
+
 class Polyval(torch.autograd.Function):
-    """p(x) for canonical operands."""
+    """p(x)."""
 
     @staticmethod
     def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -56,61 +182,170 @@ class Polyval(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the operands; nothing of the forward pass is needed again."""
-        x, coef, ctx.mapping, ctx.basis, ctx.impl = inputs
+        x, coef, *ctx.constants = inputs
         ctx.save_for_backward(x, coef)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Vector-Jacobian product, in one pass over x and grad."""
         x, coef = ctx.saved_tensors
-        want_x, want_coef = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():
-            grad_x, grad_coef = _differentiable_gradients(
-                lambda x, coef: formula.polyval(x, coef, ctx.mapping, ctx.basis), (x, coef), (want_x, want_coef), grad
-            )
+        wants = ctx.needs_input_grad[:2]
+        if _in_forward_mode():
+            mapping, basis, _ = ctx.constants
+            found = _pull_back(lambda x, coef: formula.polyval(x, coef, mapping, basis), (x, coef), wants, grad)
+        elif torch.is_grad_enabled():
+            found = _apply(PolyvalGradients, grad, x, coef, *ctx.constants, *wants)
         else:
-            grad_x, grad_coef = ops.evaluate_backward(
-                grad, x, coef, ctx.mapping, ctx.basis, ctx.impl, want_x=want_x, want_coef=want_coef
-            )
-        return (
-            None if grad_x is None else grad_x.to(x.dtype),
-            None if grad_coef is None else grad_coef.to(coef.dtype),
-            None,
-            None,
-            None,
+            found = PolyvalGradients.forward(grad, x, coef, *ctx.constants, *wants)
+        return *found, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Values of B * S series."""
+        batch = info.batch_size
+        axes = [_axes(operand, dim) for operand, dim in zip((x, coef), in_dims[:2], strict=True)]
+        merged, n_series = _merged((x, coef), in_dims[:2], axes, (False, True), batch)
+        values = _apply(Polyval, *merged, *constants).unflatten(0, (batch, n_series))
+        return (values.squeeze(1) if axes[1] == 1 else values), 0
+
+
+class PolyvalGradients(torch.autograd.Function):
+    """Gradients of sum(grad * p(x)) to x and coef."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad: Tensor,
+        x: Tensor,
+        coef: Tensor,
+        mapping: AffineMap | None,
+        basis: str,
+        impl: str,
+        want_x: bool,
+        want_coef: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `polyfit.ops.evaluate_backward`."""
+        grad_x, grad_coef = ops.evaluate_backward(
+            grad, x, coef, mapping, basis, impl, want_x=want_x, want_coef=want_coef
         )
+        return None if grad_x is None else grad_x.to(x.dtype), None if grad_coef is None else grad_coef.to(coef.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, Tensor | None]) -> None:
+        """Keep the operands."""
+        grad, x, coef, ctx.mapping, ctx.basis, _, *ctx.wants = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, x, coef)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Through the formula."""
+        grad, *operands = ctx.saved_tensors
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return formula.polyval(x, coef, ctx.mapping, ctx.basis)
+
+        needs = ctx.needs_input_grad[:3]
+        return *_pull_back_twice(values, grad, operands, ctx.wants, needs, upstream), None, None, None, None, None
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, x: Tensor, coef: Tensor, *constants: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """Gradients of B * S series."""
+        batch, want_x = info.batch_size, constants[-2]
+        axes = [_axes(operand, dim) for operand, dim in zip((grad, x, coef), in_dims[:3], strict=True)]
+        merged, _ = _merged((grad, x, coef), in_dims[:3], axes, (True, want_x, True), batch)
+        grad_x, grad_coef = _apply(PolyvalGradients, *merged, *constants)
+        return _results(_split(grad_x, batch, axes[1]), _split(grad_coef, batch, axes[2]))
 
 
 def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
-    """p(x) for canonical operands, differentiable."""
-    if torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad):
+    """p(x), differentiable."""
+    if _runs_formula():
+        return formula.polyval(x, coef, mapping, basis)
+    wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
+    if wants or torch._C._are_functorch_transforms_active():
         return _apply(Polyval, x, coef, mapping, basis, impl)
     return ops.evaluate(x, coef, mapping, basis, impl)
+
+
+# --- the loss ---
+
+
+Wants = tuple[bool, bool, bool, bool]  # gradients to x, y, coef, weight
+
+
+class Terms(NamedTuple):
+    """What a loss is, apart from its operands.
+
+    Attributes:
+        mapping: from domain to window, or None.
+        basis: its name.
+        loss: the pointwise loss.
+        reduction: "mean" or "sum".
+        n_losses: how many losses there are, each over as many series in a row; None for one, as a scalar.
+        impl: resolved.
+    """
+
+    mapping: AffineMap | None
+    basis: str
+    loss: losses.Loss
+    reduction: str
+    n_losses: int | None
+    impl: str
+
+    def formula(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
+        """The losses by polyfit.formula."""
+        return formula.polynomial_loss(
+            x, y, coef, weight, self.mapping, self.basis, self.loss.value, self.reduction, self.n_losses
+        )
+
+    @property
+    def pointwise(self) -> tuple[AffineMap | None, str, losses.Loss]:
+        """What the pass over the data is told."""
+        return self[:3]
+
+    def waits(self, axes: int, n_series: int) -> bool:
+        """Whether the gradient to an operand of so many axes waits for what comes from upstream.
+
+        What series share gets one gradient for all of them; if each has a loss of its own, their gradients may differ.
+        """
+        return axes == 1 and n_series > 1 and self.n_losses not in {None, 1}
+
+    def scale(self, total_weight: Tensor | None, n_samples: int, n_series: int) -> Tensor | float:
+        """What the sums of each loss are multiplied with: 1, or one over the sum of its weights."""
+        if self.reduction == "sum":
+            return 1.0
+        n_losses = self.n_losses or 1
+        if total_weight is None:
+            return n_losses / (n_samples * n_series)
+        return 1.0 / self.over_series(total_weight)
+
+    def over_series(self, sums: Tensor) -> Tensor:
+        """Sums (S,) of the series added up for each loss: (n_losses,), or a scalar."""
+        if self.n_losses is None:
+            return sums.squeeze(0) if sums.shape[0] == 1 else sums.sum()
+        return sums if sums.shape[0] == self.n_losses else sums.view(self.n_losses, -1).sum(1)
+
+    def of_series(self, of_losses: Tensor, n_series: int) -> Tensor:
+        """Numbers of each loss for its series: (S,); a scalar stays one."""
+        if self.n_losses is None or self.n_losses == n_series:
+            return of_losses
+        return of_losses.unsqueeze(1).expand(-1, n_series // self.n_losses).reshape(n_series)
+
+
+def _needs(operands: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> Wants:
+    """Which of x, y, coef and weight require a gradient."""
+    x, y, coef, weight = operands
+    return x.requires_grad, y.requires_grad, coef.requires_grad, weight is not None and weight.requires_grad
 
 
 def _n_series(coef: Tensor) -> int:
     return coef.shape[0] if coef.dim() == 2 else 1
 
 
-def _scale(
-    total_weight: Tensor | None, reduction: str, per_series: bool, n_samples: int, n_series: int
-) -> Tensor | float:
-    """What the sums are multiplied with: 1, or one over the sum of the weights, of each series or of all."""
-    if reduction == "sum":
-        return 1.0
-    if total_weight is None:
-        return 1.0 / (n_samples if per_series else n_samples * n_series)
-    return 1.0 / (total_weight if per_series else total_weight.sum())
-
-
-def _reduce(value: Tensor, scale: Tensor | float, per_series: bool, dtype: torch.dtype) -> Tensor:
-    if not per_series:
-        value = value.squeeze(0) if value.shape[0] == 1 else value.sum()
-    return (value * scale).to(dtype)
-
-
 class PolynomialLoss(torch.autograd.Function):
-    """The reduced loss for canonical operands.
+    """The reduced loss.
 
     Forward returns the loss and, as outputs that are not differentiable, the sums and gradients of the one pass;
     backward scales them with what comes from upstream.
@@ -118,102 +353,180 @@ class PolynomialLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Terms, wants: Wants
+    ) -> Tensors:
+        """One pass over the data for the value and for the gradients that are wanted."""
+        n_series = _n_series(coef)
+        want_x, want_y, want_coef, want_weight = wants
+        result = ops.objective(
+            x, y, coef, weight, None, *terms.pointwise, terms.impl,
+            want_coef=want_coef,
+            want_x=want_x and not terms.waits(x.dim(), n_series),
+            want_y=want_y and not terms.waits(y.dim(), n_series),
+            want_weight=want_weight and weight is not None and not terms.waits(weight.dim(), n_series),
+        )  # fmt: skip
+        assert result.value is not None
+        scale = terms.scale(result.weight, x.shape[-1], n_series)
+        reduced = (terms.over_series(result.value) * scale).to(coef.dtype)
+        return reduced, result.value if want_weight else None, *result[1:]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Keep operands and gradients; only the loss is differentiable."""
+        *operands, ctx.terms, _ = inputs
+        ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scale the gradients of the forward pass."""
+        if grad is None:
+            return (None,) * 6
+        saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:4]
+        if _in_forward_mode():
+            found = _pull_back(ctx.terms.formula, saved[:4], wants, grad)
+        elif torch.is_grad_enabled():
+            found = _apply(LossGradients, grad, *saved, ctx.terms, wants)
+        else:
+            found = LossGradients.forward(grad, *saved, ctx.terms, wants)  # pyright: ignore[reportCallIssue]
+            if torch.compiler.is_compiling():
+                found = map(_tied, found, saved[:4], (grad,) * 4)
+        return *found, None, None
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], *args: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """The losses of B * S series."""
+        operands, (terms, wants), batch = args[:4], args[4:], info.batch_size
+        axes = [_axes(operand, dim) for operand, dim in zip(operands, in_dims[:4], strict=True)]
+        # Someone outside may want what nobody inside does.
+        needs = _needs(operands)
+        merged_wants = tuple(want or need for want, need in zip(wants, needs, strict=True))
+        merged, n_series = _merged(operands, in_dims[:4], axes, (*merged_wants[:2], True, merged_wants[3]), batch)
+        merged_terms = terms._replace(n_losses=batch * (terms.n_losses or 1))
+        reduced, *sums, grad_x, grad_y, grad_weight = _apply(PolynomialLoss, *merged, merged_terms, merged_wants)
+        if terms.n_losses is not None:
+            reduced = reduced.unflatten(0, (batch, -1))
+        value, total_weight, grad_coef = (None if part is None else part.unflatten(0, (batch, -1)) for part in sums)
+        # What waits within an example is none of its outputs.
+        per_sample = [
+            _split(rows, batch, n_axes) if want and not terms.waits(n_axes, n_series) else None
+            for rows, n_axes, want in zip(
+                (grad_x, grad_y, grad_weight), (axes[0], axes[1], axes[3]), (wants[0], wants[1], wants[3]), strict=True
+            )
+        ]
+        return _results(
+            reduced, value if wants[3] else None, total_weight, grad_coef if wants[2] else None, *per_sample
+        )
+
+
+class LossGradients(torch.autograd.Function):
+    """Gradients of sum(grad * losses) to x, y, coef and weight, from what the pass of `PolynomialLoss` gave."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad: Tensor,
         x: Tensor,
         y: Tensor,
         coef: Tensor,
         weight: Tensor | None,
-        mapping: AffineMap | None,
-        basis: str,
-        loss: str,
-        parameter: float,
-        reduction: str,
-        per_series: bool,
-        impl: str,
-        want_x: bool,
-        want_y: bool,
-        want_coef: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        """One pass over the data for the value and for the gradients that are wanted."""
-        n_series = _n_series(coef)
-        # What series share gets one gradient for all of them; if their losses may get unequal gradients from upstream,
-        # it has to wait for those.
-        waits = per_series and n_series > 1
-        result = ops.objective(
-            x,
-            y,
-            coef,
-            weight,
-            None,
-            mapping,
-            basis,
-            loss,
-            parameter,
-            impl,
-            want_coef=want_coef,
-            want_x=want_x and not (waits and x.dim() == 1),
-            want_y=want_y and not (waits and y.dim() == 1),
-        )
-        scale = _scale(result.weight, reduction, per_series, x.shape[-1], n_series)
-        reduced = _reduce(result.value, scale, per_series, coef.dtype)
-        return reduced, result.weight, result.grad_coef, result.grad_x, result.grad_y
+        value: Tensor | None,
+        total_weight: Tensor | None,
+        grad_coef: Tensor | None,
+        grad_x: Tensor | None,
+        grad_y: Tensor | None,
+        grad_weight: Tensor | None,
+        terms: Terms,
+        wants: Wants,
+    ) -> Tensors:
+        """Multiply; where something is missing, one further pass.
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        """Keep operands and gradients; only the loss is differentiable."""
-        x, y, coef, weight, ctx.mapping, ctx.basis, ctx.loss, ctx.parameter = inputs[:8]
-        ctx.reduction, ctx.per_series, ctx.impl = inputs[8:11]
-        ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, y, coef, weight, *output[1:])
+        That is so for an operand that series share when each has a loss, and a gradient from upstream, of its own.
+        """
+        n_series, n_samples = _n_series(coef), x.shape[-1]
+        scale = terms.scale(total_weight, n_samples, n_series)
+        factor = terms.of_series(grad.double() * scale, n_series)  # (S,), or () for all
+        want_x, want_y, want_coef, want_weight = wants
+        misses = {
+            "want_x": want_x and grad_x is None,
+            "want_y": want_y and grad_y is None,
+            "want_coef": want_coef and grad_coef is None,
+            "want_weight": want_weight and grad_weight is None,
+        }
+        late = None
+        if any(misses.values()):
+            late = ops.objective(x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl, **misses)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Scale the gradients of the forward pass."""
-        x, y, coef, weight, total_weight, grad_coef, grad_x, grad_y = ctx.saved_tensors
-        want_x, want_y, want_coef = ctx.needs_input_grad[:3]
-        nothing = (None,) * 11
-        if grad is None:
-            return None, None, None, *nothing
-        if torch.is_grad_enabled():
-            pointwise = losses.from_kernel(ctx.loss, ctx.parameter).value
+        def scaled(like: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
+            if early is None:
+                assert late is not None
+                return late.to(like.dtype).view(like.shape)
+            factors = factor.to(early.dtype)
+            if factors.dim() and early.dim() == 2:
+                factors = factors.unsqueeze(1)
+            return (early * factors).to(like.dtype).view(like.shape)
 
-            def loss(x: Tensor, y: Tensor, coef: Tensor) -> Tensor:
-                return formula.polynomial_loss(
-                    x, y, coef, weight, ctx.mapping, ctx.basis, pointwise, ctx.reduction, ctx.per_series
-                )
-
-            needs = (want_x, want_y, want_coef)
-            return *_differentiable_gradients(loss, (x, y, coef), needs, grad), *nothing
-
-        scale = _scale(total_weight, ctx.reduction, ctx.per_series, x.shape[-1], _n_series(coef))
-        factor = grad.double() * scale  # (), or (S,) with per_series
-        if (want_x and grad_x is None) or (want_y and grad_y is None):
-            # An operand that series share, and a gradient from upstream for each of them: the one further pass. The
-            # factor of each series is in its result, so that of the sum of the series is one.
-            late = ops.objective(
-                x, y, coef, weight, factor, ctx.mapping, ctx.basis, ctx.loss, ctx.parameter, ctx.impl,
-                want_coef=False, want_x=want_x and grad_x is None, want_y=want_y and grad_y is None,
-            )  # fmt: skip
-        else:
-            late = None
-        if want_coef:
-            factors = factor.unsqueeze(-1) if factor.dim() else factor
-            grad_coef = (grad_coef * factors).to(coef.dtype).view(coef.shape)
+        to_weight = None
+        if want_weight:
+            assert weight is not None
+            wide = weight.new_empty(0, dtype=formula.compute_dtype(weight.dtype))
+            to_weight = scaled(weight.to(wide.dtype), grad_weight, late and late.grad_weight)
+            if terms.reduction == "mean":  # a heavier sample also draws the mean to its own loss
+                assert value is not None
+                means = terms.of_series(terms.over_series(value) * scale, n_series)
+                drawn = (factor * means).expand(n_series)
+                to_weight = to_weight - (drawn.sum() if weight.dim() == 1 else drawn.unsqueeze(1)).to(wide.dtype)
+            to_weight = to_weight.to(weight.dtype)
         return (
-            _scaled(grad_x, late and late.grad_x, factor, x) if want_x else None,
-            _scaled(grad_y, late and late.grad_y, factor, y) if want_y else None,
-            grad_coef if want_coef else None,
-            *nothing,
+            scaled(x, grad_x, late and late.grad_x) if want_x else None,
+            scaled(y, grad_y, late and late.grad_y) if want_y else None,
+            scaled(coef, grad_coef, late and late.grad_coef) if want_coef else None,
+            to_weight,
         )
 
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Keep the operands."""
+        *_, ctx.terms, ctx.wants = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:5])
 
-def _scaled(gradient: Tensor | None, late: Tensor | None, factor: Tensor, operand: Tensor) -> Tensor:
-    """The per-sample gradient of the forward pass times the factor, or the one that already holds the factors."""
-    if gradient is None:
-        assert late is not None
-        return late.to(operand.dtype)
-    factor = factor.to(gradient.dtype)
-    return (gradient * (factor.unsqueeze(-1) if factor.dim() else factor)).to(operand.dtype)
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Through the formula."""
+        grad, *operands = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:5]
+        found = _pull_back_twice(ctx.terms.formula, grad, operands, ctx.wants, needs, upstream)
+        return *found, *(None,) * 8
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, *args: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """The gradients of B * S series."""
+        operands, sums, per_sample, (terms, wants) = args[:4], args[4:7], args[7:10], args[10:]
+        batch = info.batch_size
+        axes = [_axes(operand, dim) for operand, dim in zip(operands, in_dims[1:5], strict=True)]
+        merged, n_series = _merged(operands, in_dims[1:5], axes, (*wants[:2], True, wants[3]), batch)
+        n_axes_of = (axes[0], axes[1], axes[3])
+        found = _apply(
+            LossGradients,
+            _stacked(grad, in_dims[0], batch),
+            *merged,
+            *(_stacked(part, dim, batch) for part, dim in zip(sums, in_dims[5:8], strict=True)),
+            # A sum over series is not the gradient of each: that takes a pass.
+            *(
+                None
+                if part is None or (n_axes == 1 and n_series > 1)
+                else _rows(_batched(part, dim, n_axes), batch, n_series)
+                for part, dim, n_axes in zip(per_sample, in_dims[8:11], n_axes_of, strict=True)
+            ),
+            terms._replace(n_losses=batch * (terms.n_losses or 1)),
+            wants,
+        )
+        return _results(*(_split(rows, batch, n_axes) for rows, n_axes in zip(found, axes, strict=True)))
 
 
 def polynomial_loss(
@@ -223,20 +536,19 @@ def polynomial_loss(
     weight: Tensor | None,
     mapping: AffineMap | None,
     basis: str,
-    loss: Loss,
+    loss: losses.Loss,
     reduction: str,
-    per_series: bool,
+    n_losses: int | None,
     impl: str,
 ) -> Tensor:
-    """The reduced loss for canonical operands, differentiable; (S,) with per_series, else a scalar."""
-    if weight is not None and weight.requires_grad and torch.is_grad_enabled():
-        return formula.polynomial_loss(x, y, coef, weight, mapping, basis, loss.value, reduction, per_series)
-    wants = (x.requires_grad, y.requires_grad, coef.requires_grad) if torch.is_grad_enabled() else (False,) * 3
-    if any(wants):
-        arguments = (x, y, coef, weight, mapping, basis, *loss.kernel, reduction, per_series, impl, *wants)
-        return _apply(PolynomialLoss, *arguments)[0]
-    result = ops.objective(
-        x, y, coef, weight, None, mapping, basis, *loss.kernel, impl, want_coef=False, want_x=False, want_y=False
-    )
-    scale = _scale(result.weight, reduction, per_series, x.shape[-1], _n_series(coef))
-    return _reduce(result.value, scale, per_series, coef.dtype)
+    """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
+    terms = Terms(mapping, basis, loss, reduction, n_losses, impl)
+    if _runs_formula():
+        return terms.formula(x, y, coef, weight)
+    operands = (x, y, coef, weight)
+    wants = _needs(operands) if torch.is_grad_enabled() else (False, False, False, False)
+    if any(wants) or torch._C._are_functorch_transforms_active():
+        return _apply(PolynomialLoss, *operands, terms, wants)[0]
+    value = PolynomialLoss.forward(*operands, terms, wants)[0]
+    assert value is not None
+    return value

@@ -22,7 +22,10 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def apply_map(x: Tensor, mapping: AffineMap | None) -> Tensor:
+Mapping = AffineMap | Tensor  # center, scale, shift
+
+
+def apply_map(x: Tensor, mapping: Mapping | None) -> Tensor:
     """Domain to window, ``t = (x - center) * scale + shift``."""
     if mapping is None:
         return x
@@ -61,22 +64,24 @@ def polynomial_loss(
     basis: str,
     pointwise: Pointwise,
     reduction: str,
-    per_series: bool,
+    n_losses: int | None = None,
 ) -> Tensor:
     """The reduced loss of `polyfit.polynomial_loss`, for operands that already agree in dtype and samples.
 
-    "none" gives sum-free w l(p, y) in the broadcast shape, "sum" adds it up, "mean" divides by the sum of the weights.
+    "sum" adds up w l(p, y), "mean" divides that by the sum of the weights: over everything, or with n_losses over as
+    many series in a row for each of (n_losses,).
     """
     dtype = compute_dtype(x.dtype)
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    loss = elementwise_loss(polyval(x, coef, mapping, basis), y, weight, pointwise)
-    if reduction == "none":
-        return loss.to(out_dtype)
-    dims = (-1,) if per_series else tuple(range(loss.dim()))
-    total = loss.sum(dims)
+    terms = elementwise_loss(polyval(x, coef, mapping, basis), y, weight, pointwise)
+    total = _total(terms, n_losses)
     if reduction == "mean":
-        count = torch.ones_like(loss) if weight is None else weight.expand_as(loss)
-        total = total / count.sum(dims)
+        count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)
+        total = total / _total(count, n_losses)
     return total.to(out_dtype)
+
+
+def _total(terms: Tensor, n_losses: int | None) -> Tensor:
+    return terms.sum() if n_losses is None else terms.reshape(n_losses, -1).sum(-1)

@@ -6,6 +6,7 @@ operands only: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -97,14 +98,14 @@ def _is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
 def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
     """(S, K) for a tensor (*batch, K), or (K,) where one row serves all series."""
     width = tensor.shape[-1]
-    if tensor.numel() == width:
+    if all(size == 1 for size in tensor.shape[:-1]):
         return _flat(tensor)
     return tensor.expand(*batch, width).reshape(n_series, width)
 
 
 def _broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size) -> tuple[Tensor, list[Tensor | None]]:
     """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
-    n_series = batch.numel()
+    n_series = math.prod(batch)
     rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
     return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
 
@@ -158,10 +159,10 @@ def canonical_problem(
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = ops.resolve_impl(impl, x.device)
+    impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
     batch = _batch_shape(coef, samples)
-    if reduction == "mean" and (x.shape[-1:].numel() == 0 or (batch.numel() == 0 and not per_series)):
+    if reduction == "mean" and (0 in x.shape[-1:] or (0 in batch and not per_series)):
         raise ValueError(
             "reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'"
         )
@@ -217,7 +218,7 @@ def polyval(
     _check_tensors({"x": x, "coef": coef})
     _check_coef(coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = ops.resolve_impl(impl, x.device)
+    impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     if _is_flat(coef, (x,)):
         values = autograd.polyval(_flat(x), coef, mapping, basis, impl)
         return values if x.dim() == 1 else values.view(x.shape)
@@ -304,12 +305,14 @@ def polynomial_loss(
     )
     if reduction == "none":
         return _loss_of_each(x, y, coef, weight, problem.loss, basis, domain, problem.impl)
-    per_series = per_series and len(problem.batch) > 0  # without a batch there is one series, and a scalar
+    n_losses = (
+        math.prod(problem.batch) if per_series and problem.batch else None
+    )  # one series without a batch: a scalar
     if isinstance(problem.loss, losses.Loss):
-        result = autograd.polynomial_loss(*problem[:6], problem.loss, reduction, per_series, problem.impl)
+        result = autograd.polynomial_loss(*problem[:6], problem.loss, reduction, n_losses, problem.impl)
     else:
-        result = formula.polynomial_loss(*problem[:6], problem.loss, reduction, per_series)
-    return result.view(problem.batch) if per_series else result
+        result = formula.polynomial_loss(*problem[:6], problem.loss, reduction, n_losses)
+    return result if n_losses is None else result.view(problem.batch)
 
 
 def _loss_of_each(

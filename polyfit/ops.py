@@ -15,37 +15,21 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from polyfit import losses, onepass
+from polyfit import losses, onepass, traced
 from polyfit.bases import AffineMap
 from polyfit.formula import compute_dtype
+from polyfit.losses import Loss
+from polyfit.onepass import Sums
 
-IMPLS = ("auto", "triton", "torch")
+IMPLS = ("auto", "triton", "torch", "compile")
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Objective(NamedTuple):
-    """What one pass gives; None for what was not asked for.
-
-    Attributes:
-        value: sum(w l) of each series, (S,) float64.
-        weight: sum(w) of each series, (S,) float64; None without weights.
-        grad_coef: gradient of the value to coef, (S, degree + 1) float64.
-        grad_x: gradient to x, (N,) or (S, N) as x, in the dtype that computes.
-        grad_y: gradient to y, likewise.
-    """
-
-    value: Tensor
-    weight: Tensor | None
-    grad_coef: Tensor | None
-    grad_x: Tensor | None
-    grad_y: Tensor | None
 
 
 @functools.cache
@@ -53,13 +37,14 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def resolve_impl(impl: str, device: torch.device) -> str:
-    """The implementation that `impl` stands for on a device: "triton" or "torch".
+def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
+    """The implementation that `impl` stands for on a device: "triton", "torch" or "compile".
 
-    "auto" is "triton" on a GPU where Triton is installed and "torch" everywhere else.
+    "auto" is "triton" on a GPU where Triton is installed and "torch" everywhere else. "compile" is a loop that
+    torch.compile makes, for CPUs.
 
     Raises:
-        ValueError: ``impl`` is unknown, or is "triton" where Triton cannot run.
+        ValueError: ``impl`` is unknown, or cannot run on this device or for this degree.
 
     >>> resolve_impl("auto", torch.device("cpu"))
     'torch'
@@ -68,6 +53,9 @@ def resolve_impl(impl: str, device: torch.device) -> str:
         return impl
     if impl == "auto":
         return "triton" if device.type == "cuda" and _has_triton() else "torch"
+    if impl == "compile":
+        _check_compile(device, degree)
+        return impl
     if impl != "triton":
         raise ValueError(f"impl={impl!r} is unknown; pass one of {', '.join(map(repr, IMPLS))}")
     if not _has_triton():
@@ -77,6 +65,20 @@ def resolve_impl(impl: str, device: torch.device) -> str:
     return impl
 
 
+def _check_compile(device: torch.device, degree: int) -> None:
+    from polyfit import compiled
+
+    if device.type != "cpu":
+        raise ValueError(f"impl='compile' is for tensors on a CPU and got {device}; pass impl='auto'")
+    if degree > compiled.LARGEST_DEGREE:
+        raise ValueError(
+            f"impl='compile' takes degrees up to {compiled.LARGEST_DEGREE} and got {degree}, which would compile for"
+            " minutes; pass impl='torch'"
+        )
+    if not compiled.has_compiler():
+        raise ValueError("impl='compile' needs a C++ compiler and found none; install g++, or pass impl='torch'")
+
+
 def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make that the one of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -84,6 +86,11 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
 
 def _is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def _is_fused_by_compiler(x: Tensor) -> bool:
+    """Whether a compiler makes the loop itself: Inductor does on a CPU. An operator would be opaque to it."""
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
@@ -108,8 +115,8 @@ def _optional_rows(operand: Tensor | None) -> Tensor | None:
     return None if operand is None else _rows(operand)
 
 
-def _as(like: Tensor, result: Tensor | None) -> Tensor | None:
-    return None if result is None else result.view(like.shape)
+def _as(like: Tensor | None, result: Tensor | None) -> Tensor | None:
+    return None if result is None or like is None else result.view(like.shape)
 
 
 # --- objective ---
@@ -124,28 +131,33 @@ def _objective_eager(
     upstream: Tensor | None,
     mapping: AffineMap | None,
     basis: str,
-    loss: str,
-    parameter: float,
+    loss: Loss,
     impl: str,
     want_coef: bool,
     want_x: bool,
     want_y: bool,
-) -> Objective:
+    want_weight: bool,
+) -> Sums:
     operands = (_rows(x), _rows(y), _optional_rows(weight))
     rows = _rows(coef)
-    wants = {"want_coef": want_coef, "want_x": want_x, "want_y": want_y}
+    wants = {"want_coef": want_coef, "want_x": want_x, "want_y": want_y, "want_weight": want_weight}
     if impl == "triton":
         from polyfit_kernels.objective import objective as launch
 
         x_rows, y_rows, weight_rows = operands
         with _on(x.device):
-            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, parameter, **wants)
+            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, *loss.kernel, **wants)
+    elif impl == "compile":
+        from polyfit.compiled import objective as loop
+
+        x_rows, y_rows, weight_rows = operands
+        result = loop(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, **wants)
     else:
-        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, losses.from_kernel(loss, parameter))
+        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, loss)
         result = bound(rows, upstream, **wants)
-    value, total_weight, grad_coef, grad_x, grad_y = result
-    assert value is not None
-    return Objective(value, total_weight, grad_coef, _as(x, grad_x), _as(y, grad_y))
+    value, total_weight, grad_coef, grad_x, grad_y, grad_weight = result
+    per_sample = (_as(x, grad_x), _as(y, grad_y), _as(weight, grad_weight))
+    return Sums(value, total_weight, grad_coef, *per_sample)
 
 
 def _shape(coef_rows: Tensor) -> tuple[int, int]:
@@ -160,20 +172,21 @@ def _shape(coef_rows: Tensor) -> tuple[int, int]:
     "polyfit::objective",
     mutates_args=(),
     schema="(Tensor x, Tensor y, Tensor coef, Tensor? weight, Tensor? upstream, float[]? mapping, str basis, str loss,"
-    " float parameter, str impl, bool want_coef, bool want_x, bool want_y) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " float parameter, str impl, bool want_coef, bool want_x, bool want_y, bool want_weight)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _objective_op(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y):
+def _objective_op(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, *wants):
     mapping = None if mapping is None else AffineMap(*mapping)
-    result = _objective_eager(
-        x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y
-    )
+    pointwise = losses.from_kernel(loss, parameter)
+    result = _objective_eager(x, y, coef, weight, upstream, mapping, basis, pointwise, impl, *wants)
     # Kernels give the sums as views of one table, and an operator's outputs may not share memory.
     sums = [x.new_empty(0, dtype=torch.float64) if part is None else part.clone() for part in result[:3]]
     return (*sums, *(x.new_empty(0) if part is None else part for part in result[3:]))
 
 
 @_objective_op.register_fake
-def _objective_fake(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y):
+def _objective_fake(x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, *wants):
+    want_coef, want_x, want_y, want_weight = wants
     n_series = coef.shape[0] if coef.dim() == 2 else 1
     wide = compute_dtype(x.dtype)
 
@@ -189,6 +202,7 @@ def _objective_fake(x, y, coef, weight, upstream, mapping, basis, loss, paramete
         sums(want_coef, n_series, coef.shape[-1]),
         per_sample(want_x, x),
         per_sample(want_y, y),
+        per_sample(want_weight, x if weight is None else weight),
     )
 
 
@@ -200,18 +214,18 @@ def objective(
     upstream: Tensor | None,
     mapping: AffineMap | None,
     basis: str,
-    loss: str,
-    parameter: float,
+    loss: Loss,
     impl: str,
     *,
     want_coef: bool,
     want_x: bool,
     want_y: bool,
-) -> Objective:
+    want_weight: bool,
+) -> Sums:
     """Loss sums and their gradients in one pass over the data.
 
-    Gradients are those of sum_s upstream_s value_s for x and y, and of value for coef (so for upstream None: of the sum
-    of the values). Where series share x or y, the gradient to it is summed over them.
+    Gradients are those of sum_s upstream_s value_s; for upstream None, of the sum of the values. Where series share x,
+    y or the weight, the gradient to it is summed over them.
 
     Args:
         x: (N,) or (S, N).
@@ -221,24 +235,26 @@ def objective(
         upstream: (S,) or None.
         mapping: from domain to window, or None.
         basis: its name.
-        loss: variant of the loss, see `polyfit.losses.Loss.kernel`.
-        parameter: of the loss.
-        impl: "triton" or "torch", resolved.
+        loss: the pointwise loss.
+        impl: resolved.
         want_coef: whether the gradient to coef is wanted.
         want_x: to x.
         want_y: to y.
+        want_weight: to the weight.
     """
-    arguments = (x, y, coef, weight, upstream, mapping, basis, loss, parameter, impl, want_coef, want_x, want_y)
+    wants = (want_coef, want_x, want_y, want_weight)
     if not _is_traced():
-        return _objective_eager(*arguments)
-    value, total_weight, grad_coef, grad_x, grad_y = torch.ops.polyfit.objective(*arguments)
-    return Objective(
-        value,
-        None if weight is None else total_weight,
-        grad_coef if want_coef else None,
-        grad_x if want_x else None,
-        grad_y if want_y else None,
+        return _objective_eager(x, y, coef, weight, upstream, mapping, basis, loss, impl, *wants)
+    if _is_fused_by_compiler(x):
+        return traced.objective(
+            x, y, coef, weight, upstream, mapping, basis, loss,
+            want_coef=want_coef, want_x=want_x, want_y=want_y, want_weight=want_weight,
+        )  # fmt: skip
+    value, *others = torch.ops.polyfit.objective(
+        x, y, coef, weight, upstream, mapping, basis, *loss.kernel, impl, *wants
     )
+    wanted = (weight is not None, *wants)
+    return Sums(value, *(part if want else None for part, want in zip(others, wanted, strict=True)))
 
 
 def bound_objective(
@@ -248,8 +264,7 @@ def bound_objective(
     coef: Tensor,
     mapping: AffineMap | None,
     basis: str,
-    loss: str,
-    parameter: float,
+    loss: Loss,
     impl: str,
     scale: float,
 ) -> Callable[[Tensor, bool], tuple[Tensor | None, Tensor]]:
@@ -262,8 +277,7 @@ def bound_objective(
         coef: any coefficients of the shape that calls will bring, (S, degree + 1).
         mapping: from domain to window, or None.
         basis: its name.
-        loss: variant of the loss, see `polyfit.losses.Loss.kernel`.
-        parameter: of the loss.
+        loss: the pointwise loss.
         impl: "triton" or "torch", resolved.
         scale: what the sums over the samples are multiplied with.
 
@@ -283,26 +297,26 @@ def bound_objective(
                 mapping,
                 basis,
                 loss,
-                parameter,
                 impl,
                 want_coef=True,
                 want_x=False,
                 want_y=False,
+                want_weight=False,
             )
+            assert sums.value is not None
             assert sums.grad_coef is not None
             return sums.value * scale if want_value else None, sums.grad_coef * scale
 
         return launch
 
-    pointwise = losses.from_kernel(loss, parameter)
     bound = onepass.Objective(
-        _rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, basis, pointwise, scale
+        _rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, basis, loss, keep=True, scale=scale
     )
 
     def call(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
-        value, _, grad_coef, _, _ = bound(coef, want_value=want_value)
-        assert grad_coef is not None
-        return value, grad_coef
+        sums = bound(coef, want_value=want_value)
+        assert sums.grad_coef is not None
+        return sums.value, sums.grad_coef
 
     return call
 
@@ -322,6 +336,10 @@ def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: s
 
         with _on(x.device):
             values = launch(_rows(x), _rows(coef), mapping, basis)
+    elif impl == "compile":
+        from polyfit.compiled import evaluate as loop
+
+        values = loop(_rows(x), _rows(coef), mapping, basis)
     else:
         values = onepass.evaluate(_rows(x), _rows(coef), mapping, basis)
     return values.view(_values_shape(x, coef))
@@ -343,7 +361,11 @@ def _evaluate_fake(x, coef, mapping, basis, impl):
 
 def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
     """p(x): (N,) for coef (degree + 1,), (S, N) for coef (S, degree + 1)."""
-    return (torch.ops.polyfit.evaluate if _is_traced() else _evaluate_eager)(x, coef, mapping, basis, impl)
+    if not _is_traced():
+        return _evaluate_eager(x, coef, mapping, basis, impl)
+    if _is_fused_by_compiler(x):
+        return traced.evaluate(x, coef, mapping, basis)
+    return torch.ops.polyfit.evaluate(x, coef, mapping, basis, impl)
 
 
 @_without_autocast
@@ -360,6 +382,8 @@ def _evaluate_backward_eager(
     grad_rows, x_rows, coef_rows = _rows(grad), _rows(x), _rows(coef)
     if impl == "triton":
         from polyfit_kernels.evaluate import evaluate_backward as run
+    elif impl == "compile":
+        from polyfit.compiled import evaluate_backward as run
     else:
         run = onepass.evaluate_backward
     with _on(x.device):
@@ -405,5 +429,7 @@ def evaluate_backward(
     arguments = (grad, x, coef, mapping, basis, impl, want_x, want_coef)
     if not _is_traced():
         return _evaluate_backward_eager(*arguments)
+    if _is_fused_by_compiler(x):
+        return traced.evaluate_backward(grad, x, coef, mapping, basis, want_x=want_x, want_coef=want_coef)
     grad_x, grad_coef = torch.ops.polyfit.evaluate_backward(*arguments)
     return grad_x if want_x else None, grad_coef if want_coef else None

@@ -254,7 +254,7 @@ def _stepwise(
         coef,
         problem.mapping,
         problem.basis,
-        *problem.loss.kernel,
+        problem.loss,
         problem.impl,
         scale,
     )

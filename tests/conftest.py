@@ -25,3 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
+    from polyfit import onepass
+
+    monkeypatch.setattr(onepass, "_chunk_elements", lambda device: 24)
+    monkeypatch.setattr(onepass, "_KEPT", 0)
+    monkeypatch.setattr(onepass, "_BLOCK", 4)
+    monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 7)

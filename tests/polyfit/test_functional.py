@@ -399,7 +399,7 @@ def test_nothing_of_the_size_of_the_data_is_made():
     with LargestTensor() as largest:
         onepass.Objective(x[None], y[None], None, 1, degree, None, "chebyshev", polyfit.losses.MSE())(coef)
         onepass.evaluate_backward(y[None], x[None], coef, None, "legendre", want_x=False, want_coef=True)
-    assert largest.elements <= onepass._CHUNK["cpu"] * (degree + 1) < n_samples
+    assert largest.elements <= onepass._chunk_elements(x.device) * (degree + 1) < n_samples
 
 
 def test_backward_of_a_mean_reads_no_data(monkeypatch):
@@ -542,11 +542,12 @@ def test_custom_operators_are_well_formed():
         )
     for arguments in ((weight, upstream, mapping), (None, None, None)):
         torch.library.opcheck(
-            torch.ops.polyfit.objective, (x, y, coef, *arguments, "laguerre", "huber", 0.5, "torch", True, True, True)
+            torch.ops.polyfit.objective,
+            (x, y, coef, *arguments, "laguerre", "huber", 0.5, "torch", True, True, True, arguments[0] is not None),
         )
         torch.library.opcheck(
             torch.ops.polyfit.objective,
-            (x[0], y[0], coef, *arguments, "power", "mse", 0.0, "torch", True, False, False),
+            (x[0], y[0], coef, *arguments, "power", "mse", 0.0, "torch", True, False, False, False),
         )
 
 

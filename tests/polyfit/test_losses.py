@@ -12,7 +12,7 @@ from oracle import polynomial_loss as plain_loss
 from torch import Tensor
 
 import polyfit
-from polyfit import losses, onepass
+from polyfit import losses
 
 F64 = torch.float64
 
@@ -81,11 +81,9 @@ def test_small_residuals_keep_their_digits():
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("shared", ["x", "y"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_one_pass(name, shared, chunked, monkeypatch):
+def test_one_pass(name, shared, chunked, request):
     if chunked:
-        monkeypatch.setitem(onepass._CHUNK, "cpu", 24)
-        monkeypatch.setattr(onepass, "_BLOCK", 4)
-        monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 7)
+        request.getfixturevalue("small_chunks")
     case = LOSSES[name]
     x = torch.rand((23,) if shared == "x" else (3, 23), dtype=F64) * 2 - 1
     y = case.targets(torch.randn((23,) if shared == "y" else (3, 23), dtype=F64))

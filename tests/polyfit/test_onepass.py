@@ -12,40 +12,28 @@ from polyfit.losses import MSE
 F64 = torch.float64
 
 
-@pytest.fixture
-def small_chunks(monkeypatch):
-    """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
-    monkeypatch.setitem(onepass._CHUNK, "cpu", 24)
-    monkeypatch.setattr(onepass, "_BLOCK", 4)
-    monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 7)
-
-
-@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("basis", ["power", "legendre"])
 @pytest.mark.parametrize("shared", ["x", "y", "x and y", "nothing"])
 @pytest.mark.parametrize("n_series", [1, 2, 5])
 @pytest.mark.parametrize("n_samples", [1, 3, 4, 7, 8, 9, 23, 24, 25, 50])
-def test_every_border_of_chunks(n_samples, n_series, shared, basis):
+@pytest.mark.parametrize("keep", [False, True])
+def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkeypatch, small_chunks):
+    monkeypatch.setattr(onepass, "_KEPT", 60 if keep else 0)
     x = torch.randn(1 if "x" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     y = torch.randn(1 if "y" in shared else n_series, n_samples, dtype=F64).requires_grad_()
-    weight = torch.rand(n_series, n_samples, dtype=F64)
+    weight = torch.rand(n_series, n_samples, dtype=F64).requires_grad_()
     coef = torch.randn(n_series, 3, dtype=F64).requires_grad_()
     upstream = torch.linspace(-1, 2, n_series, dtype=F64)
     mapping = bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64)
 
     losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0), basis=basis)
-    to_x, to_y = torch.autograd.grad(losses, (x, y), upstream, retain_graph=True)
-    (to_coef,) = torch.autograd.grad(losses.sum(), coef)
-    bound = onepass.Objective(x.detach(), y.detach(), weight, n_series, 2, mapping, basis, MSE())
+    to_x, to_y, to_coef, to_weight = torch.autograd.grad(losses, (x, y, coef, weight), upstream)
+    data = (x.detach(), y.detach(), weight.detach())
+    bound = onepass.Objective(*data, n_series, 2, mapping, basis, MSE(), keep=keep)
     for _ in range(2):  # a second call must not see anything of the first
-        value, total, grad_coef, grad_x, grad_y = bound(coef.detach(), upstream, want_x=True, want_y=True)
-        for ours, theirs in (
-            (value, losses),
-            (total, weight.sum(1)),
-            (grad_coef, to_coef),
-            (grad_x, to_x),
-            (grad_y, to_y),
-        ):
+        sums = bound(coef.detach(), upstream, want_x=True, want_y=True, want_weight=True)
+        expected = (losses, weight.sum(1), to_coef, to_x, to_y, to_weight)
+        for ours, theirs in zip(sums, expected, strict=True):
             assert ours is not None
             torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
 

@@ -10,7 +10,6 @@ import torch
 from oracle import polynomial_loss as plain_loss
 
 import polyfit
-from polyfit import onepass
 from polyfit.optimizers import SGD
 from polyfit.training import max_stable_lr
 
@@ -45,11 +44,9 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("several_chunks", [False, True])
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_path_is_that_of_torch_optim(problem, several_chunks, monkeypatch):
+def test_path_is_that_of_torch_optim(problem, several_chunks, request):
     if several_chunks:
-        monkeypatch.setitem(onepass._CHUNK, "cpu", 32)
-        monkeypatch.setattr(onepass, "_BLOCK", 8)
-        monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 15)
+        request.getfixturevalue("small_chunks")
     x_shape, coef_shape, options = PROBLEMS[problem]
     options = dict(options)
     x = torch.rand(x_shape, dtype=F64) * 2 - 1

@@ -1,0 +1,154 @@
+"""The one pass as whole-tensor operations: what a compiler fuses into one loop over the data.
+
+The mathematics is that of polyfit.onepass without its chunks: value and gradients stand side by side, none by autograd,
+so that Inductor, which fuses what reads the same data, reads them once. Run eagerly it is right, and slow.
+
+Operands are canonical (see polyfit.ops), or, for `polyfit.compiled`, cut into rows of samples: (R, B) where (N,) was
+shared by all series or is of one, (S, R, B) where (S, N) was. Sums then run over the B samples of a row in the dtype
+that computes and over rows in float64; uncut, all of a sum is taken in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polyfit.bases import BASES
+from polyfit.formula import Mapping, apply_map, compute_dtype
+from polyfit.losses import Loss
+from polyfit.onepass import Sums
+
+
+def _basis(t: Tensor, degree: int, basis: str) -> list[Tensor]:
+    """P_0 .. P_degree at t."""
+    terms = [torch.ones_like(t)]
+    for k, (a, b, c) in enumerate(BASES[basis].steps(degree)):
+        after = t * terms[k] if a == 1.0 else (a * t) * terms[k]
+        if b:
+            after = after + b * terms[k]
+        if c:
+            after = after - c * terms[k - 1]
+        terms.append(after)
+    return terms
+
+
+def _slopes(t: Tensor, terms: list[Tensor], basis: str) -> list[Tensor]:
+    """The derivatives to t of P_0 .. P_degree: those of the steps of the recurrence."""
+    slopes = [torch.zeros_like(t)]
+    for k, (a, b, c) in enumerate(BASES[basis].steps(len(terms) - 1)):
+        after = a * terms[k] + (a * t + b) * slopes[k]
+        slopes.append(after - c * slopes[k - 1] if c else after)
+    return slopes
+
+
+def _combine(coef: Tensor, terms: list[Tensor], axes: int) -> Tensor:
+    """The sum of coef[..., k] terms[k] over k; `axes` is how many hold the samples of one series."""
+    columns = list(coef.unbind(-1))
+    if coef.dim() == 2:
+        columns = [column.reshape(-1, *(1,) * axes) for column in columns]
+    total = columns[0] * terms[0]
+    for column, term in zip(columns[1:], terms[1:], strict=True):
+        total = total + column * term
+    return total
+
+
+class _Series:
+    """Sums over samples and gradients per sample, of one series or of several."""
+
+    def __init__(self, p: Tensor, is_batch: bool, axes: int, upstream: Tensor | None) -> None:
+        self._p, self._is_batch, self._axes, self._upstream = p, is_batch, axes, upstream
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sums over the samples of each series, (S,) float64."""
+        values = values.expand_as(self._p)
+        if self._axes == 2:
+            values = values.sum(-1)
+        sums = values.sum(-1, dtype=torch.float64)
+        return sums if self._is_batch else sums.unsqueeze(0)
+
+    def moments(self, delta: Tensor, terms: list[Tensor]) -> Tensor:
+        """Sums of delta P_k times upstream, (S, degree + 1) float64."""
+        sums = torch.stack([self.total(delta * term) for term in terms], -1)
+        return sums if self._upstream is None else sums * self._upstream.unsqueeze(-1)
+
+    def per_sample(self, values: Tensor, like: Tensor) -> Tensor:
+        """Values times upstream, added up over the series that share `like`."""
+        if self._upstream is not None:
+            shape = (-1, *(1,) * self._axes) if self._is_batch else ()
+            values = values * self._upstream.to(values.dtype).reshape(shape)
+        values = values.expand_as(self._p)
+        return values.sum(0) if values.dim() > like.dim() else values
+
+
+def objective(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    upstream: Tensor | None,
+    mapping: Mapping | None,
+    basis: str,
+    loss: Loss,
+    *,
+    axes: int = 1,
+    want_coef: bool,
+    want_x: bool,
+    want_y: bool,
+    want_weight: bool,
+) -> Sums:
+    """`polyfit.ops.objective`; `axes` is how many hold the samples of one series."""
+    dtype = compute_dtype(x.dtype)
+    x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
+    weight = None if weight is None else weight.to(dtype)
+    t = apply_map(x, mapping)
+    terms = _basis(t, coef.shape[-1] - 1, basis)
+    p = _combine(coef, terms, axes)
+    p, y_all = torch.broadcast_tensors(p, y)
+    value = loss.value(p, y_all)
+    delta, to_y = loss.slopes(p, y_all)
+    if weight is not None:
+        delta, to_y = delta * weight, to_y * weight
+    series = _Series(p, coef.dim() == 2, axes, upstream)
+    grad_x = None
+    if want_x:
+        slope = _combine(coef, _slopes(t, terms, basis), axes)
+        grad_x = series.per_sample(delta * (slope if mapping is None else slope * mapping[1]), x)
+    return Sums(
+        series.total(value if weight is None else value * weight),
+        None if weight is None else series.total(weight),
+        series.moments(delta, terms) if want_coef else None,
+        grad_x,
+        series.per_sample(to_y, y) if want_y else None,
+        series.per_sample(value, weight) if want_weight and weight is not None else None,
+    )
+
+
+def evaluate(x: Tensor, coef: Tensor, mapping: Mapping | None, basis: str, *, axes: int = 1) -> Tensor:
+    """`polyfit.ops.evaluate`; `axes` is how many hold the samples of one series."""
+    dtype = compute_dtype(x.dtype)
+    terms = _basis(apply_map(x.to(dtype), mapping), coef.shape[-1] - 1, basis)
+    return _combine(coef.to(dtype), terms, axes).to(x.dtype)
+
+
+def evaluate_backward(
+    grad: Tensor,
+    x: Tensor,
+    coef: Tensor,
+    mapping: Mapping | None,
+    basis: str,
+    *,
+    axes: int = 1,
+    want_x: bool,
+    want_coef: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """`polyfit.ops.evaluate_backward`; `axes` is how many hold the samples of one series."""
+    dtype = compute_dtype(x.dtype)
+    grad, x, wide = grad.to(dtype), x.to(dtype), coef.to(dtype)
+    t = apply_map(x, mapping)
+    terms = _basis(t, coef.shape[-1] - 1, basis)
+    series = _Series(grad, coef.dim() == 2, axes, None)
+    grad_x = None
+    if want_x:
+        slope = _combine(wide, _slopes(t, terms, basis), axes)
+        grad_x = series.per_sample(grad * (slope if mapping is None else slope * mapping[1]), x)
+    return grad_x, series.moments(grad, terms).view(coef.shape) if want_coef else None

@@ -52,16 +52,34 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     return super(torch.autograd.Function, function).apply(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _tied(gradient: Tensor | None, operand: Tensor | None, grad: Tensor) -> Tensor | None:
-    """The gradient to an operand, which in a compiled backward also hangs on the operand itself.
+class _Tied(torch.autograd.Function):
+    """The operand itself, to whose gradient it is tied.
 
-    A compiled backward cannot be differentiated, and PyTorch says so for each of its inputs that require a gradient.
-    What the forward pass has saved is no such input: second derivatives would be missing in silence.
+    A compiled backward cannot be differentiated, and PyTorch says so if one of its inputs requires a gradient. What the
+    forward pass saved is no such input: second derivatives would be missing in silence. So it gets the operand too.
     """
-    if gradient is None or operand is None:
-        return gradient
-    total = grad.sum().to(operand.dtype)
-    return torch.where(total.isnan(), operand * total, gradient)
+
+    @staticmethod
+    def forward(operand: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A view."""
+        return operand.view_as(operand)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep the operand."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradient; where it is not a number the operand makes no difference."""
+        (operand,) = ctx.saved_tensors
+        return torch.where(grad.isnan(), operand * grad, grad)
+
+
+def tied(operand: Tensor) -> Tensor:
+    """An operand as the functions below want it: where a call is compiled, `_Tied`."""
+    is_plain = torch.compiler.is_compiling() and not _runs_formula()
+    return _Tied.apply(operand) if is_plain and operand.requires_grad else operand  # pyright: ignore[reportReturnType]
 
 
 def _pull_back(
@@ -390,8 +408,6 @@ class PolynomialLoss(torch.autograd.Function):
             found = _apply(LossGradients, grad, *saved, ctx.terms, wants)
         else:
             found = LossGradients.forward(grad, *saved, ctx.terms, wants)  # pyright: ignore[reportCallIssue]
-            if torch.compiler.is_compiling():
-                found = map(_tied, found, saved[:4], (grad,) * 4)
         return *found, None, None
 
     @staticmethod

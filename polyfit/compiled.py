@@ -76,6 +76,11 @@ def _in_rows(n_samples: int) -> int:
     return n_samples - n_samples % _ROW if n_samples >= 2 * _ROW else 0
 
 
+def _detached(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors apart from any graph, which a loop would make a case of its own."""
+    return tuple(None if tensor is None else tensor.detach() for tensor in tensors)
+
+
 def _kind(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(None if tensor is None else (tensor.dim(), tensor.dtype) for tensor in tensors)
 
@@ -114,7 +119,7 @@ def objective(
 
     if n_main == 0 or n_series == 0:
         return chunked(slice(None))
-    tensors = (
+    tensors = _detached(
         *(_cut(operand, n_main, n_series) for operand in (x, y)),
         coef.squeeze(0) if n_series == 1 else coef,
         _cut(weight, n_main, n_series),
@@ -136,7 +141,7 @@ def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> 
     n_main = _in_rows(n_samples)
     if n_main == 0 or n_series == 0:
         return onepass.evaluate(x, coef, mapping, basis)
-    tensors = (
+    tensors = _detached(
         _cut(x, n_main, n_series),
         coef.squeeze(0) if n_series == 1 else coef,
         _mapping_tensor(mapping, compute_dtype(x.dtype)),
@@ -158,7 +163,7 @@ def evaluate_backward(
     wants = {"want_x": want_x, "want_coef": want_coef}
     if n_main == 0 or n_series == 0:
         return onepass.evaluate_backward(grad, x, coef, mapping, basis, **wants)
-    tensors = (
+    tensors = _detached(
         _cut(grad, n_main, n_series),
         _cut(x, n_main, n_series),
         coef.squeeze(0) if n_series == 1 else coef,

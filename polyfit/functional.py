@@ -6,9 +6,10 @@ operands only: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +47,18 @@ def _check_tensors(named: dict[str, Tensor | None]) -> None:
                 f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree:"
                 f" pass {name}.to({first}.device), or move {first}"
             )
+
+
+def _promoted(*tensors: Any) -> Sequence[Any]:
+    """Under autocast, which leaves a model with tensors of several dtypes, all in the widest; else as they are."""
+    dtypes = [tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)]
+    if len(set(dtypes)) < 2 or not set(dtypes) <= set(_DTYPES):  # the check says more
+        return tensors
+    device = next(tensor.device.type for tensor in tensors if isinstance(tensor, Tensor))
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return [tensor.to(widest) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
 
 
 def _check_coef(coef: Tensor) -> None:
@@ -152,6 +165,8 @@ def canonical_problem(
     """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
     _check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     _check_coef(coef)
+    x, y, coef = autograd.tied(x), autograd.tied(y), autograd.tied(coef)
+    weight = None if weight is None else autograd.tied(weight)
     if callable(loss) and not isinstance(loss, losses.Loss):
         pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
     else:
@@ -196,13 +211,15 @@ def polyval(
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
         domain: ``(lo, hi)``, mapped affinely onto the window of the basis, which is [-1, 1], and [0, 1] for laguerre;
             None for no mapping.
-        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch" or "compile", see
+            `polynomial_loss`.
 
     Returns:
         Values in the dtype of x, of the shape of x for a 1-D `coef` and ``(*batch, N)`` otherwise. Differentiable in x
-        and coef, to any order; one pass over x and the incoming gradient for the first.
+        and coef, to any order and in forward mode; one pass over x and the incoming gradient for the first.
 
-    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64; x and coef must agree.
+    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64; x and coef must agree (under autocast
+    they are brought to the wider of the two).
 
     Raises:
         TypeError: not a floating-point tensor, or dtypes that differ.
@@ -215,8 +232,10 @@ def polyval(
     References:
         numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
+    x, coef = _promoted(x, coef)
     _check_tensors({"x": x, "coef": coef})
     _check_coef(coef)
+    x, coef = autograd.tied(x), autograd.tied(coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     if _is_flat(coef, (x,)):
@@ -256,22 +275,26 @@ def polynomial_loss(
             with their defaults, an object from polyfit.losses with others, or a function of your own that takes
             predictions and targets of one shape to losses of that shape. Your function must be differentiable PyTorch;
             it runs on the differentiable formula, not in the one pass, whatever `impl` is.
-        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one. A weight that requires a
-            gradient is served by the differentiable formula, not by the one pass.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
         per_series: keep one loss per series, shape ``batch``, instead of reducing over all of them.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
-        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch", or "compile": a loop that
+            torch.compile makes, for large data on a CPU. It takes degrees up to 10, needs a C++ compiler, and its first
+            call for each kind of problem compiles for some seconds.
 
     Returns:
         The loss in the dtype of the operands: a scalar, ``batch`` with per_series, ``(*batch, N)`` for "none".
-        Differentiable in x, y, coef (and weight), to any order. For "mean" and "sum" the pass that gives the value
-        gives the gradients that are asked for, and backward only scales them. (An operand that series share takes one
-        more pass in backward when per_series gives each series a gradient of its own.)
+        Differentiable in x, y, coef and weight, to any order and in forward mode, under every transform of torch.func
+        and torch.compile. For "mean" and "sum" the pass that gives the value gives the gradients that are asked for,
+        and backward only scales them. (An operand that series share takes one more pass in backward when per_series
+        gives each series a gradient of its own.) Second derivatives and forward mode go through the differentiable
+        formula.
 
     dtypes: float16, bfloat16 and float32 compute in float32 and add up in float64 beyond short runs, so that the
-    relative error does not grow with N; float64 in float64. All operands must agree.
+    relative error does not grow with N; float64 in float64. All operands must agree; under autocast they are brought to
+    the widest of theirs.
 
     Raises:
         TypeError: not a floating-point tensor, or dtypes that differ.
@@ -291,6 +314,7 @@ def polynomial_loss(
     """
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
+    x, y, coef, weight = _promoted(x, y, coef, weight)
     problem = canonical_problem(
         x,
         y,

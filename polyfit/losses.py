@@ -17,8 +17,10 @@ poisson_nll(log_input, ...)   exp(p) - y p, or p - y log(p + eps); with full: + 
 cauchy(scale)                 scale**2 / 2 log(1 + (r / scale)**2)
 ============================  ==========================================================================
 
-`value` is differentiable PyTorch; `slopes` gives the derivatives to p and y in closed form, at a kink what autograd of
-`value` gives. Both are written so that large residuals and logits neither overflow nor lose their digits.
+`value` is differentiable PyTorch, of operations that every transform knows (torch's huber_loss has no second derivative
+in forward mode, its mse_loss fails under vmap); `slopes` gives the derivatives to p and y in closed form, at a kink
+what autograd of `value` gives. Both are written so that large residuals and logits neither overflow nor lose their
+digits.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ class L1(Loss):
     name: ClassVar[str] = "l1"
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return F.l1_loss(p, y, reduction="none")
+        return (p - y).abs()
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = torch.sign(p - y)
@@ -116,7 +118,10 @@ class Huber(Loss):
         return self.name, self.delta
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return F.huber_loss(p, y, reduction="none", delta=self.delta)
+        residual = p - y
+        size = residual.abs()
+        near = 0.5 * residual * residual
+        return torch.where(size <= self.delta, near, self.delta * (size - 0.5 * self.delta))
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = (p - y).clamp(-self.delta, self.delta)
@@ -142,7 +147,12 @@ class SmoothL1(Loss):
         return ("l1", 0.0) if self.beta == 0 else (self.name, self.beta)
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return F.smooth_l1_loss(p, y, reduction="none", beta=self.beta)
+        residual = p - y
+        size = residual.abs()
+        if self.beta == 0:
+            return size
+        near = (0.5 / self.beta) * residual * residual
+        return torch.where(size < self.beta, near, size - 0.5 * self.beta)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         residual = p - y

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import LAYOUTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import NUMPY_CLASSES
@@ -21,25 +22,6 @@ from polyfit import onepass, ops
 
 F64 = torch.float64
 BASES = list(NUMPY_CLASSES)
-# What x, coef and y, weight may look like: name, shape of x, shape of coef, shape of y, shape of weight.
-LAYOUTS = {
-    "one series": ((37,), (4,), (37,), (37,)),
-    "x of two axes": ((3, 11), (4,), (3, 11), (3, 11)),
-    "x of three axes": ((2, 3, 5), (4,), (2, 3, 5), (2, 3, 5)),
-    "a single number": ((), (4,), (), ()),
-    "one coef, several y": ((11,), (4,), (3, 11), (11,)),
-    "one coef, several x": ((3, 11), (4,), (11,), (3, 11)),
-    "own x": ((3, 11), (3, 4), (3, 11), (3, 11)),
-    "shared x": ((11,), (3, 4), (3, 11), (11,)),
-    "shared x and y": ((11,), (3, 4), (11,), (3, 11)),
-    "own x, shared y": ((3, 11), (3, 4), (11,), (11,)),
-    "two batch axes": ((2, 3, 7), (2, 3, 4), (2, 3, 7), (2, 3, 7)),
-    "batch axes that broadcast": ((2, 1, 7), (3, 4), (3, 7), (2, 1, 7)),
-    "a batch of one": ((1, 7), (1, 4), (1, 7), (7,)),
-    "no series": ((0, 7), (0, 4), (0, 7), (7,)),
-    "constant": ((9,), (1,), (9,), (9,)),
-    "line": ((9,), (2,), (9,), (9,)),
-}
 
 
 def make(layout: str, dtype: torch.dtype = F64, grad: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -271,7 +253,7 @@ def test_upstream_gradient_of_stride_zero():
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_any_shapes_that_broadcast(data):
+def test_any_shapes_that_broadcast_and_any_strides(data):
     batch = tuple(data.draw(st.lists(st.integers(1, 3), max_size=3), label="batch"))
     n_samples, degree = data.draw(st.integers(1, 9), label="N"), data.draw(st.integers(0, 6), label="degree")
 
@@ -279,17 +261,25 @@ def test_any_shapes_that_broadcast(data):
         kept = batch[data.draw(st.integers(0, len(batch)), label=f"{label} drops") :]
         return tuple(1 if data.draw(st.booleans(), label=f"{label} shares") else size for size in kept)
 
-    x, y, weight = (torch.rand(*leading(name), n_samples, dtype=F64) + 0.1 for name in ("x", "y", "weight"))
-    coef = torch.randn(*leading("coef"), degree + 1, dtype=F64)
-    for tensor in (x, y, coef):
-        tensor.requires_grad_()
+    operands = [torch.rand(*leading(name), n_samples, dtype=F64) + 0.1 for name in ("x", "y", "weight")]
+    operands.append(torch.randn(*leading("coef"), degree + 1, dtype=F64))
+    strides = data.draw(st.lists(st.sampled_from([None, *STRIDES]), min_size=4, max_size=4), label="strides")
+    operands = [
+        (operand if stride is None else STRIDES[stride](operand)).requires_grad_()
+        for operand, stride in zip(operands, strides, strict=True)
+    ]
+    x, y, weight, coef = operands
     per_series = data.draw(st.booleans(), label="per_series")
-    ours = polyfit.polynomial_loss(x, y, coef, weight=weight, per_series=per_series)
-    plain = plain_loss(x, y, coef, weight, per_series=per_series)
-    assert ours.shape == plain.shape
-    assert_close(ours, plain, 256)
-    for mine, theirs in zip(gradients(ours, (x, y, coef)), gradients(plain, (x, y, coef)), strict=True):
-        assert_close(mine, theirs, 1024)
+    basis = data.draw(st.sampled_from(BASES), label="basis")
+    results = []
+    for function in (polyfit.polynomial_loss, plain_loss):
+        value = function(x, y, coef, weight=weight, per_series=per_series, basis=basis)
+        results.append((value, *gradients(value, (x, y, coef, weight))))
+    for mine, theirs in zip(*results, strict=True):
+        assert mine.shape == theirs.shape
+        assert_close(mine, theirs, 4096)
+    ours, plain = polyfit.polyval(x, coef, basis=basis), plain_polyval(x, coef, basis=basis)
+    assert_close(ours, plain, 1024)
 
 
 # --- dtypes and digits

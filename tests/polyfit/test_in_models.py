@@ -1,0 +1,178 @@
+"""polyfit as a part of models: autocast, checkpoints, distributed training, copies and pickles, every impl."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from cases import CASES, LOSSES, Case
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import polyfit
+from polyfit import compiled
+
+F64 = torch.float64
+
+
+class Model(torch.nn.Module):
+    """A line and a polynomial of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(3, 1, dtype=F64)
+        self.coef = torch.nn.Parameter(torch.linspace(-1, 1, 4, dtype=F64))
+
+    def forward(self, features: Tensor, y: Tensor) -> Tensor:
+        """The loss."""
+        x = self.line(features).squeeze(-1)
+        return polyfit.polynomial_loss(x, y, self.coef, loss="huber", basis="legendre", domain=(-4, 4))
+
+
+def batch(n_samples: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n_samples, 3, dtype=F64, generator=generator), torch.randn(
+        n_samples, dtype=F64, generator=generator
+    )
+
+
+def gradients(model: torch.nn.Module, *data: Tensor) -> list[Tensor]:
+    """Of the loss to all parameters."""
+    return list(torch.autograd.grad(model(*data), list(model.parameters())))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoint(reentrant):
+    model, (features, y) = Model(), batch()
+    plain = gradients(model, features, y)
+    features.requires_grad_()  # a reentrant one wants it
+    loss = checkpoint(model, features, y, use_reentrant=reentrant)
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    for parameter, expected in zip(model.parameters(), plain, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected)
+
+
+def test_copies_and_pickles_of_a_model():
+    model, data = Model(), batch()
+    expected = gradients(model, *data)
+    gradients(model, *data)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for mine, theirs in zip(gradients(other, *data), expected, strict=True):
+            assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_copies_and_pickles_of_losses(name):
+    loss = LOSSES[name].loss
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert other == loss
+        assert hash(other) == hash(loss)
+    rule = polyfit.optimizers.SGD(0.5)
+    assert pickle.loads(pickle.dumps(rule)) == copy.deepcopy(rule) == rule
+
+
+def _replica(rank: int, port: int, results: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = Model()
+    replica = torch.nn.parallel.DistributedDataParallel(model)
+    features, y = batch()
+    replica(features[rank::2], y[rank::2]).backward()
+    if rank == 0:
+        torch.save([parameter.grad for parameter in model.parameters()], results)
+    dist.destroy_process_group()
+
+
+def test_distributed_data_parallel(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(_replica, (port, str(tmp_path / "gradients.pt")), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    torch.manual_seed(0)
+    expected = gradients(Model(), *batch())
+    for mine, theirs in zip(torch.load(tmp_path / "gradients.pt"), expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_autocast_brings_operands_to_the_widest_dtype():
+    x, coef = torch.randn(30, dtype=torch.bfloat16), torch.randn(4, requires_grad=True)
+    y = torch.randn(30)
+    expected = polyfit.polynomial_loss(x.float(), y, coef)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = polyfit.polynomial_loss(x, y, coef)
+        values = polyfit.polyval(x, coef)
+    assert torch.equal(loss, expected)
+    assert torch.equal(values, polyfit.polyval(x.float(), coef))
+    assert torch.equal(torch.autograd.grad(loss, coef)[0], torch.autograd.grad(expected, coef)[0])
+    with pytest.raises(TypeError, match=r"y is torch\.float32 and x is torch\.bfloat16"):
+        polyfit.polynomial_loss(x, y, coef)
+
+
+# --- impl="compile" ---
+
+COMPILED = ["mse, power, one series", "huber, chebyshev, own x", "poisson_nll rate full, legendre, shared x"]
+
+
+def long_operands(case: Case, n_samples: int, dtype: torch.dtype = F64) -> list[Tensor]:
+    """The operands of a case, repeated to many samples."""
+    x, y, coef, weight = case.operands()
+    times = n_samples // x.shape[-1] + 1
+    x, y, weight = (operand.repeat(*(1,) * (operand.dim() - 1), times)[..., :n_samples] for operand in (x, y, weight))
+    return [operand.to(dtype).requires_grad_() for operand in (x, y, coef, weight)]
+
+
+@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_loops_give_what_the_chunked_pass_gives(name):
+    case = CASES[name]
+    for n_samples in (2 * compiled._ROW - 1, 2 * compiled._ROW, 3 * compiled._ROW + 5):
+        results = []
+        for impl in ("compile", "torch"):
+            operands = long_operands(case, n_samples)
+            x, _, coef, _ = operands
+            loss = case.loss_pair[0](*operands, impl=impl).sum()
+            values = polyfit.polyval(x, coef, basis=case.basis, domain=(-2, 2), impl=impl)
+            results.append(
+                (loss, values, *torch.autograd.grad(loss, operands), *torch.autograd.grad(values.sum(), (x, coef)))
+            )
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+def test_compiled_sums_are_as_exact_as_the_chunked_ones():
+    n_samples = 1_000_003
+    x, y = torch.rand(n_samples), torch.rand(n_samples)
+    coef = torch.randn(6)
+    truth = polyfit.polynomial_loss(x.double(), y.double(), coef.double())
+    loss = polyfit.polynomial_loss(x, y, coef, impl="compile")
+    # A prediction of degree 5 is off by a few eps, of either sign; sums of 4096 in 16 lanes or more by less than that.
+    assert abs(float(loss) / float(truth) - 1) < 4 * torch.finfo(torch.float32).eps
+
+
+def test_a_compiled_loop_serves_every_length(monkeypatch):
+    if not compiled.has_compiler():
+        pytest.skip("impl='compile' needs a C++ compiler")
+    polyfit.polynomial_loss(torch.rand(20_000), torch.rand(20_000), torch.rand(3), impl="compile")
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    for n_samples in (8_192, 30_001, 100_000):
+        x, y, coef = torch.rand(n_samples), torch.rand(n_samples), torch.rand(3)
+        torch.testing.assert_close(
+            polyfit.polynomial_loss(x, y, coef, impl="compile"), polyfit.polynomial_loss(x, y, coef)
+        )
+
+
+def test_what_compile_cannot_do_is_named(monkeypatch):
+    x = torch.rand(9)
+    with pytest.raises(ValueError, match="degrees up to 10 and got 11"):
+        polyfit.polyval(x, torch.rand(12), impl="compile")
+    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler and found none"):
+        polyfit.polyval(x, torch.rand(3), impl="compile")

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: setup demo test lint format reference interpreter codegen ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference interpreter codegen codegen-full ceilings wheel bench gpu clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ interpreter: setup
 
 codegen: setup
 	$(BIN)/python -m pytest -m codegen tests/kernels
+
+# Every basis with every loss, on every device: no part of `make test`, for the minutes that it takes.
+codegen-full: setup
+	PYTHONPATH=.:tests:kernels $(BIN)/python tests/kernels/codegen.py full
 
 # Record the registers of all kernels with the installed Triton, after a change that was looked at.
 ceilings: setup

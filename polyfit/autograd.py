@@ -362,6 +362,12 @@ def _n_series(coef: Tensor) -> int:
     return coef.shape[0] if coef.dim() == 2 else 1
 
 
+def _beside(factor: Tensor, rows: Tensor) -> Tensor:
+    """Factors of the series, or one of all, as they multiply rows (S, K) or (K,)."""
+    factor = factor.to(rows.dtype)
+    return factor.unsqueeze(1) if factor.dim() and rows.dim() == 2 else factor
+
+
 class PolynomialLoss(torch.autograd.Function):
     """The reduced loss.
 
@@ -461,45 +467,31 @@ class LossGradients(torch.autograd.Function):
 
         That is so for an operand that series share when each has a loss, and a gradient from upstream, of its own.
         """
-        n_series, n_samples = _n_series(coef), x.shape[-1]
-        scale = terms.scale(total_weight, n_samples, n_series)
+        n_series = _n_series(coef)
+        scale = terms.scale(total_weight, x.shape[-1], n_series)
         factor = terms.of_series(grad.double() * scale, n_series)  # (S,), or () for all
-        want_x, want_y, want_coef, want_weight = wants
-        misses = {
-            "want_x": want_x and grad_x is None,
-            "want_y": want_y and grad_y is None,
-            "want_coef": want_coef and grad_coef is None,
-            "want_weight": want_weight and grad_weight is None,
-        }
-        late = None
-        if any(misses.values()):
-            late = ops.objective(x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl, **misses)
+        early = (grad_x, grad_y, grad_coef, grad_weight)
+        misses = [want and part is None for want, part in zip(wants, early, strict=True)]
+        late: Tensors = (None,) * 4
+        if any(misses):
+            names = ("want_x", "want_y", "want_coef", "want_weight")
+            factors = factor.expand(n_series)
+            sums = ops.objective(
+                x, y, coef, weight, factors, *terms.pointwise, terms.impl, **dict(zip(names, misses, strict=True))
+            )
+            late = (sums.grad_x, sums.grad_y, sums.grad_coef, sums.grad_weight)
 
-        def scaled(like: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
-            if early is None:
-                assert late is not None
-                return late.to(like.dtype).view(like.shape)
-            factors = factor.to(early.dtype)
-            if factors.dim() and early.dim() == 2:
-                factors = factors.unsqueeze(1)
-            return (early * factors).to(like.dtype).view(like.shape)
-
-        to_weight = None
-        if want_weight:
-            assert weight is not None
-            wide = weight.new_empty(0, dtype=formula.compute_dtype(weight.dtype))
-            to_weight = scaled(weight.to(wide.dtype), grad_weight, late and late.grad_weight)
-            if terms.reduction == "mean":  # a heavier sample also draws the mean to its own loss
-                assert value is not None
-                means = terms.of_series(terms.over_series(value) * scale, n_series)
-                drawn = (factor * means).expand(n_series)
-                to_weight = to_weight - (drawn.sum() if weight.dim() == 1 else drawn.unsqueeze(1)).to(wide.dtype)
-            to_weight = to_weight.to(weight.dtype)
-        return (
-            scaled(x, grad_x, late and late.grad_x) if want_x else None,
-            scaled(y, grad_y, late and late.grad_y) if want_y else None,
-            scaled(coef, grad_coef, late and late.grad_coef) if want_coef else None,
-            to_weight,
+        found = [
+            None if not want else part if part is not None else one if one is None else one * _beside(factor, one)
+            for want, one, part in zip(wants, early, late, strict=True)
+        ]
+        if found[3] is not None and terms.reduction == "mean":  # a heavier sample draws the mean to its own loss, too
+            assert value is not None
+            means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
+            found[3] = found[3] - (_beside(means, found[3]) if found[3].dim() == 2 else means.sum().to(found[3].dtype))
+        return tuple(
+            None if part is None else part.to(operand.dtype).view(operand.shape)  # pyright: ignore[reportOptionalMemberAccess]
+            for part, operand in zip(found, (x, y, coef, weight), strict=True)
         )
 
     @staticmethod

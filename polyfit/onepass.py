@@ -30,8 +30,11 @@ from polyfit.losses import MSE, Loss
 
 # Longest block: the length of a sum in float32. On random data 1024 gave 1e-8 relative error of the sums at n = 1e7,
 # 4096 gave 6e-8; where all terms are alike and roundings add up, 1e-6 and 4e-6. Longer blocks brought no speed.
-_LONGEST_BLOCK = 2047
+_LONGEST_BLOCK = 2048
 _BLOCK = 1024
+# Up to so many a product each: a product in batches wakes all threads, which takes longer than that, and milliseconds
+# where other processes keep the cores busy.
+_FEW_BLOCKS = 4
 # Elements (series x samples) in a chunk for each thread of a CPU: PyTorch gives a thread at least so many, and with
 # twice as many the matrix leaves the second level of cache (two x86 cores, n = 1e7: 15 ms for degree 5 with either, 27
 # and 33 ms for degree 10). A GPU wants enough work for a launch.
@@ -59,27 +62,27 @@ def _steps(basis: str, degree: int) -> tuple[tuple[float, float, float], ...]:
 
 
 class _Matrix:
-    """The matrix P of g series that each have their own x (one, where all share it) and of n samples of each.
+    """The matrix P of n samples that all series share, or of n samples of each of s series.
 
     It is laid out in whole blocks of B samples. What the last block has beyond the n samples is zero: it adds nothing
-    to a product, whatever finite number stands against it.
-
-    Attributes:
-        whole: (g, degree + 1, width).
-        blocks: (g * n_blocks, B, degree + 1), the same, transposed in blocks.
+    to a product, whatever finite number stands against it. Values and their like are rows (s, width) here, a series
+    each, of which the first n columns are samples.
     """
 
-    def __init__(self, like: Tensor, g: int, n: int, block: int, degree: int, dtype: torch.dtype) -> None:
-        self.n, self.n_blocks, self._g = n, max(1, -(-n // block)), g
-        self.width = self.n_blocks * block
+    def __init__(
+        self, like: Tensor, n_matrices: int, n: int, block: int, degree: int, dtype: torch.dtype, is_shared: bool
+    ) -> None:
+        self.n, self._block, self._is_shared = n, block, is_shared
+        self._n_blocks = max(1, -(-n // block))
+        self.width = self._n_blocks * block
         self.is_filled = self.width > n
-        rows = like.new_empty((degree + 1, g, self.width), dtype=dtype)
-        self._rows = rows.unbind(0)  # P_k: (g, width)
+        self._all = like.new_empty((degree + 1, n_matrices, self.width), dtype=dtype)
+        self._rows = self._all.unbind(0)  # P_k: (g, width)
         self._rows[0].fill_(1.0)
         if self.is_filled:
-            rows[:2, :, n:] = 0.0  # P_0 and P_1, from which all others follow
-        self.whole = rows.transpose(0, 1)
-        self.blocks = rows.view(degree + 1, g * self.n_blocks, block).permute(1, 2, 0)
+            self._all[:2, :, n:] = 0.0  # P_0 and P_1, from which all others follow
+        # (degree + 1, width), or (s, degree + 1, width)
+        self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
         self._values: Tensor | None = None
 
     def lay_out(self, x: Tensor, steps: tuple[tuple[float, float, float], ...], mapping: AffineMap | None) -> None:
@@ -109,90 +112,102 @@ class _Matrix:
         return padded[..., : self.n] if self.is_filled else padded
 
     def pad(self, values: Tensor) -> Tensor:
-        """(..., n) to (..., width), contiguous."""
+        """Rows (s, n) as (s, width), contiguous."""
         if self.is_filled:
             return torch.nn.functional.pad(values, (0, self.width - self.n))
         return values.contiguous()
 
+    def functions(self) -> Tensor:
+        """P_k of the samples, (s or 1, degree + 1, n)."""
+        return self.samples(self._all.transpose(0, 1))
+
     def series(self, coef: Tensor) -> Tensor:
-        """Values for coef (g, m, degree + 1): (g, m, width), in a buffer that the next call writes again."""
-        if self._values is not None and self._values.shape[1] != coef.shape[1]:
+        """Values for coef (s, K <= degree + 1): (s, width)."""
+        n_coef = coef.shape[1]
+        if self._is_shared:
+            return torch.mm(coef, self._whole[:n_coef])
+        return torch.bmm(coef.unsqueeze(1), self._whole[:, :n_coef]).squeeze(1)
+
+    def residuals(self, coef: Tensor, y: Tensor) -> Tensor:
+        """Values minus y (s or 1, n) for coef (s, degree + 1): (s, width), in a buffer that the next call writes again.
+
+        In the filling they are zero.
+        """
+        if self._values is not None and self._values.shape[0] != coef.shape[0]:
             self._values = None
-        self._values = torch.bmm(coef, self.whole, out=self._values)
+        if self._is_shared and not self.is_filled:
+            self._values = torch.addmm(y, coef, self._whole, beta=-1, out=self._values)
+        elif self._is_shared:
+            self._values = torch.mm(coef, self._whole, out=self._values)
+            self.samples(self._values).sub_(y)
+        else:
+            out = None if self._values is None else self._values.unsqueeze(1)
+            self._values = torch.bmm(coef.unsqueeze(1), self._whole, out=out).squeeze(1)
+            self.samples(self._values).sub_(y)
         return self._values
 
     def moments(self, delta: Tensor) -> Tensor:
-        """Sums of delta P_k for delta (g, m, width): (g, m, degree + 1), over blocks in float64."""
-        m = delta.shape[1]
-        if m == 1:
-            by_block = delta.view(self._g * self.n_blocks, 1, -1)
-        else:  # one matrix for all
-            by_block = delta.view(m, self.n_blocks, -1).transpose(0, 1)
-        return self._over_blocks(torch.bmm(by_block, self.blocks))
+        """Sums of delta P_k for delta (s, width): (s, degree + 1), over blocks in float64."""
+        if self._is_shared and self._n_blocks <= _FEW_BLOCKS:
+            cut = zip(delta.split(self._block, 1), self._whole.split(self._block, 1), strict=True)
+            first, *others = [torch.mm(part, functions.t()).double() for part, functions in cut]
+            return sum(others, first)
+        blocks = self._all.view(self._all.shape[0], -1, self._block).permute(1, 2, 0)  # (g * nb, B, degree + 1)
+        if self._is_shared:
+            by_block = delta.view(-1, self._n_blocks, self._block).transpose(0, 1)
+            return torch.bmm(by_block, blocks).sum(0, dtype=torch.float64)
+        sums = torch.bmm(delta.view(-1, 1, self._block), blocks)
+        return sums.view(delta.shape[0], self._n_blocks, -1).sum(1, dtype=torch.float64)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Dot products of matching rows (g, m, width): (g, m, 1), over blocks in float64."""
-        m = left.shape[1]
-        if m == 1:  # as a product of matrices: a quarter of the time of vecdot
-            shape = (self._g * self.n_blocks, 1, -1)
-            return self._over_blocks(torch.bmm(left.view(shape), right.view(shape).transpose(1, 2)))
-        shape = (m, self.n_blocks, -1)
-        dots = torch.linalg.vecdot(left.view(shape), right.view(shape))
-        return dots.sum(1, dtype=torch.float64).view(1, m, 1)
-
-    def _over_blocks(self, sums: Tensor) -> Tensor:
-        """(g * n_blocks, m, K) to (g, m, K)."""
-        if self.n_blocks == 1:
-            return sums.double()
-        return sums.view(self._g, self.n_blocks, *sums.shape[1:]).sum(1, dtype=torch.float64)
+        """Dot products of matching rows (s, width): (s, 1), over blocks in float64."""
+        if self._n_blocks == 1:
+            return torch.linalg.vecdot(left, right).double().unsqueeze(1)
+        shape = (-1, self._n_blocks, self._block)
+        return torch.linalg.vecdot(left.view(shape), right.view(shape)).sum(1, keepdim=True, dtype=torch.float64)
 
 
 class _Part(NamedTuple):
-    """Some samples of some series, and the matrix that is laid out for them.
-
-    Rows (s, n) of an operand become (g, m, n) here: (1, s, n) where the series share x, (s, 1, n) elsewhere.
-    """
+    """Some samples of some series, and the matrix that is laid out for them."""
 
     series: slice
     samples: slice
     matrix: _Matrix
-    axis: int  # of the three that is one: 0 or 1
+    dtype: torch.dtype  # of the matrix
     n_series: int  # of all parts
     is_all: bool  # whether this is the only part
 
     def operand(self, rows: Tensor) -> Tensor:
-        """Rows (S or 1, N) of y, weight or an upstream gradient, broadcastable to (g, m, n), in the dtype of P."""
+        """Rows (S or 1, N) of y, weight or an upstream gradient: (s or 1, n), in the dtype of the matrix."""
         if not self.is_all:
             rows = (rows[self.series] if rows.shape[0] > 1 else rows)[:, self.samples]
-        return rows.unsqueeze(self.axis).to(self.matrix.whole.dtype)
+        return rows if rows.dtype == self.dtype else rows.to(self.dtype)
 
     def coefficients(self, coef: Tensor) -> Tensor:
-        """Rows (S, K) of coefficients as (g, m, K)."""
-        return (coef if self.is_all else coef[self.series]).unsqueeze(self.axis)
+        """Rows (S, K) of coefficients: (s, K)."""
+        return coef if self.is_all else coef[self.series]
 
     def add(self, sums: Tensor, total: Tensor | None) -> Tensor:
-        """Add sums (g, m, K) in float64 to the total (S, K)."""
-        part = sums.squeeze(self.axis)
-        if part.shape[0] == self.n_series:
-            return part if total is None else total + part
+        """Add sums (s, K) in float64 to the total (S, K)."""
+        if sums.shape[0] == self.n_series:
+            return sums if total is None else total + sums
         if total is None:
-            total = part.new_zeros(self.n_series, part.shape[1])
-        total[self.series] += part
+            total = sums.new_zeros(self.n_series, sums.shape[1])
+        total[self.series] += sums
         return total
 
     def deposit(self, values: Tensor, out: Tensor, upstream: Tensor | None = None) -> None:
-        """Put per-sample values (g, m, n) into their place in out (S or 1, N), times a factor (S,) of their series.
+        """Put per-sample values (s, n) into their place in out (S or 1, N), times a factor (S,) of their series.
 
         Where one row of `out` stands for all series, the values are added up over the series.
         """
-        rows = values.squeeze(self.axis)
         if upstream is not None:
-            rows = rows * upstream[self.series].unsqueeze(1).to(rows.dtype)
+            values = values * upstream[self.series].unsqueeze(1).to(values.dtype)
         if out.shape[0] < self.n_series:
             place = out[:, self.samples]
-            place += rows.sum(0, keepdim=True)
+            place += values.sum(0, keepdim=True)
         else:
-            out[self.series, self.samples] = rows
+            out[self.series, self.samples] = values
 
 
 class _Parts:
@@ -211,7 +226,7 @@ class _Parts:
     ) -> None:
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, _steps(basis, degree)
-        self._shared_x = x.shape[0] == 1
+        self._is_shared = x.shape[0] == 1
         self.dtype = _internal_dtype(x.dtype) if dtype is None else dtype
         n, size = self._n_samples, _chunk_elements(x.device)
         self.is_one = n_series * n <= max(size, at_once)
@@ -222,26 +237,39 @@ class _Parts:
         self._block = _BLOCK if n > _LONGEST_BLOCK else n
         n_blocks = max(1, min(size, n) // self._block)  # as many as there are, or as fit
         self._series_step = min(n_series, max(1, size // (self._block * n_blocks)))
-        if self._shared_x:  # more series to a product, fewer products
+        if self._is_shared:  # more series to a product, fewer products
             self._series_step = min(n_series, max(1, size // self._block))
             n_blocks = max(1, min(n_blocks, size // (self._block * self._series_step)))
         self._sample_step = self._block * n_blocks
 
     def __iter__(self) -> Iterator[_Part]:
         """The parts in order; each is good until the next is asked for."""
+        if self.is_one:
+            if self._n_samples and self._n_series:
+                matrix = self._matrix(self._n_series, self._n_samples)
+                matrix.lay_out(self._x, self._steps, self._mapping)
+                everything = slice(None)
+                yield _Part(everything, everything, matrix, self.dtype, self._n_series, True)
+            return
         made: dict[tuple[int, int], _Matrix] = {}
         for samples in _slices(self._n_samples, self._sample_step):
             is_laid_out = False
             for series in _slices(self._n_series, self._series_step):
-                shape = (1 if self._shared_x else series.stop - series.start, samples.stop - samples.start)
+                shape = (series.stop - series.start, samples.stop - samples.start)
+                if self._is_shared:
+                    shape = (1, shape[1])
                 if shape not in made:
-                    made[shape] = _Matrix(self._x, *shape, self._block, self._degree, self.dtype)
+                    made[shape] = self._matrix(*shape)
                 matrix = made[shape]
-                if not (self._shared_x and is_laid_out):
-                    x = self._x if self._shared_x or self.is_one else self._x[series]
-                    matrix.lay_out(x if self.is_one else x[:, samples], self._steps, self._mapping)
+                if not (self._is_shared and is_laid_out):
+                    x = self._x if self._is_shared else self._x[series]
+                    matrix.lay_out(x[:, samples], self._steps, self._mapping)
                     is_laid_out = True
-                yield _Part(series, samples, matrix, 0 if self._shared_x else 1, self._n_series, self.is_one)
+                yield _Part(series, samples, matrix, self.dtype, self._n_series, False)
+
+    def _matrix(self, n_series: int, n_samples: int) -> _Matrix:
+        n_matrices = 1 if self._is_shared else n_series
+        return _Matrix(self._x, n_matrices, n_samples, self._block, self._degree, self.dtype, is_shared=self._is_shared)
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:
@@ -257,8 +285,8 @@ def _derivative(coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
 
 
 def _slopes(part: _Part, slope: Tensor) -> Tensor:
-    """dp/dx of the part's samples, (g, m, n), from the coefficients of the derivative."""
-    return torch.bmm(part.coefficients(slope), part.matrix.samples(part.matrix.whole[:, : slope.shape[1]]))
+    """dp/dx of the part's samples, (s, n), from the coefficients of the derivative."""
+    return part.matrix.samples(part.matrix.series(part.coefficients(slope)))
 
 
 def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
@@ -267,7 +295,7 @@ def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> 
     wide = coef.to(parts.dtype)
     out = x.new_zeros(coef.shape[0], x.shape[1])
     for part in parts:
-        values = part.matrix.samples(part.matrix.series(part.coefficients(wide))).squeeze(part.axis)
+        values = part.matrix.samples(part.matrix.series(part.coefficients(wide)))
         if part.is_all and values.dtype == x.dtype:
             return values.contiguous()
         out[part.series, part.samples] = values
@@ -326,29 +354,29 @@ class _Terms(NamedTuple):
     to y are left to be made from the residual where they are wanted.
     """
 
-    value: Tensor | None  # (g, m, 1) in float64: the sums of w l, where wanted
-    delta: Tensor  # (g, m, n): w dl/dp
-    residual: Tensor  # (g, m, n): p - y for the squared error, p for others
-    to_y: Tensor | None = None  # (g, m, n): w dl/dy
-    losses: Tensor | None = None  # (g, m, n): l
+    value: Tensor | None  # (s, 1) in float64: the sums of w l, where wanted
+    delta: Tensor  # (s, width): w dl/dp
+    residual: Tensor  # (s, width): p - y for the squared error, p for others
+    to_y: Tensor | None = None  # (s, n): w dl/dy
+    losses: Tensor | None = None  # (s, n): l
 
 
-def _terms(loss: Loss, matrix: _Matrix, values: Tensor, y: Tensor, weight: Tensor | None, want_value: bool) -> _Terms:
-    """The terms of values (g, m, width), which are overwritten."""
-    p = matrix.samples(values)
+def _terms(loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_value: bool) -> _Terms:
+    matrix = part.matrix
     if isinstance(loss, MSE):
-        residual = p.sub_(y)
-        delta = residual if weight is None else residual * weight
-        dots = matrix.dots(values if weight is None else matrix.pad(delta), values) if want_value else None
-        return _Terms(dots, delta, residual)
+        residual = matrix.residuals(coef, y)
+        delta = residual if weight is None else matrix.pad(matrix.samples(residual) * weight)
+        return _Terms(matrix.dots(delta, residual) if want_value else None, delta, residual)
+    values = matrix.series(coef)
+    p = matrix.samples(values)
     y = y.expand_as(p)
     delta, to_y = loss.slopes(p, y)
     losses = loss.value(p, y)
     weighted = losses
     if weight is not None:
         delta, to_y, weighted = delta * weight, to_y * weight, losses * weight
-    total = weighted.sum(-1, keepdim=True, dtype=torch.float64) if want_value else None
-    return _Terms(total, delta, p, to_y, losses)
+    total = weighted.sum(1, keepdim=True, dtype=torch.float64) if want_value else None
+    return _Terms(total, matrix.pad(delta), values, to_y, losses)
 
 
 class Objective:
@@ -424,20 +452,22 @@ class Objective:
         factor = 2.0 if isinstance(self._loss, MSE) else 1.0  # of delta, see _Terms
         for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
             matrix = part.matrix
-            terms = _terms(self._loss, matrix, matrix.series(part.coefficients(wide)), y, weight, want_value)
+            terms = _terms(self._loss, part, part.coefficients(wide), y, weight, want_value)
             if terms.value is not None:
                 value = part.add(terms.value, value)
                 if weight is not None:
-                    weights = weight.sum(-1, keepdim=True, dtype=torch.float64).expand_as(terms.value)
+                    weights = weight.sum(1, keepdim=True, dtype=torch.float64).expand_as(terms.value)
                     total_weight = part.add(weights, total_weight)
             if want_coef:
-                grad_coef = part.add(matrix.moments(matrix.pad(terms.delta)), grad_coef)
+                grad_coef = part.add(matrix.moments(terms.delta), grad_coef)
             if grad_x is not None and slope is not None:
-                part.deposit(_slopes(part, slope).mul_(terms.delta).mul_(factor), grad_x, upstream)
+                delta = matrix.samples(terms.delta)
+                part.deposit(_slopes(part, slope).mul_(delta).mul_(factor), grad_x, upstream)
             if grad_y is not None:
-                part.deposit(terms.delta * -factor if terms.to_y is None else terms.to_y, grad_y, upstream)
+                to_y = matrix.samples(terms.delta) * -factor if terms.to_y is None else terms.to_y
+                part.deposit(to_y, grad_y, upstream)
             if grad_weight is not None:
-                losses = terms.residual.square() if terms.losses is None else terms.losses
+                losses = matrix.samples(terms.residual).square() if terms.losses is None else terms.losses
                 part.deposit(losses, grad_weight, upstream)
         if want_value and value is None:  # no samples
             value = coef.new_zeros((n_series, 1), dtype=torch.float64)
@@ -463,12 +493,9 @@ def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:
 def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None, basis: str) -> Tensor:
     """The Gram matrix sum_n w_n P_j(t_n) P_k(t_n) of each series, (S, degree + 1, degree + 1), in float64."""
     n_series = x.shape[0] if weight is None else max(x.shape[0], weight.shape[0])
-    total, size = None, degree + 1
+    total = x.new_zeros((n_series, (degree + 1) ** 2), dtype=torch.float64)
     for part in _Parts(x, n_series, degree, mapping, basis, dtype=torch.float64):
-        rows = part.matrix.samples(part.matrix.whole).unsqueeze(1)  # (g, 1, d + 1, n)
-        left = rows if weight is None else rows * part.operand(weight).unsqueeze(2)
-        sums = (left @ rows.transpose(2, 3)).flatten(2)  # (g, m or 1, (d + 1)**2)
-        total = part.add(sums, total)
-    return (
-        x.new_zeros((n_series, size, size), dtype=torch.float64) if total is None else total.unflatten(1, (size, size))
-    )
+        rows = part.matrix.functions()
+        left = rows if weight is None else rows * part.operand(weight).unsqueeze(1)
+        total = part.add((left @ rows.transpose(1, 2)).flatten(1), total)
+    return total.unflatten(1, (degree + 1, degree + 1))

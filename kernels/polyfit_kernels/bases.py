@@ -18,8 +18,9 @@ import triton.language as tl
 def load_coefficients(coef_ptr, stride, DEGREE: tl.constexpr, COMPUTE: tl.constexpr):
     """The degree + 1 coefficients of one series as scalars of the dtype that computes."""
     coef = ()
-    for k in tl.static_range(DEGREE + 1):
-        coef += (tl.load(coef_ptr + k * stride).to(COMPUTE),)
+    for _ in tl.static_range(DEGREE + 1):
+        coef += (tl.load(coef_ptr).to(COMPUTE),)
+        coef_ptr += stride  # step by step: degree times the stride may be more than int32 holds
     return coef
 
 

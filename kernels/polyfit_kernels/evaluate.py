@@ -5,14 +5,14 @@
     grad_x_n    = grad_n dp/dt(t_n) dt/dx
 
 Two numbers, float32: forward reads 4 and writes 4 bytes a sample for d instructions; backward reads 8 bytes, and writes
-4 more when the gradient to x is wanted, for 2 d + 2 instructions (4 d + 2 with the gradient to x).
+4 more when the gradient to x is wanted, for some 2 d instructions (4 d with the gradient to x).
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, sums
+from polyfit_kernels import bases, launch, partials, sums
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
@@ -48,18 +48,17 @@ def _evaluate_kernel(
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
     offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
     full = tl.full((), n_samples // TILE, tl.int64)
+    if (program == full % programs) & (full * TILE < n_samples):
+        start = full * TILE
+        mask = start + offsets < n_samples
+        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
+        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
+        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
     for tile in range(program, full, programs):
         start = tile * TILE
         x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
         p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
         tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty))
-    rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
-    for tile in range(full, rest):
-        start = tile * TILE
-        mask = start + offsets < n_samples
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -112,7 +111,9 @@ def _evaluate_backward_kernel(
     grad_ptr,  # (S, N)
     x_ptr,  # (S or 1, N)
     coef_ptr,  # (S, DEGREE + 1)
-    partial_ptr,  # out (S, programs, DEGREE + 1) float64, with WANT_COEF
+    out_ptr,  # out (S, DEGREE + 1) float64, with WANT_COEF
+    partial_ptr,  # (S, programs, DEGREE + 1 padded) float64 for the programs' sums, or None with ONE_PROGRAM
+    ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
     n_samples,  # N
     programs,  # per series
@@ -131,6 +132,7 @@ def _evaluate_backward_kernel(
     HAS_DOMAIN: tl.constexpr,
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
+    ONE_PROGRAM: tl.constexpr,
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -151,29 +153,38 @@ def _evaluate_backward_kernel(
     COUNT: tl.constexpr = DEGREE + 1 if WANT_COEF else 1
     total = sums.zeros(COUNT, ROWS, COMPUTE)
     full = tl.full((), n_samples // TILE, tl.int64)
+    if (program == full % programs) & (full * TILE < n_samples):
+        total = _pull_back_tile(
+            total, grad_ptr, x_ptr, grad_x_ptr, full * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
+        )  # fmt: skip
     for tile in range(program, full, programs):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
             DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, False, COMPUTE,
         )  # fmt: skip
-    rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
-    for tile in range(full, rest):
-        total = _pull_back_tile(
-            total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef,
-            c, s, h, DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
-        )  # fmt: skip
     if WANT_COEF:
-        sums.store_sums(partial_ptr + pid * COUNT, total, COUNT, LEVELS, ROWS)
+        if not ONE_PROGRAM:
+            partial_ptr += row * programs * (1 << LEVELS)
+            ticket_ptr += row
+        sums.store_totals(
+            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
+        )
 
 
 def evaluate(
     x: torch.Tensor, coef: torch.Tensor, mapping: tuple[float, float, float] | None, basis: str
 ) -> torch.Tensor:
     """p(x) for x (S or 1, N) and coef (S, degree + 1): (S, N) in the dtype of x. `mapping` as in `objective`."""
-    (n_series, n_coef), n_samples = coef.shape, x.shape[1]
+    n_series, n_samples = coef.shape[0], x.shape[1]
     out = torch.empty(n_series, n_samples, dtype=x.dtype, device=x.device)
-    if n_series == 0:
-        return out
+    for part in parts(n_series, n_samples, x.element_size()):
+        _launch_evaluate(rows(x, part), rows(coef, part), mapping, basis, rows(out, part))
+    return out
+
+
+def _launch_evaluate(x, coef, mapping, basis, out) -> None:
+    (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
     _evaluate_kernel[n_series * config.programs,](
         x, coef, out,
@@ -187,7 +198,6 @@ def evaluate(
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip
-    return out
 
 
 def evaluate_backward(
@@ -209,34 +219,33 @@ def evaluate_backward(
     n_series, n_samples = coef.shape[0], x.shape[1]
     grad_coef = torch.empty(coef.shape, dtype=torch.float64, device=x.device) if want_coef else None
     grad_x = PerSample(x, n_series, compute_dtypes(x.dtype)[0], want_x)
-    for part in parts(n_series, n_samples, grad_x):
+    for part in parts(n_series, n_samples, x.element_size(), grad_x):
         to_x = grad_x.target(part, part.stop - part.start)
-        sums_of_part = _launch_backward(rows(grad, part), rows(x, part), coef[part], mapping, basis, want_coef, to_x)
-        if grad_coef is not None:
-            grad_coef[part] = sums_of_part
+        operands = (rows(grad, part), rows(x, part), rows(coef, part))
+        _launch_backward(*operands, mapping, basis, rows(grad_coef, part), to_x)
         grad_x.collect()
     return grad_x.result, grad_coef
 
 
-def _launch_backward(grad, x, coef, mapping, basis, want_coef, grad_x) -> torch.Tensor | None:
-    """The sums (S, degree + 1) of these series where wanted; the gradient to x is written to grad_x where given."""
+def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
+    """Write the sums of these series to grad_coef (S, degree + 1) and the gradient to x to grad_x, where given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
-    shape = (n_series, config.programs, n_coef)
-    partial = torch.empty(shape, dtype=torch.float64, device=x.device) if want_coef else None
-    _evaluate_backward_kernel[n_series * config.programs,](
-        grad, x, coef, partial, grad_x,
-        n_samples, config.programs, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
+    programs = config.programs
+    partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
+    _evaluate_backward_kernel[n_series * programs,](
+        grad, x, coef, grad_coef, partial, tickets, grad_x,
+        n_samples, programs, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         BASIS=basis,
         HAS_DOMAIN=mapping is not None,
-        WANT_COEF=want_coef,
+        WANT_COEF=grad_coef is not None,
         WANT_X=grad_x is not None,
+        ONE_PROGRAM=programs == 1,
         LEVELS=sums.levels(n_coef),
         ROWS=config.rows,
         COLUMNS=config.columns,
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip
-    return None if partial is None else partial.sum(1)

@@ -12,6 +12,8 @@ PROGRAMS_PER_PROCESSOR = 8
 # Values of the per-sample gradient of an operand that all series share, held at a time while they are summed over
 # series.
 SHARED_BUFFER = 1 << 26
+# Programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 exceed; CUDA would take 2^31 - 1.
+LARGEST_GRID = 1 << 23
 # Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
 IDENTITY = (0.0, 1.0, 0.0)
 
@@ -61,6 +63,14 @@ def choose(n_samples: int, n_series: int, itemsize: int, n_processors: int, warp
     return LaunchConfig(rows, columns, num_warps, max(1, min(tiles, waves * wave)))
 
 
-def series_per_launch(n_series: int, n_samples: int) -> int:
-    """Series whose per-sample gradients of a shared operand are held at the same time."""
-    return max(1, min(n_series, SHARED_BUFFER // max(n_samples, 1)))
+def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool) -> int:
+    """Series that one launch takes: what the grid can count and, with `shared`, what the buffer holds.
+
+    `shared` is whether a per-sample gradient of an operand that series share is wanted.
+    """
+    # `choose` gives a series at most as many programs, and besides not more than fill the device once.
+    programs = max(1, _ceil_div(n_samples, LONGEST_RUN * LARGEST_ROWS * (LOAD_BYTES // itemsize)))
+    most = LARGEST_GRID // programs
+    if shared:
+        most = min(most, SHARED_BUFFER // max(n_samples, 1))
+    return max(1, min(n_series, most))

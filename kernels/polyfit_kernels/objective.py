@@ -6,22 +6,25 @@ With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise 
     grad_coef_k = sum_n u w_n l'(p_n, y_n) P_k(t_n)
     grad_x_n    = u w_n l'(p_n, y_n) dp/dt(t_n) dt/dx
     grad_y_n    = u w_n dl/dy(p_n, y_n)
+    grad_w_n    = u l(p_n, y_n)
 
 for each series, u being the upstream factor of the series and l' the derivative to p.
 
-Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3 instructions are spent on it, so that on a
-card that gives 10 or more float32 instructions a byte the pass is bound by memory up to d ~ 16.
+Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3.5 instructions are spent on it. On a card
+that gives 10 or more float32 instructions a byte, the pass is then bound by memory up to d ~ 16.
 
-Each program adds up the tiles p, p + programs, ... of one series in registers and writes its sums; those are added up
-over the programs in a fixed order, in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads
-whatever the number of samples; what is left over is one masked tile.
+Each program adds up the tiles p, p + programs, ... of one series in registers; the last to finish adds the sums of all
+of them up, in a fixed order and in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads
+whatever the number of samples; what is left over is one masked tile, taken first by the program whose turn it would be.
+(A branch before the loop: a second loop behind it costs registers, 106 against 80 at degree 20 on sm_90, and a branch
+behind it breaks a pass of Triton 3.7, which asserts that what a loop gives is used once.)
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, losses, sums
+from polyfit_kernels import bases, launch, losses, partials, sums
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
@@ -33,6 +36,7 @@ def _add_tile(
     weight_ptr,
     grad_x_ptr,
     grad_y_ptr,
+    grad_weight_ptr,
     start,  # int64, first sample of the tile
     offsets,  # int64 [ROWS, COLUMNS], samples of a tile
     n_samples,
@@ -53,6 +57,7 @@ def _add_tile(
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_Y: tl.constexpr,
+    WANT_WEIGHT: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
@@ -93,6 +98,8 @@ def _add_tile(
         tl.store(grad_x_ptr + index, grad_x, mask=mask)
     if WANT_Y:
         tl.store(grad_y_ptr + index, to_y * upstream, mask=mask)
+    if WANT_WEIGHT:
+        tl.store(grad_weight_ptr + index, value * upstream, mask=mask)
     HEAD: tl.constexpr = 2 if HAS_WEIGHT else 1
     if WANT_COEF:
         for k in tl.static_range(DEGREE + 1):
@@ -108,9 +115,12 @@ def _objective_kernel(
     weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
     coef_ptr,  # (S, DEGREE + 1)
     upstream_ptr,  # (S,), or None without HAS_UPSTREAM
-    partial_ptr,  # out (S, programs, COUNT) float64: value, the weights' sum with HAS_WEIGHT, grad_coef with WANT_COEF
+    out_ptr,  # out (S, COUNT) float64: value, the weights' sum with HAS_WEIGHT, grad_coef with WANT_COEF
+    partial_ptr,  # (S, programs, COUNT padded) float64 for the programs' sums, or None with ONE_PROGRAM
+    ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
     grad_y_ptr,  # out (S, N) contiguous, with WANT_Y
+    grad_weight_ptr,  # out (S, N) contiguous, with WANT_WEIGHT
     n_samples,  # N
     programs,  # per series
     stride_xs,
@@ -121,7 +131,7 @@ def _objective_kernel(
     stride_wn,
     stride_cs,
     stride_ck,
-    stride_gs,  # of grad_x and grad_y; 0 for one series, of which the compiler then knows the alignment
+    stride_gs,  # of the per-sample gradients; 0 for one series, of which the compiler then knows the alignment
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -135,6 +145,8 @@ def _objective_kernel(
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_Y: tl.constexpr,
+    WANT_WEIGHT: tl.constexpr,
+    ONE_PROGRAM: tl.constexpr,
     COUNT: tl.constexpr,
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -153,6 +165,8 @@ def _objective_kernel(
         grad_x_ptr += row * stride_gs
     if WANT_Y:
         grad_y_ptr += row * stride_gs
+    if WANT_WEIGHT:
+        grad_weight_ptr += row * stride_gs
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     upstream = 1.0
     if HAS_UPSTREAM:
@@ -161,21 +175,24 @@ def _objective_kernel(
     offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
     total = sums.zeros(COUNT, ROWS, COMPUTE)
     full = tl.full((), n_samples // TILE, tl.int64)
+    if (program == full % programs) & (full * TILE < n_samples):
+        total = _add_tile(
+            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, full * TILE, offsets,
+            n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, True, COMPUTE,
+        )  # fmt: skip
     for tile in range(program, full, programs):
         total = _add_tile(
-            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
-            stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
-            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, False, COMPUTE,
+            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, tile * TILE, offsets,
+            n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, False, COMPUTE,
         )  # fmt: skip
-    # What is left over belongs to the program whose turn it would be; for the others this loop is empty.
-    rest = tl.where(program == full % programs, tl.cdiv(n_samples, TILE), full)
-    for tile in range(full, rest):
-        total = _add_tile(
-            total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, tile * TILE, offsets, n_samples,
-            stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
-            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, True, COMPUTE,
-        )  # fmt: skip
-    sums.store_sums(partial_ptr + pid * COUNT, total, COUNT, LEVELS, ROWS)
+    if not ONE_PROGRAM:
+        partial_ptr += row * programs * (1 << LEVELS)
+        ticket_ptr += row
+    sums.store_totals(
+        out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
+    )
 
 
 def objective(
@@ -192,7 +209,15 @@ def objective(
     want_coef: bool = True,
     want_x: bool = False,
     want_y: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    want_weight: bool = False,
+) -> tuple[
+    torch.Tensor,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+    torch.Tensor | None,
+]:
     """Launch the objective on canonical operands, any strides.
 
     Args:
@@ -208,53 +233,67 @@ def objective(
         want_coef: whether the gradient to coef is wanted.
         want_x: to x.
         want_y: to y.
+        want_weight: to weight, which must be given then.
 
     Returns:
         value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
-        grad_x and grad_y in the shapes of x and y, in the dtype that computes; None for what was not wanted. Where x
-        (or y) is shared, its gradient is summed over the series.
+        grad_x, grad_y and grad_weight in the shapes of x, y and weight, in the dtype that computes; None for what was
+        not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     compute, _ = compute_dtypes(x.dtype)
     heads = 1 if weight is None else 2
     totals = torch.empty(n_series, heads + (coef.shape[1] if want_coef else 0), dtype=torch.float64, device=x.device)
-    grad_x, grad_y = PerSample(x, n_series, compute, want_x), PerSample(y, n_series, compute, want_y)
-    for part in parts(n_series, n_samples, grad_x, grad_y):
-        totals[part] = _launch(
+    wanted = ((x, want_x), (y, want_y), (weight, want_weight))
+    gradients = [PerSample(operand, n_series, compute, want) for operand, want in wanted]
+    for part in parts(n_series, n_samples, x.element_size(), *gradients):
+        _launch(
             rows(x, part),
             rows(y, part),
             rows(weight, part),
-            coef[part],
-            None if upstream is None else upstream[part],
+            rows(coef, part),
+            rows(upstream, part),
             mapping,
             basis,
             loss,
             parameter,
-            totals.shape[1],
+            rows(totals, part),
             want_coef,
-            grad_x.target(part, part.stop - part.start),
-            grad_y.target(part, part.stop - part.start),
+            *(gradient.target(part, part.stop - part.start) for gradient in gradients),
         )
-        grad_x.collect()
-        grad_y.collect()
+        for gradient in gradients:
+            gradient.collect()
     return (
         totals[:, 0],
         None if weight is None else totals[:, 1],
         totals[:, heads:] if want_coef else None,
-        grad_x.result,
-        grad_y.result,
+        *(gradient.result for gradient in gradients),
     )
 
 
 def _launch(
-    x, y, weight, coef, upstream, mapping, basis, loss, parameter, count, want_coef, grad_x, grad_y
-) -> torch.Tensor:
-    """The sums (S, count) of these series; per-sample gradients are written to grad_x and grad_y where given."""
+    x,
+    y,
+    weight,
+    coef,
+    upstream,
+    mapping,
+    basis,
+    loss,
+    parameter,
+    totals,
+    want_coef,
+    grad_x,
+    grad_y,
+    grad_weight,
+) -> None:
+    """Write the sums of these series to totals (S, count), and per-sample gradients to where they are given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
+    count = totals.shape[1]
     config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
-    partial = torch.empty(n_series, config.programs, count, dtype=torch.float64, device=x.device)
+    partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[n_series * config.programs,](
-        x, y, weight, coef, upstream, partial, grad_x, grad_y,
+        x, y, weight, coef, upstream, totals, partial, tickets, grad_x, grad_y, grad_weight,
         n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(),
         n_samples if n_series > 1 else 0, *(mapping or launch.IDENTITY), parameter,
         DEGREE=n_coef - 1,
@@ -266,6 +305,8 @@ def _launch(
         WANT_COEF=want_coef,
         WANT_X=grad_x is not None,
         WANT_Y=grad_y is not None,
+        WANT_WEIGHT=grad_weight is not None,
+        ONE_PROGRAM=config.programs == 1,
         COUNT=count,
         LEVELS=sums.levels(count),
         ROWS=config.rows,
@@ -273,4 +314,3 @@ def _launch(
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip
-    return partial.sum(1)

@@ -27,8 +27,10 @@ def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def rows(operand: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-    """The rows of some series; a row that all share stays."""
-    return operand if operand is None or operand.shape[0] == 1 else operand[part]
+    """The rows of some series; a row that all share stays, and so does what has no other rows."""
+    if operand is None or operand.shape[0] in {1, part.stop - part.start}:
+        return operand
+    return operand[part]
 
 
 def strides(operand: torch.Tensor | None) -> tuple[int, int]:
@@ -42,19 +44,20 @@ class PerSample:
     """The per-sample gradient of one operand.
 
     Kernels write it a row per series. Where the series share the operand, these rows go to a buffer, some series at a
-    time, and are added up; elsewhere they go straight to their place.
+    time, and are added up, to zero where there are no series; elsewhere they go straight to their place.
 
     Args:
-        operand: (S or 1, N).
+        operand: (S or 1, N), or None where nothing is wanted.
         n_series: S.
         dtype: of the gradient.
         wanted: whether it is wanted at all.
     """
 
-    def __init__(self, operand: torch.Tensor, n_series: int, dtype: torch.dtype, wanted: bool) -> None:
-        self.is_shared = wanted and operand.shape[0] < n_series
+    def __init__(self, operand: torch.Tensor | None, n_series: int, dtype: torch.dtype, wanted: bool) -> None:
+        self.is_shared = False
         self.result: torch.Tensor | None = None
-        if wanted:
+        if operand is not None and wanted:
+            self.is_shared = operand.shape[0] != n_series
             new = torch.zeros if self.is_shared else torch.empty
             self.result = new(operand.shape, dtype=dtype, device=operand.device)
         self._buffer: torch.Tensor | None = None
@@ -73,9 +76,9 @@ class PerSample:
             self._buffer = None
 
 
-def parts(n_series: int, n_samples: int, *gradients: PerSample) -> Iterator[slice]:
-    """The series of each launch: all at once, or as many as a buffer for shared gradients holds."""
+def parts(n_series: int, n_samples: int, itemsize: int, *gradients: PerSample) -> Iterator[slice]:
+    """The series of each launch: all at once, as far as the grid and a buffer for shared gradients go."""
     is_shared = any(gradient.is_shared for gradient in gradients)
-    step = launch.series_per_launch(n_series, n_samples) if is_shared else max(n_series, 1)
+    step = launch.series_per_launch(n_series, n_samples, itemsize, shared=is_shared)
     for first in range(0, n_series, step):
         yield slice(first, min(first + step, n_series))

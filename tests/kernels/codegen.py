@@ -6,12 +6,15 @@ specialisations, tile and warps of a real launch. Needs triton with the tools it
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
+import itertools
 import json
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,13 @@ class Code:
         wide_loads: 128-bit loads from global memory in the code.
         wide_stores: 128-bit stores likewise.
         barriers: in the code.
+        atomics: names of the atomic instructions on memory.
+        events: what happens to memory, a letter each, in the order of the code: a load or a store of global memory (L,
+            S), a barrier (B), a fence that releases (R), an atomic (A), the invalidation of caches that acquires (I).
+        loop_events: the same in the loop over the data.
+        loop_wide_loads: 128-bit loads in the loop over the data.
+        loop_instructions: instructions in it.
+        loop_float_instructions: those on float32.
     """
 
     registers: int
@@ -61,6 +71,12 @@ class Code:
     wide_loads: int
     wide_stores: int
     barriers: int
+    atomics: tuple[str, ...]
+    events: str
+    loop_events: str
+    loop_wide_loads: int
+    loop_instructions: int
+    loop_float_instructions: int
 
 
 class _Recorder:
@@ -98,7 +114,13 @@ def record(launcher: str, device: Device, *args: Any, **kwargs: Any) -> _Recorde
     return recorder
 
 
-_POINTERS = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
+_POINTERS = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
+}
 
 
 def compile_recorded(recorder: _Recorder, device: Device) -> Any:
@@ -133,32 +155,115 @@ def _run(tool: str, *arguments: str) -> str:
     return result.stdout + result.stderr
 
 
+@dataclass(frozen=True)
+class _Language:
+    """How to read an assembly language: patterns of instructions, labels and jumps."""
+
+    instruction: str
+    label: str
+    jump: str
+    events: dict[str, str]
+    wide_load: str
+    wide_store: str
+    float32: str
+
+
+_SASS = _Language(
+    instruction=r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)",
+    label=r"^(\.L_x_\d+):",
+    jump=r"\bBRA\S* .*`\((\.L_x_\d+)\)",
+    events={
+        "L": r"LDG\b",
+        "S": r"STG\b",
+        "B": r"BAR\.SYNC",
+        "R": r"MEMBAR\S*GPU",
+        "A": r"(?:ATOM|RED)G?\b",
+        "I": r"CCTL\.IVALL",
+    },
+    wide_load=r"LDG\.E\.128\b",
+    wide_store=r"STG\.E\.128\b",
+    float32=r"F(?:FMA|ADD|MUL)2?\b",
+)
+_AMDGCN = _Language(
+    instruction=r"^\t([a-z]\w+)",
+    label=r"^(\.LBB\d+_\d+):",
+    jump=r"\ts_c?branch\w* (\.LBB\d+_\d+)",
+    events={
+        "L": r"(?:global|buffer|flat)_load",
+        "S": r"(?:global|buffer|flat)_store",
+        "B": r"s_barrier\b",
+        "R": r"buffer_wbl2\b",
+        "A": r"(?:global|buffer|flat)_atomic",
+        "I": r"buffer_inv\b",
+    },
+    wide_load=r"(?:global|buffer)_load_dwordx4",
+    wide_store=r"(?:global|buffer)_store_dwordx4",
+    float32=r"v_(?:pk_)?(?:fma|fmac|add|sub|subrev|mul)_f32",
+)
+
+
+def _loop_over_data(lines: list[str], language: _Language) -> list[str]:
+    """The lines of the innermost loop with the most 128-bit loads; none where there is no loop."""
+    positions, loops = {}, []
+    for end, line in enumerate(lines):
+        if label := re.match(language.label, line):
+            positions[label[1]] = end
+        elif (jump := re.search(language.jump, line)) and jump[1] in positions:
+            loops.append((positions[jump[1]], end))
+    innermost = [
+        (start, end)
+        for start, end in loops
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops)
+    ]
+    bodies = [lines[start : end + 1] for start, end in innermost]
+    return max(bodies, key=lambda body: _count(language.wide_load, _names(body, language)), default=[])
+
+
+def _names(lines: list[str], language: _Language) -> list[str]:
+    return [match[1] for match in (re.match(language.instruction, line) for line in lines) if match]
+
+
+def _count(pattern: str, names: list[str]) -> int:
+    return sum(re.match(pattern, name) is not None for name in names)
+
+
+def _events(names: list[str], language: _Language) -> str:
+    return "".join(letter for name in names for letter, pattern in language.events.items() if re.match(pattern, name))
+
+
+def _read(assembly: str, language: _Language, registers: int, spills: int) -> Code:
+    lines = assembly.splitlines()
+    names, loop = _names(lines, language), _names(_loop_over_data(lines, language), language)
+    events = _events(names, language)
+    return Code(
+        registers,
+        spills,
+        _count(language.wide_load, names),
+        _count(language.wide_store, names),
+        events.count("B"),
+        tuple(name for name in names if re.match(language.events["A"], name)),
+        events,
+        _events(loop, language),
+        _count(language.wide_load, loop),
+        len(loop),
+        _count(language.float32, loop),
+    )
+
+
 def inspect(compiled: Any, device: Device) -> Code:
-    """Registers, spills, loads, stores and barriers of a compiled kernel."""
+    """Registers, spills, loads, stores, barriers and the loop over the data of a compiled kernel."""
     if device.target.backend == "hip":
         assembly = compiled.asm["amdgcn"]
         found = {key: re.search(rf"\.{key}:\s*(\d+)", assembly) for key in ("vgpr_count", "vgpr_spill_count")}
         registers, spills = (int(match[1]) for match in found.values() if match is not None)
-        return Code(
-            registers,
-            spills,
-            len(re.findall(r"(?:global|buffer)_load_dwordx4", assembly)),
-            len(re.findall(r"(?:global|buffer)_store_dwordx4", assembly)),
-            len(re.findall(r"\bs_barrier\b", assembly)),
-        )
+        return _read(assembly, _AMDGCN, registers, spills)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
         usage, sass = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", str(cubin))
     registers = re.search(r"REG:(\d+)", usage)
     assert registers is not None, usage
-    return Code(
-        int(registers[1]),
-        len(re.findall(r"\b(?:LDL|STL)\b", sass)),
-        len(re.findall(r"\bLDG\.E\.128\b", sass)),
-        len(re.findall(r"\bSTG\.E\.128\b", sass)),
-        len(re.findall(r"\bBAR\.SYNC", sass)),
-    )
+    return _read(sass, _SASS, int(registers[1]), len(re.findall(r"\b(?:LDL|STL)\b", sass)))
 
 
 # --- the grid ---
@@ -182,6 +287,7 @@ class Variant:
     writes: int = 0
     dtype: torch.dtype = torch.float32
     n_series: int = 1
+    n_samples: int = (1 << 20) + 3  # no multiple of anything; in a batch it must be, or rows begin unaligned
     weight: bool = False
     domain: bool = False
     basis: str = "power"
@@ -189,79 +295,108 @@ class Variant:
     want_coef: bool = True
     want_x: bool = False
     want_y: bool = False
+    want_weight: bool = False
+
+    @property
+    def atomics(self) -> int:
+        """One ticket a program; none where a series has one program, or nothing is summed."""
+        return int(self.launcher != "evaluate" and self.n_samples > 1024)
 
     @property
     def barriers(self) -> int:
-        """At most so many: those of the one joint reduction, or none where there is nothing to reduce."""
-        return 0 if self.launcher == "evaluate" else 4
+        """At most so many, all behind the loop over the data.
+
+        Joint reduction of a program's sums: 4. With several programs, before the draw of a ticket 1, behind it 1, and
+        3 to add up the sums of all of them.
+        """
+        if self.launcher == "evaluate":
+            return 0
+        return 9 if self.atomics else 4
 
     def record(self, device: Device) -> _Recorder:
-        """What the launcher launches on the device. N is no multiple of anything; in a batch it is, as rows must be."""
-        n_samples = (1 << 20) + 3 if self.n_series == 1 else 1 << 12
-        x, y, weight = (torch.empty(self.n_series, n_samples, dtype=self.dtype) for _ in range(3))
+        """What the launcher launches on the device."""
+        x, y, weight = (torch.empty(self.n_series, self.n_samples, dtype=self.dtype) for _ in range(3))
         coef = torch.empty(self.n_series, self.degree + 1, dtype=self.dtype)
         mapping = (0.5, 2.0, 0.25) if self.domain else None
         if self.launcher == "evaluate":
             return record("evaluate", device, x, coef, mapping, self.basis)
+        wants = {"want_coef": self.want_coef, "want_x": self.want_x}
         if self.launcher == "evaluate_backward":
-            wants = {"want_x": self.want_x, "want_coef": self.want_coef}
             return record("evaluate_backward", device, y, x, coef, mapping, self.basis, **wants)
-        wants = {"want_coef": self.want_coef, "want_x": self.want_x, "want_y": self.want_y}
-        return record(
-            "objective",
-            device,
-            x,
-            y,
-            coef,
-            weight if self.weight else None,
-            None,
-            mapping,
-            self.basis,
-            *self.loss.kernel,
-            **wants,
-        )
+        wants |= {"want_y": self.want_y, "want_weight": self.want_weight}
+        operands = (x, y, coef, weight if self.weight else None, None, mapping, self.basis, *self.loss.kernel)
+        return record("objective", device, *operands, **wants)
+
+    def faults(self, code: Code) -> list[str]:
+        """What the code shows that it must not, registers aside."""
+        found = {
+            f"{code.spills} spills": code.spills > 0,
+            f"{code.wide_loads} wide loads": code.wide_loads < self.reads,
+            f"{code.wide_stores} wide stores": code.wide_stores < self.writes,
+            f"{code.barriers} barriers": code.barriers > self.barriers,
+            f"{code.loop_events} in the loop over the data": not re.fullmatch("[LS]+", code.loop_events)
+            or code.loop_wide_loads < max(self.reads, code.loop_events.count("L")),
+            f"atomics {code.atomics}": len(code.atomics) != self.atomics
+            or any(re.search(r"[Ff](?:16|32|64)", name) for name in code.atomics),
+            # Sums stored, barrier, release, ticket drawn, acquire, barrier, the sums of all loaded.
+            f"{code.events} around the ticket": self.atomics > 0
+            and not re.search("S[^SA]*B[^SA]*RAI[^LS]*B[^LS]*L", code.events),
+        }
+        return [fault for fault, is_found in found.items() if is_found]
+
+
+DEGREES = (1, 5, 10, 20)
+BASES = ("power", "chebyshev", "legendre", "hermite", "hermite_e", "laguerre")
+ALL_LOSSES = (
+    losses.MSE(),
+    losses.L1(),
+    losses.Huber(),
+    losses.SmoothL1(),
+    losses.LogCosh(),
+    losses.Quantile(),
+    losses.BCEWithLogits(),
+    losses.PoissonNLL(),
+    losses.PoissonNLL(False, False),
+    losses.PoissonNLL(True, True),
+    losses.PoissonNLL(False, True),
+    losses.Cauchy(),
+)
+# Two of the four of Poisson's, of which the others are parts.
+GATE_LOSSES = [loss for loss in ALL_LOSSES[1:] if loss.kernel[0] not in {"poisson_nll", "poisson_nll_log_full"}]
+
+
+def _name(degree: int, basis: str, loss: losses.Loss) -> str:
+    parts = [] if basis == "power" else [basis]
+    parts += [] if loss == losses.MSE() else [" ".join(filter(None, loss.kernel[0].split("_")))]
+    return ", ".join([f"objective d={degree}", *parts])
+
+
+def _grid(bases: Iterable[str], of_losses: Iterable[losses.Loss]) -> dict[str, Variant]:
+    return {
+        _name(degree, basis, loss): Variant("objective", degree, 2, basis=basis, loss=loss)
+        for basis, loss, degree in itertools.product(bases, list(of_losses), DEGREES)
+    }
 
 
 VARIANTS = {
-    "objective d=1": Variant("objective", 1, 2),
-    "objective d=5": Variant("objective", 5, 2),
-    "objective d=10": Variant("objective", 10, 2),
-    "objective d=20": Variant("objective", 20, 2),
+    **_grid(BASES, [losses.MSE()]),
+    **_grid(["power"], GATE_LOSSES),
     "objective d=5, value only": Variant("objective", 5, 2, want_coef=False),
     "objective d=5, weight": Variant("objective", 5, 3, weight=True),
     "objective d=5, domain": Variant("objective", 5, 2, domain=True),
     "objective d=5, gradients to x and y": Variant("objective", 5, 2, 2, want_x=True, want_y=True),
-    "objective d=5, batch": Variant("objective", 5, 2, n_series=8),
+    "objective d=5, gradient to weight": Variant("objective", 5, 3, 1, weight=True, want_weight=True),
+    "objective d=5, batch": Variant("objective", 5, 2, n_series=8, n_samples=1 << 12),
+    "objective d=5, short series": Variant("objective", 5, 2, n_series=4096, n_samples=512),
     "objective d=5, float16": Variant("objective", 5, 2, dtype=torch.float16),
     "objective d=5, bfloat16": Variant("objective", 5, 2, dtype=torch.bfloat16),
     "objective d=5, float64": Variant("objective", 5, 2, dtype=torch.float64),
-    **{
-        f"objective d={degree}, {basis}": Variant("objective", degree, 2, basis=basis)
-        for basis in ("chebyshev", "legendre", "hermite", "hermite_e", "laguerre")
-        for degree in (1, 5, 10, 20)
-    },
-    **{
-        f"objective d={degree}, {' '.join(filter(None, loss.kernel[0].split('_')))}": Variant(
-            "objective", degree, 2, loss=loss
-        )
-        for loss in (
-            losses.L1(),
-            losses.Huber(),
-            losses.SmoothL1(),
-            losses.LogCosh(),
-            losses.Quantile(),
-            losses.BCEWithLogits(),
-            losses.PoissonNLL(),
-            losses.PoissonNLL(False, True),
-            losses.Cauchy(),
-        )
-        for degree in (1, 5, 10, 20)
-    },
     "evaluate d=5": Variant("evaluate", 5, 1, 1),
     "evaluate d=20": Variant("evaluate", 20, 1, 1),
     "evaluate_backward d=5": Variant("evaluate_backward", 5, 2),
     "evaluate_backward d=5, gradient to x": Variant("evaluate_backward", 5, 2, 1, want_x=True),
 }
+FULL_GRID = _grid(BASES, ALL_LOSSES)
 CEILINGS = Path(__file__).with_name("register_ceilings.json")
 
 
@@ -275,16 +410,56 @@ def code_of(variant: Variant, device: Device) -> Code:
     return inspect(compile_recorded(variant.record(device), device), device)
 
 
-def main() -> None:
-    """Record the registers of all variants with the installed Triton as its ceilings."""
+# --- from the command line ---
+
+
+def _code_of(work: tuple[Variant, str]) -> Code | str:
+    variant, device = work
+    try:
+        return code_of(variant, DEVICES[device])
+    except Exception as error:  # whatever it is, the rest of the grid is still of interest
+        return f"does not compile: {error!r}"
+
+
+def _compile_all(variants: dict[str, Variant]) -> dict[tuple[str, str], Code | str]:
+    """The code of every variant for every device, or why there is none."""
+    work = list(itertools.product(variants, DEVICES))
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        codes = pool.map(_code_of, [(variants[name], device) for name, device in work], chunksize=8)
+        return dict(zip(work, codes, strict=True))
+
+
+def record_ceilings() -> None:
+    """Record the registers of all variants of the gate with the installed Triton as its ceilings."""
     ceilings = json.loads(CEILINGS.read_text()) if CEILINGS.exists() else {}
-    ceilings[triton_series()] = {
-        name: {device: code_of(variant, DEVICES[device]).registers for device in DEVICES}
-        for name, variant in VARIANTS.items()
-    }
+    recorded: dict[str, dict[str, int]] = {}
+    for (name, device), code in _compile_all(VARIANTS).items():
+        if isinstance(code, str):
+            raise SystemExit(f"{name} on {device}: {code}")
+        recorded.setdefault(name, {})[device] = code.registers
+    ceilings[triton_series()] = recorded
     CEILINGS.write_text(json.dumps(ceilings, indent=1) + "\n")
     print(f"wrote the ceilings of Triton {triton_series()} to {CEILINGS}")
 
 
+def check_full_grid() -> None:
+    """Compile every basis with every loss and say what was seen; faults end with an error."""
+    worst: dict[tuple[str, int], tuple[int, str]] = {}
+    faults = []
+    for (name, device), code in _compile_all(FULL_GRID).items():
+        variant = FULL_GRID[name]
+        found = [code] if isinstance(code, str) else variant.faults(code)
+        faults += [f"{name} on {device}: {fault}" for fault in found]
+        if isinstance(code, Code):
+            key = (device, variant.degree)
+            worst[key] = max(worst.get(key, (0, "")), (code.registers, name))
+    print(f"{len(FULL_GRID)} variants for each of {len(DEVICES)} devices, Triton {triton.__version__}; most registers:")
+    for (device, degree), (registers, name) in sorted(worst.items()):
+        print(f"  {device:7} d={degree:<3} {registers:4}  {name}")
+    print(*faults, sep="\n")
+    if faults:
+        raise SystemExit(f"{len(faults)} faults")
+
+
 if __name__ == "__main__":
-    main()
+    check_full_grid() if sys.argv[1:] == ["full"] else record_ceilings()

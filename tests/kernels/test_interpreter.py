@@ -12,7 +12,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 import polyfit
-from polyfit_kernels import launch
+from polyfit_kernels import launch, partials
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.objective import objective
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.interpreter
 
 BASES = list(NUMPY_CLASSES)
 TILE = 1024  # of float32 and n >= 1024
+GRADIENTS = ["grad_coef", "grad_x", "grad_y", "grad_weight"]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 # Sizes around the tile, and what else a kernel can be asked for, each with each size at least once over the grid.
 SIZES = [0, 1, 3, 127, 128, 129, TILE - 1, TILE, TILE + 1, 3 * TILE + 7]
@@ -36,13 +37,13 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True)
 def poison(monkeypatch):
-    """Fresh memory is NaN: what a kernel leaves out shows."""
+    """Fresh memory is NaN, and -1 in integers: what a kernel leaves out shows."""
     empty, new_empty = torch.empty, Tensor.new_empty
 
     def poisoned(make):
         def wrapper(*args, **kwargs):
             tensor = make(*args, **kwargs)
-            return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+            return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
 
         return wrapper
 
@@ -58,6 +59,8 @@ def narrow_eager(problem):
 def check_objective(problem, what: str) -> None:
     """All outputs of the objective, together and each alone."""
     truth, eager = problem.to(torch.float64).objective(), narrow_eager(problem).objective()
+    size = float(problem.values().abs().max()) if problem.values().numel() else 0.0
+    compute = torch.float64 if problem.x.dtype == torch.float64 else torch.float32
     arguments = (
         problem.x,
         problem.y,
@@ -68,17 +71,17 @@ def check_objective(problem, what: str) -> None:
         problem.basis,
         *problem.case.loss.kernel,
     )
-    for wants in ((True, True, True), (True, False, False), (False, True, False), (False, False, True), (False,) * 3):
-        want_coef, want_x, want_y = wants
-        value, weight, grad_coef, grad_x, grad_y = objective(
-            *arguments, want_coef=want_coef, want_x=want_x, want_y=want_y
+    names = [name for name in truth if name != "value"]
+    for wanted in (names, *([name] for name in names), []):
+        value, weight, *gradients = objective(
+            *arguments, **{f"want_{name.removeprefix('grad_')}": name in wanted for name in names}
         )
-        results = {"value": value, "grad_coef": grad_coef, "grad_x": grad_x, "grad_y": grad_y}
-        for name, want in zip(results, (True, *wants), strict=True):
-            actual = results[name]
-            assert (actual is not None) == want
+        results = {"value": value, **dict(zip(GRADIENTS, gradients, strict=True))}
+        for name, actual in results.items():
+            assert (actual is not None) == (name in {"value", *wanted})
             if actual is not None:
-                assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, f"{what}: {name}")
+                assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, f"{what}: {name}", size)
+                assert actual.dtype == (torch.float64 if name in {"value", "grad_coef"} else compute)
         assert (weight is None) == (problem.weight is None)
         if weight is not None:
             expected = problem.weight.double().sum(1).expand(problem.coef.shape[0])
@@ -118,9 +121,10 @@ def test_every_basis(basis, degree, domain):
 @pytest.mark.parametrize("basis", BASES)
 def test_every_basis_in_float64_is_numpys(basis):
     # The constants of a recurrence must not pass through float32 on their way into the kernel.
-    x, coef = torch.linspace(-1.5, 1.5, 65, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
+    degree = 20
+    x, coef = torch.linspace(-1.5, 1.5, 65, dtype=torch.float64), torch.randn(degree + 1, dtype=torch.float64)
     numpy_class = NUMPY_CLASSES[basis]
-    units = [numpy_class.basis(k, domain=numpy_class.window) for k in range(12)]
+    units = [numpy_class.basis(k, domain=numpy_class.window) for k in range(degree + 1)]
     terms = sum(abs(c) * np.abs(unit(x.numpy())) for c, unit in zip(coef.tolist(), units, strict=True))
     values = evaluate(x[None], coef[None], None, basis)[0]
     expected = sum(c * unit(x.numpy()) for c, unit in zip(coef.tolist(), units, strict=True))
@@ -190,12 +194,84 @@ def test_shared_gradients_are_added_up_some_series_at_a_time(monkeypatch):
     check_evaluate(problem, "parts of two series")
 
 
-def test_a_program_takes_several_tiles(monkeypatch):
+@pytest.fixture
+def few_programs(monkeypatch):
+    """Two programs a series, which several tiles are left to."""
     monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 1)
+
+
+@pytest.mark.usefixtures("few_programs")
+def test_a_program_takes_several_tiles():
     problem = make_problem(9 * TILE + 5, 2, weight=True)
     assert launch.choose(9 * TILE + 5, 1, 4, 2).programs == 2
     check_objective(problem, "two programs")
     check_evaluate(problem, "two programs")
+
+
+def everything(problem) -> list[Tensor]:
+    operands = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping, problem.basis)
+    wants = {"want_coef": True, "want_x": True, "want_y": True, "want_weight": problem.weight is not None}
+    grad = problem.y.expand(problem.coef.shape[0], -1)
+    backward = evaluate_backward(
+        grad, problem.x, problem.coef, problem.mapping, problem.basis, want_x=True, want_coef=True
+    )
+    results = objective(*operands, *problem.case.loss.kernel, **wants)
+    return [result for result in (*results, *backward) if result is not None]
+
+
+@pytest.mark.parametrize(("n_series", "degree"), [(1, 0), (1, 20), (3, 5)])
+def test_the_last_program_of_each_series_adds_up_and_puts_the_tickets_back(n_series, degree):
+    problem = make_problem(3 * TILE + 7, degree, n_series=n_series, shared_x=False, weight=True, basis="chebyshev")
+    assert launch.choose(3 * TILE + 7, n_series, 4, 2).programs > 1
+    check_objective(problem, "several programs")
+    check_evaluate(problem, "several programs")
+    first = everything(problem)
+    assert all(not tickets.any() for tickets in partials._tickets.values())
+    for again, before in zip(everything(problem), first, strict=True):
+        assert torch.equal(again, before)
+
+
+def test_more_programs_than_are_read_at_once(monkeypatch):
+    # 40 programs of 8 sums, in loads of 32: 4 programs a load, 16 a round, and half of the last round is masked.
+    monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 20)
+    monkeypatch.setattr(launch, "LARGEST_ROWS", 32)
+    problem = make_problem(39 * 128 + 3, 5)
+    assert launch.choose(39 * 128 + 3, 1, 4, 2).programs == 40
+    value, _, grad_coef, *_ = objective(problem.x, problem.y, problem.coef, None, None, None, "power", "mse", 0.0)
+    assert grad_coef is not None
+    truth, eager = problem.to(torch.float64).objective(), problem.objective()
+    for name, actual in (("value", value), ("grad_coef", grad_coef)):
+        assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, name)
+
+
+def test_tickets_grow_with_the_number_of_series(monkeypatch):
+    monkeypatch.setattr(partials, "_tickets", {})
+    device = torch.device("cpu")
+    few = partials.tickets(device, 3)
+    assert partials.tickets(device, 2) is few
+    many = partials.tickets(device, 5)
+    assert many.numel() >= 5
+    assert not many.any()
+    assert partials.tickets(device, 3) is many
+    assert partials.allocate(device, 5, 1, 7) == (None, None)
+
+
+@pytest.mark.parametrize("n_series", [0, 5])
+def test_series_that_no_single_grid_holds(monkeypatch, n_series):
+    monkeypatch.setattr(launch, "LARGEST_GRID", 2)
+    problem = make_problem(130, 3, n_series=n_series, weight=True, upstream=True, shared_x=n_series == 0)
+    assert launch.series_per_launch(5, 130, 4, shared=False) == 2
+    check_objective(problem, "launches of two series")
+    check_evaluate(problem, "launches of two series")
+
+
+def test_the_gradient_to_weights_of_zero_is_the_loss():
+    problem = make_problem(133, 3)
+    loss = (problem.values() - problem.y) ** 2
+    *_, grad_weight = objective(
+        problem.x, problem.y, problem.coef, torch.zeros(1, 133), None, None, "power", "mse", 0.0, want_weight=True
+    )
+    torch.testing.assert_close(grad_weight, loss, rtol=1e-5, atol=1e-6)
 
 
 def test_public_operations_through_the_kernels():
@@ -224,5 +300,9 @@ def test_training_through_the_kernels():
 def test_a_nan_among_the_data_is_not_lost():
     problem = make_problem(TILE + 1, 2)
     problem.y[0, TILE] = float("nan")
-    value, *_ = objective(problem.x, problem.y, problem.coef, None, None, None, "power", "mse", 0.0)
+    value, _, _, _, _, grad_weight = objective(
+        problem.x, problem.y, problem.coef, torch.ones(1, TILE + 1), None, None, "power", "mse", 0.0, want_weight=True
+    )
     assert value.isnan().all()
+    assert grad_weight is not None
+    assert grad_weight.isnan().nonzero().tolist() == [[0, TILE]]

@@ -28,6 +28,28 @@ def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsi
     assert config.rows == config.num_warps * warp or (config.num_warps == 1 and config.rows <= warp)
 
 
+@given(
+    n_samples=st.one_of(st.integers(0, 5000), st.integers(0, 2**36)),
+    n_series=st.one_of(st.integers(1, 5000), st.integers(1, 2**33)),
+    itemsize=st.sampled_from([2, 4, 8]),
+    processors=st.integers(1, 304),
+    shared=st.booleans(),
+)
+def test_no_launch_has_more_programs_than_a_grid(n_samples, n_series, itemsize, processors, shared):
+    series = launch.series_per_launch(n_series, n_samples, itemsize, shared=shared)
+    assert 1 <= series <= n_series
+    programs = series * launch.choose(n_samples, series, itemsize, processors).programs
+    assert programs < 2 * launch.LARGEST_GRID
+    # HIP's limit, and a fortiori CUDA's.
+    assert programs * launch.LARGEST_ROWS < 2**32
+    if shared:
+        assert series == 1 or series * n_samples <= launch.SHARED_BUFFER
+
+
+def test_ten_million_short_series_take_two_launches():
+    assert launch.series_per_launch(10**7, 30, 4, shared=False) == launch.LARGEST_GRID > 10**7 / 2
+
+
 def test_a_large_series_fills_whole_waves():
     config = launch.choose(2**28, 1, 4, 132)
     assert config.programs % (132 * launch.PROGRAMS_PER_PROCESSOR) == 0

@@ -330,13 +330,16 @@ class Terms(NamedTuple):
         """
         return axes == 1 and n_series > 1 and self.n_losses not in {None, 1}
 
-    def scale(self, total_weight: Tensor | None, n_samples: int, n_series: int) -> Tensor | float:
-        """What the sums of each loss are multiplied with: 1, or one over the sum of its weights."""
-        if self.reduction == "sum":
+    def known_scale(self, n_samples: int, n_series: int, is_weighted: bool) -> float:
+        """What sums over a loss are multiplied with, as far as it is known before the pass: all but sums of weights."""
+        if self.reduction == "sum" or is_weighted:
             return 1.0
-        n_losses = self.n_losses or 1
-        if total_weight is None:
-            return n_losses / (n_samples * n_series)
+        return (self.n_losses or 1) / (n_samples * n_series)
+
+    def found_scale(self, total_weight: Tensor | None) -> Tensor | float:
+        """The rest: one over the sum of the weights of each loss."""
+        if self.reduction == "sum" or total_weight is None:
+            return 1.0
         return 1.0 / self.over_series(total_weight)
 
     def over_series(self, sums: Tensor) -> Tensor:
@@ -382,16 +385,20 @@ class PolynomialLoss(torch.autograd.Function):
         """One pass over the data for the value and for the gradients that are wanted."""
         n_series = _n_series(coef)
         want_x, want_y, want_coef, want_weight = wants
+        scale = terms.known_scale(x.shape[-1], n_series, weight is not None)
         result = ops.objective(
             x, y, coef, weight, None, *terms.pointwise, terms.impl,
+            scale=scale,
             want_coef=want_coef,
             want_x=want_x and not terms.waits(x.dim(), n_series),
             want_y=want_y and not terms.waits(y.dim(), n_series),
             want_weight=want_weight and weight is not None and not terms.waits(weight.dim(), n_series),
         )  # fmt: skip
         assert result.value is not None
-        scale = terms.scale(result.weight, x.shape[-1], n_series)
-        reduced = (terms.over_series(result.value) * scale).to(coef.dtype)
+        reduced = terms.over_series(result.value)
+        if result.weight is not None:
+            reduced = reduced * terms.found_scale(result.weight)
+        reduced = reduced.to(coef.dtype)
         return reduced, result.value if want_weight else None, *result[1:]
 
     @staticmethod
@@ -468,30 +475,47 @@ class LossGradients(torch.autograd.Function):
         That is so for an operand that series share when each has a loss, and a gradient from upstream, of its own.
         """
         n_series = _n_series(coef)
-        scale = terms.scale(total_weight, x.shape[-1], n_series)
+        scale = terms.found_scale(total_weight)
+        if grad_coef is not None:  # which has the known scale already
+            factor = terms.of_series(grad if total_weight is None else grad.double() * scale, n_series)
+            grad_coef = (grad_coef * _beside(factor, grad_coef)).to(coef.dtype).view(coef.shape)
+        if wants == (False, False, True, False) and grad_coef is not None:
+            return None, None, grad_coef, None
+
+        scale = scale * terms.known_scale(x.shape[-1], n_series, total_weight is not None)
         factor = terms.of_series(grad.double() * scale, n_series)  # (S,), or () for all
         early = (grad_x, grad_y, grad_coef, grad_weight)
         misses = [want and part is None for want, part in zip(wants, early, strict=True)]
         late: Tensors = (None,) * 4
         if any(misses):
             names = ("want_x", "want_y", "want_coef", "want_weight")
-            factors = factor.expand(n_series)
             sums = ops.objective(
-                x, y, coef, weight, factors, *terms.pointwise, terms.impl, **dict(zip(names, misses, strict=True))
-            )
+                x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl,
+                **dict(zip(names, misses, strict=True)),
+            )  # fmt: skip
             late = (sums.grad_x, sums.grad_y, sums.grad_coef, sums.grad_weight)
 
-        found = [
-            None if not want else part if part is not None else one if one is None else one * _beside(factor, one)
-            for want, one, part in zip(wants, early, late, strict=True)
-        ]
-        if found[3] is not None and terms.reduction == "mean":  # a heavier sample draws the mean to its own loss, too
-            assert value is not None
-            means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
-            found[3] = found[3] - (_beside(means, found[3]) if found[3].dim() == 2 else means.sum().to(found[3].dtype))
-        return tuple(
-            None if part is None else part.to(operand.dtype).view(operand.shape)  # pyright: ignore[reportOptionalMemberAccess]
-            for part, operand in zip(found, (x, y, coef, weight), strict=True)
+        def gradient(operand: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
+            wide = late if early is None else early * _beside(factor, early)
+            assert wide is not None
+            return wide.to(operand.dtype).view(operand.shape)
+
+        to_weight = None
+        if wants[3] and weight is not None:
+            wide = weight.to(formula.compute_dtype(weight.dtype))
+            to_weight = gradient(wide, grad_weight, late[3])
+            if terms.reduction == "mean":  # a heavier sample draws the mean to its own loss, too
+                assert value is not None
+                means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
+                to_weight = to_weight - (_beside(means, wide) if wide.dim() == 2 else means.sum().to(wide.dtype))
+            to_weight = to_weight.to(weight.dtype)
+        if wants[2] and grad_coef is None:
+            grad_coef = gradient(coef, None, late[2])
+        return (
+            gradient(x, grad_x, late[0]) if wants[0] else None,
+            gradient(y, grad_y, late[1]) if wants[1] else None,
+            grad_coef if wants[2] else None,
+            to_weight,
         )
 
     @staticmethod

@@ -36,8 +36,8 @@ _BLOCK = 1024
 # where other processes keep the cores busy.
 _FEW_BLOCKS = 4
 # Elements (series x samples) in a chunk for each thread of a CPU: PyTorch gives a thread at least so many, and with
-# twice as many the matrix leaves the second level of cache (two x86 cores, n = 1e7: 15 ms for degree 5 with either, 27
-# and 33 ms for degree 10). A GPU wants enough work for a launch.
+# more the matrix leaves the second level of cache (two x86 cores, n = 1e7, float32, 2**15, 2**16 and 2**17 elements a
+# thread: 17, 19 and 22 ms for degree 5, 30, 36 and 38 ms for degree 10). A GPU wants enough work for a launch.
 _CHUNK_OF_A_THREAD = 1 << 15
 _CHUNK_ELSEWHERE = 1 << 22
 # Elements up to which a bound objective keeps what it has laid out.
@@ -50,6 +50,7 @@ def _internal_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _chunk_elements(device: torch.device) -> int:
+    """Elements (series x samples) in a chunk."""
     return _CHUNK_OF_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _CHUNK_ELSEWHERE
 
 
@@ -67,22 +68,28 @@ class _Matrix:
     It is laid out in whole blocks of B samples. What the last block has beyond the n samples is zero: it adds nothing
     to a product, whatever finite number stands against it. Values and their like are rows (s, width) here, a series
     each, of which the first n columns are samples.
+
+    Below the rows of the functions there is room for one more, where the residuals of the only series of a matrix go:
+    the product that gives the moments of the residuals gives their squares with it.
     """
 
     def __init__(
         self, like: Tensor, n_matrices: int, n: int, block: int, degree: int, dtype: torch.dtype, is_shared: bool
     ) -> None:
-        self.n, self._block, self._is_shared = n, block, is_shared
+        self.n, self._block, self._is_shared, self._n_matrices = n, block, is_shared, n_matrices
         self._n_blocks = max(1, -(-n // block))
         self.width = self._n_blocks * block
         self.is_filled = self.width > n
-        self._all = like.new_empty((degree + 1, n_matrices, self.width), dtype=dtype)
-        self._rows = self._all.unbind(0)  # P_k: (g, width)
+        self._all = like.new_empty((degree + 2, n_matrices, self.width), dtype=dtype)
+        self._rows = self._all.unbind(0)  # P_k, and the residuals: (g, width)
         self._rows[0].fill_(1.0)
         if self.is_filled:
             self._all[:2, :, n:] = 0.0  # P_0 and P_1, from which all others follow
-        # (degree + 1, width), or (s, degree + 1, width)
+        # (degree + 2, width), or (s, degree + 2, width)
         self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
+        # (g * n_blocks, B, degree + 2); a single block is the whole, and short data do without the views.
+        is_block = is_shared and self._n_blocks == 1
+        self._blocks = self._whole if is_block else self._all.view(degree + 2, -1, block).permute(1, 2, 0)
         self._values: Tensor | None = None
 
     def lay_out(self, x: Tensor, steps: tuple[tuple[float, float, float], ...], mapping: AffineMap | None) -> None:
@@ -119,7 +126,7 @@ class _Matrix:
 
     def functions(self) -> Tensor:
         """P_k of the samples, (s or 1, degree + 1, n)."""
-        return self.samples(self._all.transpose(0, 1))
+        return self.samples(self._all[:-1].transpose(0, 1))
 
     def series(self, coef: Tensor) -> Tensor:
         """Values for coef (s, K <= degree + 1): (s, width)."""
@@ -133,26 +140,41 @@ class _Matrix:
 
         In the filling they are zero.
         """
-        if self._values is not None and self._values.shape[0] != coef.shape[0]:
+        n_series, n_coef = coef.shape
+        if n_series == self._n_matrices:
+            self._values = self._rows[-1]
+        elif self._values is not None and self._values.shape[0] != n_series:
             self._values = None
         if self._is_shared and not self.is_filled:
-            self._values = torch.addmm(y, coef, self._whole, beta=-1, out=self._values)
-        elif self._is_shared:
-            self._values = torch.mm(coef, self._whole, out=self._values)
-            self.samples(self._values).sub_(y)
+            self._values = torch.addmm(y, coef, self._whole[:n_coef], beta=-1, out=self._values)
+            return self._values
+        if self._is_shared:
+            self._values = torch.mm(coef, self._whole[:n_coef], out=self._values)
         else:
-            out = None if self._values is None else self._values.unsqueeze(1)
-            self._values = torch.bmm(coef.unsqueeze(1), self._whole, out=out).squeeze(1)
-            self.samples(self._values).sub_(y)
+            assert self._values is not None
+            torch.bmm(coef.unsqueeze(1), self._whole[:, :n_coef], out=self._values.unsqueeze(1))
+        self.samples(self._values).sub_(y)
         return self._values
 
-    def moments(self, delta: Tensor) -> Tensor:
-        """Sums of delta P_k for delta (s, width): (s, degree + 1), over blocks in float64."""
+    def moments(self, delta: Tensor, residuals: Tensor | None) -> Tensor:
+        """Sums of delta P_k, and of delta times residuals where they are given: (s, degree + 1 or 2).
+
+        Args:
+            delta: (s, width).
+            residuals: what `residuals` gave last.
+
+        Over blocks it goes on in float64.
+        """
+        if residuals is not None and residuals is not self._rows[-1]:
+            return torch.cat((self.moments(delta, None), self.dots(delta, residuals)), 1)
+        n_rows = len(self._rows) - (residuals is None)
+        if self._is_shared and self._n_blocks == 1:
+            return torch.mm(delta, self._whole[:n_rows].t()).double()
         if self._is_shared and self._n_blocks <= _FEW_BLOCKS:
-            cut = zip(delta.split(self._block, 1), self._whole.split(self._block, 1), strict=True)
+            cut = zip(delta.split(self._block, 1), self._whole[:n_rows].split(self._block, 1), strict=True)
             first, *others = [torch.mm(part, functions.t()).double() for part, functions in cut]
             return sum(others, first)
-        blocks = self._all.view(self._all.shape[0], -1, self._block).permute(1, 2, 0)  # (g * nb, B, degree + 1)
+        blocks = self._blocks[..., :n_rows]
         if self._is_shared:
             by_block = delta.view(-1, self._n_blocks, self._block).transpose(0, 1)
             return torch.bmm(by_block, blocks).sum(0, dtype=torch.float64)
@@ -321,7 +343,7 @@ def evaluate_backward(
         if grad_x is not None and slope is not None:
             part.deposit(_slopes(part, slope).mul_(delta), grad_x)
         if want_coef:
-            grad_coef = part.add(part.matrix.moments(part.matrix.pad(delta)), grad_coef)
+            grad_coef = part.add(part.matrix.moments(part.matrix.pad(delta), None), grad_coef)
     if want_coef and grad_coef is None:  # no samples
         grad_coef = coef.new_zeros(coef.shape, dtype=torch.float64)
     return grad_x, grad_coef
@@ -354,19 +376,31 @@ class _Terms(NamedTuple):
     to y are left to be made from the residual where they are wanted.
     """
 
-    value: Tensor | None  # (s, 1) in float64: the sums of w l, where wanted
     delta: Tensor  # (s, width): w dl/dp
     residual: Tensor  # (s, width): p - y for the squared error, p for others
+    sums: Tensor | None  # (s, K) in float64: of delta P_k and of w l, where wanted
     to_y: Tensor | None = None  # (s, n): w dl/dy
     losses: Tensor | None = None  # (s, n): l
 
 
-def _terms(loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_value: bool) -> _Terms:
+def _squared_error(
+    part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+) -> _Terms:
     matrix = part.matrix
-    if isinstance(loss, MSE):
-        residual = matrix.residuals(coef, y)
-        delta = residual if weight is None else matrix.pad(matrix.samples(residual) * weight)
-        return _Terms(matrix.dots(delta, residual) if want_value else None, delta, residual)
+    residual = matrix.residuals(coef, y)
+    delta = residual if weight is None else matrix.pad(matrix.samples(residual) * weight)
+    sums = None
+    if want_coef:
+        sums = matrix.moments(delta, residual if want_value else None)
+    elif want_value:
+        sums = matrix.dots(delta, residual)
+    return _Terms(delta, residual, sums)
+
+
+def _other_loss(
+    loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+) -> _Terms:
+    matrix = part.matrix
     values = matrix.series(coef)
     p = matrix.samples(values)
     y = y.expand_as(p)
@@ -375,8 +409,11 @@ def _terms(loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | No
     weighted = losses
     if weight is not None:
         delta, to_y, weighted = delta * weight, to_y * weight, losses * weight
-    total = weighted.sum(1, keepdim=True, dtype=torch.float64) if want_value else None
-    return _Terms(total, matrix.pad(delta), values, to_y, losses)
+    delta = matrix.pad(delta)
+    sums = [matrix.moments(delta, None)] if want_coef else []
+    if want_value:
+        sums.append(weighted.sum(1, keepdim=True, dtype=torch.float64))
+    return _Terms(delta, values, torch.cat(sums, 1) if sums else None, to_y, losses)
 
 
 class Objective:
@@ -448,40 +485,44 @@ class Objective:
         wide = coef.to(self._parts.dtype)
         slope = _derivative(wide, self._mapping, self._basis) if want_x else None
         grad_x, grad_y, grad_weight = zeros(self._x, want_x), zeros(self._y, want_y), zeros(self._weight, want_weight)
-        value = total_weight = grad_coef = None
         factor = 2.0 if isinstance(self._loss, MSE) else 1.0  # of delta, see _Terms
+        sums = total_weight = None
         for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
-            matrix = part.matrix
-            terms = _terms(self._loss, part, part.coefficients(wide), y, weight, want_value)
-            if terms.value is not None:
-                value = part.add(terms.value, value)
-                if weight is not None:
-                    weights = weight.sum(1, keepdim=True, dtype=torch.float64).expand_as(terms.value)
-                    total_weight = part.add(weights, total_weight)
-            if want_coef:
-                grad_coef = part.add(matrix.moments(terms.delta), grad_coef)
+            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value)
+            if terms.sums is not None:
+                sums = part.add(terms.sums, sums)
+            if want_value and weight is not None:
+                weights = weight.sum(1, keepdim=True, dtype=torch.float64).expand(terms.delta.shape[0], 1)
+                total_weight = part.add(weights, total_weight)
             if grad_x is not None and slope is not None:
-                delta = matrix.samples(terms.delta)
+                delta = part.matrix.samples(terms.delta)
                 part.deposit(_slopes(part, slope).mul_(delta).mul_(factor), grad_x, upstream)
             if grad_y is not None:
-                to_y = matrix.samples(terms.delta) * -factor if terms.to_y is None else terms.to_y
+                to_y = part.matrix.samples(terms.delta) * -factor if terms.to_y is None else terms.to_y
                 part.deposit(to_y, grad_y, upstream)
             if grad_weight is not None:
-                losses = matrix.samples(terms.residual).square() if terms.losses is None else terms.losses
+                losses = part.matrix.samples(terms.residual).square() if terms.losses is None else terms.losses
                 part.deposit(losses, grad_weight, upstream)
-        if want_value and value is None:  # no samples
-            value = coef.new_zeros((n_series, 1), dtype=torch.float64)
-            total_weight = None if self._weight is None else torch.zeros_like(value)
-        if want_coef and grad_coef is None:
-            grad_coef = coef.new_zeros(coef.shape, dtype=torch.float64)
+        if sums is None:  # no samples, or no sums wanted
+            sums = coef.new_zeros((n_series, coef.shape[1] + 1), dtype=torch.float64)
+            total_weight = None if self._weight is None else sums[:, :1]
+        if self._scale != 1.0:
+            sums = sums * self._scale
         return Sums(
-            None if value is None else value.squeeze(1) if self._scale == 1.0 else value.squeeze(1) * self._scale,
-            None if total_weight is None else total_weight.squeeze(1),
-            None if grad_coef is None else _times(grad_coef, factor * self._scale, upstream),
+            sums[:, -1] if want_value else None,
+            total_weight.squeeze(1) if want_value and total_weight is not None else None,
+            _times(sums[:, : coef.shape[1]], factor, upstream) if want_coef else None,
             grad_x,
             grad_y,
             grad_weight,
         )
+
+    def _terms(
+        self, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+    ) -> _Terms:
+        if isinstance(self._loss, MSE):
+            return _squared_error(part, coef, y, weight, want_coef, want_value)
+        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value)
 
 
 def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:

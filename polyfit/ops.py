@@ -137,6 +137,7 @@ def _objective_eager(
     want_x: bool,
     want_y: bool,
     want_weight: bool,
+    scale: float = 1.0,
 ) -> Sums:
     operands = (_rows(x), _rows(y), _optional_rows(weight))
     rows = _rows(coef)
@@ -146,18 +147,28 @@ def _objective_eager(
 
         x_rows, y_rows, weight_rows = operands
         with _on(x.device):
-            result = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, *loss.kernel, **wants)
+            sums = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, *loss.kernel, **wants)
+        sums = _scaled(Sums(*sums), scale)
     elif impl == "compile":
         from polyfit.compiled import objective as loop
 
         x_rows, y_rows, weight_rows = operands
-        result = loop(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, **wants)
+        sums = _scaled(loop(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, **wants), scale)
     else:
-        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, loss)
-        result = bound(rows, upstream, **wants)
-    value, total_weight, grad_coef, grad_x, grad_y, grad_weight = result
-    per_sample = (_as(x, grad_x), _as(y, grad_y), _as(weight, grad_weight))
-    return Sums(value, total_weight, grad_coef, *per_sample)
+        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, loss, scale=scale)
+        sums = bound(rows, upstream, **wants)
+    if not (want_x or want_y or want_weight):
+        return sums
+    per_sample = (_as(x, sums.grad_x), _as(y, sums.grad_y), _as(weight, sums.grad_weight))
+    return Sums(*sums[:3], *per_sample)
+
+
+def _scaled(sums: Sums, scale: float) -> Sums:
+    """The value, and its gradient to coef, times a number."""
+    if scale == 1.0:
+        return sums
+    value, grad_coef = (None if part is None else part * scale for part in (sums.value, sums.grad_coef))
+    return sums._replace(value=value, grad_coef=grad_coef)
 
 
 def _shape(coef_rows: Tensor) -> tuple[int, int]:
@@ -221,6 +232,7 @@ def objective(
     want_x: bool,
     want_y: bool,
     want_weight: bool,
+    scale: float = 1.0,
 ) -> Sums:
     """Loss sums and their gradients in one pass over the data.
 
@@ -241,20 +253,23 @@ def objective(
         want_x: to x.
         want_y: to y.
         want_weight: to the weight.
+        scale: a factor for value and grad_coef, which costs less here than in a call of its own.
     """
     wants = (want_coef, want_x, want_y, want_weight)
     if not _is_traced():
-        return _objective_eager(x, y, coef, weight, upstream, mapping, basis, loss, impl, *wants)
+        return _objective_eager(x, y, coef, weight, upstream, mapping, basis, loss, impl, *wants, scale)
     if _is_fused_by_compiler(x):
-        return traced.objective(
+        sums = traced.objective(
             x, y, coef, weight, upstream, mapping, basis, loss,
             want_coef=want_coef, want_x=want_x, want_y=want_y, want_weight=want_weight,
         )  # fmt: skip
+        return _scaled(sums, scale)
     value, *others = torch.ops.polyfit.objective(
         x, y, coef, weight, upstream, mapping, basis, *loss.kernel, impl, *wants
     )
     wanted = (weight is not None, *wants)
-    return Sums(value, *(part if want else None for part, want in zip(others, wanted, strict=True)))
+    sums = Sums(value, *(part if want else None for part, want in zip(others, wanted, strict=True)))
+    return _scaled(sums, scale)
 
 
 def bound_objective(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polyfit.bases import BASES
+
 Gradient = tuple[Tensor, Tensor]
 
 
@@ -14,6 +16,23 @@ def formula(x: Tensor, y: Tensor, coef: Tensor) -> Gradient:
     p = parameters[0] + parameters[1] * x
     for power, parameter in enumerate(parameters[2:], start=2):
         p = p + parameter * x**power
+    loss = (p - y).pow(2).mean()
+    loss.backward()
+    return loss.detach(), torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def recurrence(x: Tensor, y: Tensor, coef: Tensor, basis: str) -> Gradient:
+    """The basis's three-term recurrence as one writes it down, without what is zero; a parameter a coefficient."""
+    parameters = [value.clone().requires_grad_() for value in coef]
+    terms: list[Tensor] = []
+    p = parameters[0]
+    for k, (a, b, c) in enumerate(BASES[basis].steps(len(coef) - 1)):
+        slope = (x if a == 1 else a * x) + b if b else x if a == 1 else a * x
+        term = slope * terms[-1] if terms else slope
+        if c:
+            term = term - c * (terms[-2] if k > 1 else 1.0)
+        terms.append(term)
+        p = p + parameters[k + 1] * term
     loss = (p - y).pow(2).mean()
     loss.backward()
     return loss.detach(), torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])

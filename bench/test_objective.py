@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -18,10 +20,10 @@ def data(n_samples: int, degree: int, device: str) -> tuple[Tensor, Tensor, Tens
     return x, y, torch.randn(degree + 1, generator=generator, device=device)
 
 
-def ours(x: Tensor, y: Tensor, coef: Tensor) -> tuple[Tensor, Tensor]:
+def ours(x: Tensor, y: Tensor, coef: Tensor, basis: str = "power", impl: str = "auto") -> tuple[Tensor, Tensor]:
     """Value and gradient by polyfit."""
     coef = coef.detach().requires_grad_()
-    loss = polyfit.polynomial_loss(x, y, coef)
+    loss = polyfit.polynomial_loss(x, y, coef, basis=basis, impl=impl)
     loss.backward()
     assert coef.grad is not None
     return loss.detach(), coef.grad
@@ -46,8 +48,54 @@ def test_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
     )
 
 
-def test_loss_and_gradient_of_2000_samples(in_turn, device):
-    operands = data(2000, 5, device)
+@pytest.mark.parametrize("degree", [5, 10])
+@pytest.mark.parametrize("basis", ["chebyshev", "legendre", "hermite", "hermite_e", "laguerre"])
+def test_loss_and_gradient_of_1e7_samples_in_a_basis(basis, degree, in_turn, device):
+    operands = data(10_000_000, degree, device)
+    x, y, coef = (operand.double() for operand in operands)
+    expected, result = peers.recurrence(x, y, coef, basis), ours(*operands, basis)
+    torch.testing.assert_close(result[0].double(), expected[0], rtol=1e-5, atol=0)
+    scale = float(expected[1].abs().max())
+    torch.testing.assert_close(result[1].double(), expected[1], rtol=1e-5, atol=1e-6 * scale)
+    in_turn(
+        lambda: ours(*operands, basis),
+        {"eager recurrence": lambda: peers.recurrence(*operands, basis)},
+        rounds=7,
+        bytes=8 * 10_000_000,
+    )
+
+
+@pytest.mark.parametrize("degree", [5, 10])
+def test_compiled_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
+    """impl="compile" beside torch.compile of the loss that a user would write, and beside our loss within it."""
+    if device != "cpu":
+        pytest.skip("a CPU's loop")
+    operands = data(10_000_000, degree, device)
+    check(ours(*operands, impl="compile"), *operands)
+    horner, within = torch.compile(peers.horner_loss), torch.compile(polyfit.polynomial_loss)
+
+    def gradient(loss: Callable[..., Tensor]) -> Tensor:
+        coef = operands[2].detach().requires_grad_()
+        loss(operands[0], operands[1], coef).backward()
+        assert coef.grad is not None
+        return coef.grad
+
+    in_turn(
+        lambda: ours(*operands, impl="compile"),
+        {
+            "torch.compile of Horner": lambda: gradient(horner),
+            "torch.compile around ours": lambda: gradient(within),
+            'impl="torch"': lambda: ours(*operands),
+        },
+        rounds=15,
+        bytes=8 * 10_000_000,
+    )
+
+
+@pytest.mark.parametrize("degree", [5, 10])
+@pytest.mark.parametrize("n_samples", [64, 512, 2000, 4096])
+def test_loss_and_gradient_of_few_samples(n_samples, degree, in_turn, device):
+    operands = data(n_samples, degree, device)
     check(ours(*operands), *operands)
     in_turn(
         lambda: [ours(*operands) for _ in range(100)],

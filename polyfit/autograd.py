@@ -76,10 +76,13 @@ class _Tied(torch.autograd.Function):
         return torch.where(grad.isnan(), operand * grad, grad)
 
 
-def tied(operand: Tensor) -> Tensor:
-    """An operand as the functions below want it: where a call is compiled, `_Tied`."""
-    is_plain = torch.compiler.is_compiling() and not _runs_formula()
-    return _Tied.apply(operand) if is_plain and operand.requires_grad else operand  # pyright: ignore[reportReturnType]
+def tied(*operands: Tensor | None) -> tuple[Any, ...]:
+    """Operands as the functions below want them: where a call is compiled, `_Tied`."""
+    if not torch.compiler.is_compiling() or _runs_formula():
+        return operands
+    return tuple(
+        _Tied.apply(operand) if operand is not None and operand.requires_grad else operand for operand in operands
+    )
 
 
 def _pull_back(
@@ -367,8 +370,10 @@ def _n_series(coef: Tensor) -> int:
 
 def _beside(factor: Tensor, rows: Tensor) -> Tensor:
     """Factors of the series, or one of all, as they multiply rows (S, K) or (K,)."""
+    if factor.dim() == 0:  # which changes no dtype
+        return factor
     factor = factor.to(rows.dtype)
-    return factor.unsqueeze(1) if factor.dim() and rows.dim() == 2 else factor
+    return factor.unsqueeze(1) if rows.dim() == 2 else factor
 
 
 class PolynomialLoss(torch.autograd.Function):

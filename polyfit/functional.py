@@ -51,8 +51,8 @@ def _check_tensors(named: dict[str, Tensor | None]) -> None:
 
 def _promoted(*tensors: Any) -> Sequence[Any]:
     """Under autocast, which leaves a model with tensors of several dtypes, all in the widest; else as they are."""
-    dtypes = [tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)]
-    if len(set(dtypes)) < 2 or not set(dtypes) <= set(_DTYPES):  # the check says more
+    dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
+    if len(dtypes) < 2 or not dtypes.issubset(_DTYPES):  # the check says more
         return tensors
     device = next(tensor.device.type for tensor in tensors if isinstance(tensor, Tensor))
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
@@ -165,8 +165,7 @@ def canonical_problem(
     """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
     _check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     _check_coef(coef)
-    x, y, coef = autograd.tied(x), autograd.tied(y), autograd.tied(coef)
-    weight = None if weight is None else autograd.tied(weight)
+    x, y, coef, weight = autograd.tied(x, y, coef, weight)
     if callable(loss) and not isinstance(loss, losses.Loss):
         pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
     else:
@@ -235,7 +234,7 @@ def polyval(
     x, coef = _promoted(x, coef)
     _check_tensors({"x": x, "coef": coef})
     _check_coef(coef)
-    x, coef = autograd.tied(x), autograd.tied(coef)
+    x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     if _is_flat(coef, (x,)):

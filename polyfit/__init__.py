@@ -3,9 +3,9 @@
 Coefficients are lowest degree first on the last axis; x, y and weight hold samples on their last axis.
 """
 
-from polyfit import losses, optimizers, training
+from polyfit import bases, losses, optimizers, training
 from polyfit.functional import polynomial_loss, polyval
 from polyfit.training import Training, train
 
-__all__ = ["Training", "losses", "optimizers", "polynomial_loss", "polyval", "train", "training"]
+__all__ = ["Training", "bases", "losses", "optimizers", "polynomial_loss", "polyval", "train", "training"]
 __version__ = "0.1.0"

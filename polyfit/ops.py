@@ -298,34 +298,22 @@ def bound_objective(
         mapping: from domain to window, or None.
         basis: its name.
         loss: the pointwise loss.
-        impl: "triton" or "torch", resolved.
+        impl: resolved.
         scale: what the sums over the samples are multiplied with.
 
     Returns:
         A function of coef and of whether the value is wanted, giving the value (S,), None where it is not wanted, and
         its gradient to coef (S, degree + 1), in float64.
     """
-    if impl == "triton":
+    if impl != "torch":
 
         def launch(coef: Tensor, want_value: bool) -> tuple[Tensor | None, Tensor]:
             sums = objective(
-                x,
-                y,
-                coef,
-                weight,
-                None,
-                mapping,
-                basis,
-                loss,
-                impl,
-                want_coef=True,
-                want_x=False,
-                want_y=False,
-                want_weight=False,
-            )
-            assert sums.value is not None
+                x, y, coef, weight, None, mapping, basis, loss, impl,
+                want_coef=True, want_x=False, want_y=False, want_weight=False, scale=scale,
+            )  # fmt: skip
             assert sums.grad_coef is not None
-            return sums.value * scale if want_value else None, sums.grad_coef * scale
+            return sums.value, sums.grad_coef
 
         return launch
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import polyfit
-from polyfit import onepass, ops
+from polyfit import formula, onepass, ops
 
 F64 = torch.float64
 BASES = list(NUMPY_CLASSES)
@@ -392,12 +392,31 @@ def test_nothing_of_the_size_of_the_data_is_made():
     assert largest.elements <= onepass._chunk_elements(x.device) * (degree + 2) < n_samples
 
 
-def test_backward_of_a_mean_reads_no_data(monkeypatch):
+def test_every_first_derivative_takes_one_pass(monkeypatch):
     x, y, coef, weight = make("own x")
-    loss = polyfit.polynomial_loss(x, y, coef, weight=weight)
-    monkeypatch.setattr(ops, "objective", None)  # a second pass would call it
-    loss.backward()
-    assert coef.grad is not None
+    weight.requires_grad_()
+    operands = (x, y, coef, weight)
+    expected = torch.autograd.grad(plain_loss(*operands), operands)
+    passes = []
+    plain = ops.objective
+    monkeypatch.setattr(ops, "objective", lambda *a, **k: passes.append(1) or plain(*a, **k))
+    monkeypatch.setattr(formula, "polynomial_loss", None)
+
+    def loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor) -> Tensor:
+        return polyfit.polynomial_loss(x, y, coef, weight=weight)
+
+    detached = tuple(operand.detach() for operand in operands)
+    ways = (
+        lambda: torch.autograd.grad(loss(*operands), operands),
+        lambda: torch.autograd.grad(loss(*operands), operands, create_graph=True),
+        lambda: torch.func.grad(loss, (0, 1, 2, 3))(*detached),
+        lambda: [g[0] for g in torch.func.vmap(torch.func.grad(loss, (0, 1, 2, 3)))(*(d[None] for d in detached))],
+    )
+    for way in ways:
+        passes.clear()
+        for mine, theirs in zip(way(), expected, strict=True):
+            assert_close(mine, theirs, 256)
+        assert len(passes) == 1
 
 
 def test_shared_operands_with_unequal_gradients_take_one_further_pass(monkeypatch):

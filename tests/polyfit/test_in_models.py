@@ -167,6 +167,16 @@ def test_a_compiled_loop_serves_every_length():
         torch.testing.assert_close(loss, polyfit.polynomial_loss(x, y, coef))
 
 
+@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+def test_training_by_a_compiled_loop():
+    x = torch.linspace(-1, 1, 20_001, dtype=F64)
+    rule = polyfit.optimizers.SGD(0.2)
+    runs = [polyfit.train(x, x.exp(), torch.zeros(3, dtype=F64), optimizer=rule, epochs=20, impl=impl)
+            for impl in ("compile", "torch")]  # fmt: skip
+    torch.testing.assert_close(runs[0].coef, runs[1].coef, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(runs[0].losses.values, runs[1].losses.values, rtol=1e-11, atol=1e-11)
+
+
 def test_what_compile_cannot_do_is_named(monkeypatch):
     x = torch.rand(9)
     with pytest.raises(ValueError, match="degrees up to 10 and got 11"):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
@@ -29,6 +30,15 @@ Tensors = tuple[Tensor | None, ...]
 
 def _in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
+
+
+def _pulls_back_formula(grad: Tensor) -> bool:
+    """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches.
+
+    Those (`is_grads_batched=True`, `torch.autograd.functional` with `vectorize=True`) come by an older vmap, which does
+    not know the rules of Functions.
+    """
+    return not torch.compiler.is_compiling() and (_in_forward_mode() or is_legacy_batchedtensor(grad))
 
 
 def _runs_formula() -> bool:
@@ -57,6 +67,7 @@ class _Tied(torch.autograd.Function):
 
     A compiled backward cannot be differentiated, and PyTorch says so if one of its inputs requires a gradient. What the
     forward pass saved is no such input: second derivatives would be missing in silence. So it gets the operand too.
+    (With the debugging backend "eager" PyTorch drops the second derivatives of every Function; nothing helps there.)
     """
 
     @staticmethod
@@ -211,7 +222,7 @@ class Polyval(torch.autograd.Function):
         """Vector-Jacobian product, in one pass over x and grad."""
         x, coef = ctx.saved_tensors
         wants = ctx.needs_input_grad[:2]
-        if _in_forward_mode():
+        if _pulls_back_formula(grad):
             mapping, basis, _ = ctx.constants
             found = _pull_back(lambda x, coef: formula.polyval(x, coef, mapping, basis), (x, coef), wants, grad)
         elif torch.is_grad_enabled():
@@ -331,11 +342,11 @@ class Terms(NamedTuple):
 
         What series share gets one gradient for all of them; if each has a loss of its own, their gradients may differ.
         """
-        return axes == 1 and n_series > 1 and self.n_losses not in {None, 1}
+        return axes == 1 and n_series != 1 and self.n_losses not in {None, 1}
 
     def known_scale(self, n_samples: int, n_series: int, is_weighted: bool) -> float:
         """What sums over a loss are multiplied with, as far as it is known before the pass: all but sums of weights."""
-        if self.reduction == "sum" or is_weighted:
+        if self.reduction == "sum" or is_weighted or n_series == 0:
             return 1.0
         return (self.n_losses or 1) / (n_samples * n_series)
 
@@ -403,7 +414,8 @@ class PolynomialLoss(torch.autograd.Function):
         reduced = terms.over_series(result.value)
         if result.weight is not None:
             reduced = reduced * terms.found_scale(result.weight)
-        reduced = reduced.to(coef.dtype)
+        # A copy in any case: what a Function returns as a view cannot be modified in place by whoever gets it.
+        reduced = reduced.to(coef.dtype, copy=True)
         return reduced, result.value if want_weight else None, *result[1:]
 
     @staticmethod
@@ -420,7 +432,7 @@ class PolynomialLoss(torch.autograd.Function):
         if grad is None:
             return (None,) * 6
         saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:4]
-        if _in_forward_mode():
+        if _pulls_back_formula(grad):
             found = _pull_back(ctx.terms.formula, saved[:4], wants, grad)
         elif torch.is_grad_enabled():
             found = _apply(LossGradients, grad, *saved, ctx.terms, wants)
@@ -499,6 +511,7 @@ class LossGradients(torch.autograd.Function):
                 **dict(zip(names, misses, strict=True)),
             )  # fmt: skip
             late = (sums.grad_x, sums.grad_y, sums.grad_coef, sums.grad_weight)
+            value = sums.value if value is None else value
 
         def gradient(operand: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
             wide = late if early is None else early * _beside(factor, early)

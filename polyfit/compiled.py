@@ -60,14 +60,17 @@ def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
 
 def _mapping_tensor(mapping: AffineMap | None, dtype: torch.dtype) -> Tensor | None:
     """The map as a tensor: a float would be a constant of the loop."""
-    return None if mapping is None else torch.tensor(mapping, dtype=dtype)
+    return None if mapping is None else torch.tensor(mapping, dtype=dtype, device="cpu")
 
 
 def _cut(rows: Tensor | None, n_samples: int, n_series: int) -> Tensor | None:
     """Rows (S or 1, N) of which the first n_samples are cut: (S, R, B), or (R, B) where series share one."""
     if rows is None:
         return None
-    cut = rows[:, :n_samples].unflatten(1, (-1, _ROW))
+    rows = rows[:, :n_samples]
+    if rows.stride(1) != 1:  # each stride would be a loop of its own
+        rows = rows.contiguous()
+    cut = rows.unflatten(1, (-1, _ROW))
     return cut.squeeze(0) if rows.shape[0] == 1 else cut
 
 

@@ -84,4 +84,6 @@ def polynomial_loss(
 
 
 def _total(terms: Tensor, n_losses: int | None) -> Tensor:
-    return terms.sum() if n_losses is None else terms.reshape(n_losses, -1).sum(-1)
+    if n_losses is None:
+        return terms.sum()
+    return terms.sum(-1) if terms.shape[0] == n_losses else terms.reshape(n_losses, -1).sum(-1)

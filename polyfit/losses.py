@@ -12,7 +12,7 @@ huber(delta)                  r**2 / 2 where abs(r) <= delta, else delta (abs(r)
 smooth_l1(beta)               r**2 / (2 beta) where abs(r) < beta, else abs(r) - beta / 2
 log_cosh                      log(cosh(r))
 quantile(q)                   max(q (y - p), (q - 1) (y - p))
-bce_with_logits(pos_weight)   (1 - y) p + (1 + (pos_weight - 1) y) log(1 + exp(-p))
+bce_with_logits(pos_weight)   (1 - y) log(1 + exp(p)) + pos_weight y log(1 + exp(-p))
 poisson_nll(log_input, ...)   exp(p) - y p, or p - y log(p + eps); with full: + Stirling's term for y > 1
 cauchy(scale)                 scale**2 / 2 log(1 + (r / scale)**2)
 ============================  ==========================================================================
@@ -229,12 +229,11 @@ class BCEWithLogits(Loss):
         return self.name, self.pos_weight
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return (1.0 - y) * p + (1.0 + (self.pos_weight - 1.0) * y) * _softplus(-p)
+        return (1.0 - y) * _softplus(p) + self.pos_weight * y * _softplus(-p)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        weight = 1.0 + (self.pos_weight - 1.0) * y
         to_y = -p if self.pos_weight == 1.0 else (self.pos_weight - 1.0) * _softplus(-p) - p
-        return (1.0 - y) - weight * torch.sigmoid(-p), to_y
+        return (1.0 - y) * torch.sigmoid(p) - self.pos_weight * y * torch.sigmoid(-p), to_y
 
 
 @dataclass(frozen=True)
@@ -307,7 +306,9 @@ class Cauchy(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         residual = p - y
         ratio = residual * (1.0 / self.scale)
-        slope = residual / (1.0 + ratio * ratio)
+        large = ratio.abs() > _LARGE_RATIO
+        square = torch.where(large, 0.0, ratio) ** 2
+        slope = torch.where(large, self.scale / ratio, residual / (1.0 + square))
         return slope, -slope
 
 

@@ -46,9 +46,14 @@ _CHUNK_ELSEWHERE = 1 << 22
 _KEPT = 1 << 18
 
 
-def _internal_dtype(dtype: torch.dtype) -> torch.dtype:
+def _internal_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype of the matrix products: where users have allowed less than float32 in float32 products, float64."""
-    return compute_dtype(dtype) if torch.get_float32_matmul_precision() == "highest" else torch.float64
+    try:
+        is_exact = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # said by the newer interface, for each backend
+        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        is_exact = backend.matmul.fp32_precision in {"none", "ieee"}  # pyright: ignore[reportAttributeAccessIssue]
+    return compute_dtype(dtype) if is_exact else torch.float64
 
 
 def _chunk_elements(device: torch.device) -> int:
@@ -257,7 +262,7 @@ class _Parts:
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, _steps(basis, degree)
         self._is_shared = x.shape[0] == 1
-        self.dtype = _internal_dtype(x.dtype) if dtype is None else dtype
+        self.dtype = _internal_dtype(x.dtype, x.device) if dtype is None else dtype
         n, size = self._n_samples, _chunk_elements(x.device)
         self.is_one = n_series * n <= max(size, at_once)
         if self.is_one:  # in blocks of one length
@@ -384,7 +389,7 @@ def is_short(x: Tensor, y: Tensor, coef: Tensor) -> bool:
         and 0 < x.shape[0] <= _SHORT
         and coef.shape[0] > 1
         and x.device.type == "cpu"
-        and _internal_dtype(x.dtype) == x.dtype
+        and _internal_dtype(x.dtype, x.device) == x.dtype
     )
 
 

@@ -75,7 +75,7 @@ def _check_compile(device: torch.device, degree: int) -> None:
             f"impl='compile' takes degrees up to {compiled.LARGEST_DEGREE} and got {degree}, which would compile for"
             " minutes; pass impl='torch'"
         )
-    if not compiled.has_compiler():
+    if not torch.compiler.is_compiling() and not compiled.has_compiler():
         raise ValueError("impl='compile' needs a C++ compiler and found none; install g++, or pass impl='torch'")
 
 
@@ -350,7 +350,9 @@ def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: s
         values = loop(_rows(x), _rows(coef), mapping, basis)
     else:
         values = onepass.evaluate(_rows(x), _rows(coef), mapping, basis)
-    return values.view(_values_shape(x, coef))
+    # No view: what a Function returns as one cannot be modified in place by whoever gets it.
+    values = values.clone() if values._is_view() else values
+    return values.squeeze_(0) if coef.dim() == 1 else values
 
 
 @torch.library.custom_op(

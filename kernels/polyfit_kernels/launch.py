@@ -14,6 +14,7 @@ PROGRAMS_PER_PROCESSOR = 8
 SHARED_BUFFER = 1 << 26
 # Programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 exceed; CUDA would take 2^31 - 1.
 LARGEST_GRID = 1 << 23
+NVIDIA_WARP = 32
 # Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
 IDENTITY = (0.0, 1.0, 0.0)
 
@@ -48,10 +49,13 @@ def _next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def choose(n_samples: int, n_series: int, itemsize: int, n_processors: int, warp_size: int = 32) -> LaunchConfig:
+def choose(
+    n_samples: int, n_series: int, itemsize: int, n_processors: int, warp_size: int = 32, n_sums: int = 1
+) -> LaunchConfig:
     """The cut for n_samples of each of n_series, of elements of itemsize bytes.
 
-    Short series get a tile of their size. Long ones get whole waves of programs, as many as keep `LONGEST_RUN`.
+    Short series get a tile of their size. Long ones get whole waves of programs, as many as keep `LONGEST_RUN`; one
+    program where there are more sums than `sums.store_totals` can hand over.
     """
     columns = LOAD_BYTES // itemsize
     rows = min(LARGEST_ROWS, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
@@ -60,7 +64,8 @@ def choose(n_samples: int, n_series: int, itemsize: int, n_processors: int, warp
     tiles = _ceil_div(n_samples, rows * columns)
     wave = max(1, n_processors * PROGRAMS_PER_PROCESSOR // max(n_series, 1))
     waves = max(1, _ceil_div(_ceil_div(tiles, LONGEST_RUN), wave))
-    return LaunchConfig(rows, columns, num_warps, max(1, min(tiles, waves * wave)))
+    programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
+    return LaunchConfig(rows, columns, num_warps, programs)
 
 
 def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool) -> int:

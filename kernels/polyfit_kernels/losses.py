@@ -28,8 +28,8 @@ def _one_minus_exp(x):
 
 @triton.jit
 def _sign(r):
-    """The sign of r, zero at zero."""
-    return tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, 0.0)).to(r.dtype)
+    """The sign of r: zero at zero, NaN where r is."""
+    return tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, r))
 
 
 @triton.jit
@@ -61,7 +61,9 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
         # log(cosh r) = log1p(sinh(r)^2) / 2 near zero, where the other form cancels; 4 sinh^2 = (1 - e)^2 / e.
         near = 0.5 * _log1p(tl.where(size < 0.5, 0.25 * half * half / tl.where(size < 0.5, e, 1.0), 0.0))
         value = tl.where(size < 0.5, near, size + _log1p(e) - 0.6931471805599453)
-        slope = _sign(r) * half * (1.0 / (1.0 + e))
+        # A NaN comes from half; through the sign as well it would cost registers.
+        sign = tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, 0.0)).to(r.dtype)
+        slope = sign * half * (1.0 / (1.0 + e))
         to_y = -slope
     elif LOSS == "quantile":
         value = tl.maximum(-parameter * r, (1.0 - parameter) * r)
@@ -69,11 +71,14 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
         to_y = -slope
     elif LOSS == "bce_with_logits":
         e = tl.exp(-tl.abs(p))
-        softplus = tl.maximum(-p, 0.0) + _log1p(e)  # of -p
-        weight = 1.0 + (parameter - 1.0) * y
-        value = (1.0 - y) * p + weight * softplus
-        slope = (1.0 - y) - weight * (tl.where(p >= 0.0, e, 1.0) * (1.0 / (1.0 + e)))
-        to_y = (parameter - 1.0) * softplus - p
+        log = _log1p(e)
+        positive, negative = tl.maximum(p, 0.0) + log, tl.maximum(-p, 0.0) + log  # softplus of p and of -p
+        value = (1.0 - y) * positive + parameter * y * negative
+        near = 1.0 / (1.0 + e)
+        far = e * near  # the smaller of sigmoid(p) and sigmoid(-p), which neither cancels
+        is_positive = p >= 0.0
+        slope = (1.0 - y) * tl.where(is_positive, near, far) - parameter * y * tl.where(is_positive, far, near)
+        to_y = (parameter - 1.0) * negative - p
     elif LOSS == "cauchy":
         inverse = 1.0 / parameter
         ratio = r * inverse
@@ -81,7 +86,7 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
         square = tl.where(is_far, 0.0, ratio * ratio)
         log = tl.where(is_far, 2.0 * tl.log(tl.where(is_far, tl.abs(ratio), 1.0)), _log1p(square))
         value = 0.5 * parameter * parameter * log
-        slope = r * (1.0 / (1.0 + ratio * ratio))
+        slope = tl.where(is_far, parameter * (1.0 / tl.where(is_far, ratio, 1.0)), r * (1.0 / (1.0 + square)))
         to_y = -slope
     else:  # poisson_nll in its four variants
         tl.static_assert(

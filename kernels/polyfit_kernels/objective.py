@@ -290,7 +290,7 @@ def _launch(
     """Write the sums of these series to totals (S, count), and per-sample gradients to where they are given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
+    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device), n_sums=count)
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[n_series * config.programs,](
         x, y, weight, coef, upstream, totals, partial, tickets, grad_x, grad_y, grad_weight,

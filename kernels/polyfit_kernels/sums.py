@@ -109,7 +109,7 @@ def store_totals(
     them. Its result reaches the other threads of its program through a barrier again, and only then do they load. (By
     the causality order of PTX's memory model, section 8 of its manual. On AMD's gfx942 the barrier does not wait for
     stores, but up to 64 sums it is one wave, the first, that stores them, draws the ticket and waits for its own stores
-    before. More than 64 sums, degrees above 61, rest on nothing there.)
+    before. For more than 64 sums `launch.choose` takes one program there.)
     """
     WIDTH: tl.constexpr = 1 << LEVELS
     index = tl.arange(0, WIDTH)

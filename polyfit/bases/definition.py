@@ -128,7 +128,7 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
         raise ValueError(
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
         )
-    center = torch.tensor(middle, dtype=dtype).item()
+    center = torch.tensor(middle, dtype=dtype, device="cpu").item()
     # (lo - center) and (hi - center) round once each; their mean is the part of the middle that `center` lost.
     lost = 0.5 * (lo - center) + 0.5 * (hi - center)
     return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)
@@ -208,4 +208,5 @@ def derivative_matrix(basis: Basis, degree: int) -> Tensor:
     if degree < 0:
         raise ValueError(f"degree={degree!r} is negative; pass an int from 0 on")
     # Not the tensor but its numbers are cached: one that was returned could be written.
-    return torch.tensor(_derivative_rows(basis, degree), dtype=torch.float64).reshape(degree, degree + 1)
+    rows = torch.tensor(_derivative_rows(basis, degree), dtype=torch.float64, device="cpu")
+    return rows.reshape(degree, degree + 1)

@@ -306,3 +306,17 @@ def test_a_nan_among_the_data_is_not_lost():
     assert value.isnan().all()
     assert grad_weight is not None
     assert grad_weight.isnan().nonzero().tolist() == [[0, TILE]]
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "cauchy"])
+def test_a_nan_residual_is_nan_in_the_slope(loss):
+    problem = make_problem(TILE + 1, 2)
+    problem.y[0, TILE] = float("nan")
+    value, _, grad_coef, _, grad_y, _ = objective(
+        problem.x, problem.y, problem.coef, None, None, None, "power", loss, 0.5, want_y=True
+    )
+    assert value.isnan().all()
+    assert grad_coef is not None
+    assert grad_coef.isnan().all()
+    assert grad_y is not None
+    assert grad_y.isnan().nonzero().tolist() == [[0, TILE]]

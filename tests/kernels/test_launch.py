@@ -58,3 +58,9 @@ def test_a_large_series_fills_whole_waves():
 def test_short_series_get_a_tile_of_their_size():
     assert launch.choose(64, 1000, 4, 132).tile == 128
     assert launch.choose(2000, 1, 4, 132).programs == 2
+
+
+def test_more_sums_than_a_wave_of_amds_stores_stay_in_one_program():
+    assert launch.choose(10**6, 1, 4, 304, 64, n_sums=64).programs > 1
+    assert launch.choose(10**6, 1, 4, 304, 64, n_sums=65).programs == 1
+    assert launch.choose(10**6, 1, 4, 132, 32, n_sums=65).programs > 1

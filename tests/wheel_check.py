@@ -22,7 +22,7 @@ x = torch.linspace(-1, 1, 101, dtype=torch.float64)
 coef = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
 loss = polyfit.polynomial_loss(x, polyfit.polyval(x, coef.detach()), coef)
 loss.backward()
-assert loss.item() == 0 and not coef.grad.any()
+assert loss.item() < 1e-28 and coef.grad.abs().max() < 1e-14  # squares of roundings
 if sys.platform == "linux":
     import polyfit_kernels
     assert Path(polyfit_kernels.__file__).is_relative_to(sys.prefix), polyfit_kernels.__file__

@@ -18,6 +18,7 @@ All operands here are canonical: x, y, weight (S or 1, N), where one row is shar
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -393,15 +394,30 @@ def is_short(x: Tensor, y: Tensor, coef: Tensor) -> bool:
     )
 
 
+_last = threading.local()
+
+
+def _workspace(n_rows: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A matrix (n_rows, N) and its rows, the first of which holds ones: that of the thread's last call, if it fits.
+
+    To get some 100 kB from the system anew takes up to a fifth of a short call.
+    """
+    key = (n_rows, x.shape[0], x.dtype, torch.is_inference_mode_enabled())
+    if getattr(_last, "key", None) != key:
+        matrix = torch.empty(key[:2], dtype=x.dtype, device="cpu")
+        rows = matrix.unbind(0)
+        rows[0].fill_(1.0)
+        _last.key, _last.workspace = key, (matrix, rows)
+    return _last.workspace
+
+
 def short(x: Tensor, y: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, scale: float) -> Sums:
     """The sum of squared errors and its gradient to coef, both times scale, for few samples (N,) of one series.
 
     What `Objective` does, without all that it takes to cut long data and many series: half the time at n = 1000.
     """
     n_coef = coef.shape[0]
-    matrix = x.new_empty((n_coef + 1, x.shape[0]))
-    rows = matrix.unbind(0)
-    rows[0].fill_(1.0)
+    matrix, rows = _workspace(n_coef + 1, x)
     _lay_out(rows, rows[1].copy_(x), _steps(basis, n_coef - 1), mapping)
     torch.addmv(y, matrix.narrow(0, 0, n_coef).t(), coef, beta=-1.0, out=rows[-1])
     if x.shape[0] <= _LONGEST_BLOCK:

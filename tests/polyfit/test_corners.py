@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -163,3 +164,26 @@ def test_a_default_device_other_than_that_of_the_operands():
     with torch.device("meta"):
         values = polyfit.polyval(x, coef, domain=(0, 1))
         torch.testing.assert_close(torch.autograd.grad(values.sum(), x)[0], expected)
+
+
+def test_short_calls_do_not_see_one_another():
+    def losses(seed: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for n_samples, degree in ((100, 3), (100, 3), (5000, 2), (100, 3)):
+            x, y = torch.rand(2, n_samples, generator=generator)
+            coef = torch.rand(degree + 1, generator=generator).requires_grad_()
+            loss = polyfit.polynomial_loss(x, y, coef)
+            plain = plain_loss(x.double(), y.double(), coef.double())
+            assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+            found += [loss.detach(), *torch.autograd.grad(loss, coef)]
+        return found
+
+    expected = [losses(seed) for seed in range(8)]
+    with torch.inference_mode():
+        x = torch.rand(100)
+        polyfit.polynomial_loss(x, x, torch.rand(4))
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(losses, range(8)), expected, strict=True):
+            assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, alone, strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(losses(0), expected[0], strict=True))

@@ -495,29 +495,6 @@ def test_functional_grad_and_its_grad():
     assert_close(ours, torch.func.hessian(loss(plain_loss))(coef), 256)
 
 
-def test_forward_mode_is_right_or_raises():
-    x, y, coef, _ = make("one series", grad=False)
-    tangents = tuple(torch.randn_like(tensor) for tensor in (x, y, coef))
-    for which in range(3):
-
-        def along(operation, which=which):
-            def function(step):
-                moved = [
-                    t + step * d if k == which else t
-                    for k, (t, d) in enumerate(zip((x, y, coef), tangents, strict=True))
-                ]
-                return operation(*moved)
-
-            zero = torch.zeros((), dtype=F64)
-            return torch.func.jvp(function, (zero,), (torch.ones_like(zero),))[1]
-
-        try:
-            ours = along(polyfit.polynomial_loss)
-        except (RuntimeError, NotImplementedError):
-            continue
-        assert_close(ours, along(plain_loss), 256)
-
-
 # --- PyTorch
 # -----------------------------------------------------------------------------------------------------------
 

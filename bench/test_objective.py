@@ -69,7 +69,7 @@ def test_loss_and_gradient_of_1e7_samples_in_a_basis(basis, degree, in_turn, dev
 def test_compiled_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
     """impl="compile" beside torch.compile of the loss that a user would write, and beside our loss within it."""
     if device != "cpu":
-        pytest.skip("a CPU's loop")
+        pytest.skip("impl='compile' is for tensors on a CPU: --device cpu")
     operands = data(10_000_000, degree, device)
     check(ours(*operands, impl="compile"), *operands)
     horner, within = torch.compile(peers.horner_loss), torch.compile(polyfit.polynomial_loss)
@@ -128,7 +128,7 @@ def test_values_and_gradient_of_1e7_samples(in_turn, device):
 def test_loss_and_gradient_of_2_to_the_28_samples(degree, in_turn, device):
     """Bytes a second beside a device copy of as many bytes in the same run."""
     if device == "cpu":
-        pytest.skip("a GPU's size")
+        pytest.skip("2**28 samples are for a GPU, beside its device copy: --device cuda")
     operands = data(2**28, degree, device)
     check(ours(*operands), *operands)
     x, target = operands[0], torch.empty_like(operands[0])  # 4 bytes read and 4 written for each of 2**28: as many

@@ -187,7 +187,7 @@ def test_one_launch_gives_value_and_gradients():
         torch.cuda.synchronize()
     kernels = [event.name for event in profile.events() or () if "CUDA" in str(event.device_type)]
     if not kernels:
-        pytest.skip("the profiler sees no kernels on this machine")
+        pytest.skip("needs a profiler that may trace kernels (CUPTI), to count launches")
     assert len(kernels) == 1, kernels
 
 

@@ -275,9 +275,11 @@ def test_any_shapes_that_broadcast_and_any_strides(data):
     for function in (polyfit.polynomial_loss, plain_loss):
         value = function(x, y, coef, weight=weight, per_series=per_series, basis=basis)
         results.append((value, *gradients(value, (x, y, coef, weight))))
-    for mine, theirs in zip(*results, strict=True):
+    # The oracle goes by way of powers, where the functions of other bases cancel: H_6 has coefficients up to 720.
+    is_power = basis == "power"
+    for i, (mine, theirs) in enumerate(zip(*results, strict=True)):
         assert mine.shape == theirs.shape
-        assert_close(mine, theirs, 4096)
+        assert_close(mine, theirs, 4096 if not is_power else 1024 if i else 256)
     ours, plain = polyfit.polyval(x, coef, basis=basis), plain_polyval(x, coef, basis=basis)
     assert_close(ours, plain, 1024)
 

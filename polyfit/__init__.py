@@ -4,8 +4,22 @@ Coefficients are lowest degree first on the last axis; x, y and weight hold samp
 """
 
 from polyfit import bases, losses, optimizers, training
+from polyfit.fitting import fit
 from polyfit.functional import polynomial_loss, polyval
+from polyfit.result import Fit, FitWarning
 from polyfit.training import Training, train
 
-__all__ = ["Training", "bases", "losses", "optimizers", "polynomial_loss", "polyval", "train", "training"]
+__all__ = [
+    "Fit",
+    "FitWarning",
+    "Training",
+    "bases",
+    "fit",
+    "losses",
+    "optimizers",
+    "polynomial_loss",
+    "polyval",
+    "train",
+    "training",
+]
 __version__ = "0.1.0"

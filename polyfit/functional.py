@@ -20,7 +20,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REDUCTIONS = ("mean", "sum", "none")
 
 
-def _check_tensors(named: dict[str, Tensor | None]) -> None:
+def check_tensors(named: dict[str, Tensor | None]) -> None:
     """All are floating-point tensors that agree in dtype and device."""
     first, reference = "", None
     for name, tensor in named.items():
@@ -163,7 +163,7 @@ def canonical_problem(
     impl: str,
 ) -> Problem:
     """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
-    _check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
+    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     _check_coef(coef)
     x, y, coef, weight = autograd.tied(x, y, coef, weight)
     if callable(loss) and not isinstance(loss, losses.Loss):
@@ -232,7 +232,7 @@ def polyval(
         numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
     x, coef = _promoted(x, coef)
-    _check_tensors({"x": x, "coef": coef})
+    check_tensors({"x": x, "coef": coef})
     _check_coef(coef)
     x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))

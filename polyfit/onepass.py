@@ -195,6 +195,17 @@ class _Matrix:
         sums = torch.bmm(delta.view(-1, 1, self._block), blocks)
         return sums.view(delta.shape[0], self._n_blocks, -1).sum(1, dtype=torch.float64)
 
+    def row(self, k: int) -> Tensor:
+        """P_k of the samples, and zero in the filling: (g, width)."""
+        return self._rows[k]
+
+    def moments_of(self, deltas: Sequence[Tensor], n_series: int) -> list[Tensor]:
+        """Moments of each of deltas (g or s, width), (s, degree + 1), in one product where series share the matrix."""
+        if not self._is_shared:
+            return [self.moments(delta, None) for delta in deltas]
+        sums = self.moments(torch.cat(list(deltas)), None).split([len(delta) for delta in deltas])
+        return [rows.expand(n_series, -1) for rows in sums]
+
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
         """Dot products of matching rows (s, width): (s, 1), over blocks in float64."""
         if self._n_blocks == 1:
@@ -591,6 +602,70 @@ def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:
     return sums if upstream is None else sums * upstream.unsqueeze(1)
 
 
+# --- least squares ---
+
+
+class Normal(NamedTuple):
+    """What normal equations are made of: moments of the samples, and of the residuals r = y - p(x).
+
+    Attributes:
+        of_x: sum(w T_k), k = 0 .. 2 degree, (S, 2 degree + 1) float64; the first is the sum of the weights.
+        of_residuals: sum(w r T_k), k = 0 .. degree, (S, degree + 1) float64.
+        squares: sum(w r**2), (S,) float64.
+    """
+
+    of_x: Tensor
+    of_residuals: Tensor
+    squares: Tensor
+
+
+def normal(
+    x: Tensor, y: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None, coef: Tensor | None
+) -> Normal:
+    """Chebyshev moments about the polynomial coef (1, degree + 1), or about zero for None; all in float64.
+
+    ``T_d T_j = (T_{d+j} + T_{d-j}) / 2`` gives the moments beyond the degree: a row more on the left of the product
+    with the matrix of the functions, instead of as many functions again.
+    """
+    n_series = max(rows.shape[0] for rows in (x, y, weight) if rows is not None)
+    parts = _Parts(x, n_series, degree, mapping, "chebyshev", dtype=torch.float64)
+    size = degree + 1
+    coef = x.new_zeros((1, size), dtype=torch.float64) if coef is None else coef.double()
+    total = None
+    for part in parts:
+        matrix = part.matrix
+        n = n_series if part.is_all else part.series.stop - part.series.start
+        residual = matrix.residuals(coef.expand(n, size), part.operand(y))
+        weights, last = matrix.row(0), matrix.row(degree)  # (g, width)
+        delta = residual
+        if weight is not None:
+            weights = matrix.pad(part.operand(weight))
+            last, delta = last * weights, residual * weights
+        sums = matrix.moments_of((weights, last, delta), n)
+        total = part.add(torch.cat((*sums, matrix.dots(delta, residual)), 1), total)
+    if total is None:  # no samples
+        total = x.new_zeros((n_series, 3 * size + 1), dtype=torch.float64)
+    low, high, of_residuals, squares = total.split((size, size, size, 1), 1)
+    of_x = torch.cat((low, 2.0 * high[:, 1:] - low.flip(1)[:, 1:]), 1)
+    return Normal(of_x, -of_residuals, squares.squeeze(1))
+
+
+def triangle(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None) -> Tensor:
+    """The factor R, (degree + 1, degree + 1), of a QR decomposition of the rows sqrt(w_n) T_k(t_n); for x (1, N).
+
+    ``R.T @ R`` is the Gram matrix, and R has all digits of singular values that the Gram matrix has squared away. A
+    chunk at a time: the factor so far and the rows of the next chunk have the same R as all rows together (Golub & Van
+    Loan, Matrix Computations, 4th ed., 5.1: any orthogonal triangularisation; "tall skinny QR" in later work).
+    """
+    factor = x.new_zeros((degree + 1, degree + 1), dtype=torch.float64)
+    for part in _Parts(x, 1, degree, mapping, "chebyshev", dtype=torch.float64):
+        rows = part.matrix.functions()[0].T
+        if weight is not None:
+            rows = rows * part.operand(weight)[0].sqrt().unsqueeze(1)
+        factor = torch.linalg.qr(torch.cat((factor, rows)), mode="r").R
+    return factor
+
+
 def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None, basis: str) -> Tensor:
     """The Gram matrix sum_n w_n P_j(t_n) P_k(t_n) of each series, (S, degree + 1, degree + 1), in float64."""
     n_series = x.shape[0] if weight is None else max(x.shape[0], weight.shape[0])
@@ -600,3 +675,48 @@ def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | Non
         left = rows if weight is None else rows * part.operand(weight).unsqueeze(1)
         total = part.add((left @ rows.transpose(1, 2)).flatten(1), total)
     return total.unflatten(1, (degree + 1, degree + 1))
+
+
+# Samples of one series up to which least squares keep their matrix.
+FEW = 1 << 13
+
+
+class FewSamples:
+    """The functions of a few samples of one series, laid out once, and what least squares need of them; in float64.
+
+    Args:
+        x: samples, (N,), N at most `FEW`, on the CPU.
+        y: targets, (N,).
+        weight: (N,), or None.
+        degree: of the polynomial.
+        mapping: from domain to window, or None.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None) -> None:
+        self._all = torch.empty((degree + 2, x.shape[0]), dtype=torch.float64, device="cpu")
+        rows = self._all.unbind(0)
+        rows[0].fill_(1.0)
+        if degree:
+            _lay_out(rows[:-1], rows[1].copy_(x), _steps("chebyshev", degree), mapping)
+        self._functions, self._residuals = self._all.narrow(0, 0, degree + 1), rows[-1]
+        self._y, self._weight = y.double(), None if weight is None else weight.double()
+
+    def normal(self) -> tuple[Tensor, Tensor]:
+        """sum(w T_k), k = 0 .. 2 degree, and sum(w y T_k), k = 0 .. degree, as `normal` gives them.
+
+        By products with single rows: of matrices MKL makes one that wakes all threads, whatever its size.
+        """
+        self._residuals.copy_(self._y)
+        rows, weight = self._all.unbind(0), self._weight
+        left = rows[0], rows[-2], rows[-1]
+        if weight is not None:
+            left = weight, left[1] * weight, left[2] * weight
+        low, high, of_y = (torch.mv(self._functions, row) for row in left)
+        return torch.cat((low, (high * 2.0 - low.flip(0))[1:])), of_y
+
+    def residuals(self, coef: Tensor) -> tuple[Tensor, float]:
+        """sum(w r T_k), (degree + 1,), and sum(w r**2), of the residuals r = y - p(x)."""
+        torch.addmv(self._y, self._functions.t(), coef, alpha=-1.0, out=self._residuals)
+        weighted = self._residuals if self._weight is None else self._residuals * self._weight
+        sums = torch.mv(self._all, weighted)
+        return sums[:-1], float(sums[-1])

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from polyfit import losses, onepass, traced
-from polyfit.bases import AffineMap
+from polyfit.bases import CHEBYSHEV, AffineMap, affine_map
 from polyfit.formula import compute_dtype
 from polyfit.losses import Loss
-from polyfit.onepass import Sums
+from polyfit.onepass import Normal, Sums
 
 IMPLS = ("auto", "triton", "torch", "compile")
 
@@ -327,6 +327,55 @@ def bound_objective(
         return sums.value, sums.grad_coef
 
     return call
+
+
+# --- least squares ---
+
+
+@_without_autocast
+def normal(
+    x: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    degree: int,
+    domain: tuple[float, float] | None,
+    coef: Tensor | None,
+    impl: str,
+) -> Normal:
+    """Chebyshev moments of the samples and of their residuals about a polynomial, in float64.
+
+    On a GPU it is a launch for the moments of x, whose terms are computed in the dtype of x, and where there is a
+    polynomial one more for the residuals, which are computed in float64.
+
+    Args:
+        x: (N,) or (S, N).
+        y: likewise.
+        weight: likewise, or None.
+        degree: of the polynomials to fit.
+        domain: what is mapped onto [-1, 1], or None.
+        coef: of the polynomial, (degree + 1,) float64 on the device of x, or None for zero.
+        impl: resolved, "triton" or "torch".
+    """
+    rows = (_rows(x), _rows(y), _optional_rows(weight))
+    wide = affine_map(domain, CHEBYSHEV, torch.float64)
+    if impl == "torch":
+        return onepass.normal(*rows, degree, wide, None if coef is None else _rows(coef))
+    from polyfit_kernels.moments import moments as launch
+    from polyfit_kernels.objective import objective as launch_objective
+
+    x_rows, y_rows, weight_rows = rows
+    mapping = affine_map(domain, CHEBYSHEV, compute_dtype(x.dtype))
+    with _on(x.device):
+        squares, of_y, of_x = launch(x_rows, y_rows, weight_rows, degree, mapping)
+        if coef is None:
+            return Normal(of_x, of_y, squares)
+        n_series = max(part.shape[0] for part in rows if part is not None)
+        shared = coef.expand(n_series, degree + 1)
+        squares, _, gradient, *_ = launch_objective(
+            x_rows, y_rows, shared, weight_rows, None, wide, "chebyshev", *losses.MSE().kernel, compute=torch.float64
+        )
+    assert gradient is not None
+    return Normal(of_x, -0.5 * gradient, squares)
 
 
 # --- evaluate ---

@@ -4,7 +4,7 @@
 classes and back.
 """
 
-from polyfit.bases.conversion import convert, from_numpy, to_numpy
+from polyfit.bases.conversion import Interval, conversion_matrix, convert, convert_sum, from_numpy, to_numpy
 from polyfit.bases.definition import (
     BASES,
     CHEBYSHEV,
@@ -18,6 +18,7 @@ from polyfit.bases.definition import (
     Step,
     affine_map,
     derivative_matrix,
+    interval,
     resolve,
 )
 
@@ -31,11 +32,15 @@ __all__ = [
     "POWER",
     "AffineMap",
     "Basis",
+    "Interval",
     "Step",
     "affine_map",
+    "conversion_matrix",
     "convert",
+    "convert_sum",
     "derivative_matrix",
     "from_numpy",
+    "interval",
     "resolve",
     "to_numpy",
 ]

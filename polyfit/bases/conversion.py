@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from polyfit.bases.definition import BASES, Basis, combine, interval, resolve, times_t
+from polyfit.errorfree import distil, two_product, two_sum
 
 if TYPE_CHECKING:
     from numpy.polynomial import Chebyshev, Hermite, HermiteE, Laguerre, Legendre, Polynomial
@@ -97,39 +98,7 @@ def _change_matrix(
     return _ExactMatrix(tuple(parts), tuple(tuple(entry[0] for entry in row) for row in entries))
 
 
-# --- sums without rounding ---
-
-
-def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum, rounded, and what the rounding left out (Knuth; Ogita, Rump & Oishi 2005, algorithm 3.1)."""
-    total = a + b
-    of_b = total - a
-    return total, (a - (total - of_b)) + (b - of_b)
-
-
-def _split(a: Tensor) -> tuple[Tensor, Tensor]:
-    """A number as a sum of two of 26 bits (Veltkamp; Ogita, Rump & Oishi 2005, algorithm 3.2)."""
-    shifted = a * (2.0**27 + 1.0)
-    high = shifted - (shifted - a)
-    return high, a - high
-
-
-def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The product, rounded, and what the rounding left out (Dekker; Ogita, Rump & Oishi 2005, algorithm 3.3)."""
-    product = a * b
-    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
-    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-
-
-def _distil(terms: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum over the last axis, rounded in pairs, and along the last axis the errors of all these roundings."""
-    errors = [terms[..., :0]]
-    while (width := terms.shape[-1]) > 1:
-        half = width // 2
-        total, error = _two_sum(terms[..., :half], terms[..., half : 2 * half])
-        errors.append(error)
-        terms = torch.cat((total, terms[..., 2 * half :]), -1)
-    return terms[..., 0], torch.cat(errors, -1)
+# --- products ---
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
@@ -152,10 +121,10 @@ def _multiply(series: Tensor, parts: Tensor, exponents: Tensor) -> Tensor:
     exponents = (exponent + exponents).masked_fill(mantissa * parts[0] == 0.0, _EXPONENT_OF_ZERO)  # (S, n, n)
     largest = exponents.amax(-1, keepdim=True)
     scaled = mantissa * _power_of_two(exponents - largest)
-    products = torch.cat(_two_product(parts, scaled.unsqueeze(1)), 1)  # (S, 2 * parts, n, n)
-    first, errors = _distil(products.transpose(1, 2).flatten(2))
-    second, errors = _distil(errors)
-    first, second = _two_sum(first, second)
+    products = torch.cat(two_product(parts, scaled.unsqueeze(1)), 1)  # (S, 2 * parts, n, n)
+    first, errors = distil(products.transpose(1, 2).flatten(2))
+    second, errors = distil(errors)
+    first, second = two_sum(first, second)
     total = first + (second + errors.sum(-1))
     half = largest.squeeze(-1) // 2  # in two steps: where the sum has cancelled, 2**largest alone may overflow
     return total * _power_of_two(half) * _power_of_two(largest.squeeze(-1) - half)
@@ -174,8 +143,7 @@ _CHUNK = 2**20
 def _change_basis_op(coef, basis, to, domain, to_domain, transpose):
     domain, to_domain = (None if bounds is None else tuple(bounds) for bounds in (domain, to_domain))
     matrix = _change_matrix(basis, to, domain, to_domain, coef.shape[-1] - 1)
-    parts = torch.tensor(matrix.parts, dtype=torch.float64, device=coef.device)
-    exponents = torch.tensor(matrix.exponents, dtype=torch.int64, device=coef.device)
+    parts, exponents = _tensors(matrix, coef.device)
     if transpose:
         parts, exponents = parts.mT, exponents.mT
     rows = coef.double().reshape(-1, coef.shape[-1])
@@ -296,6 +264,37 @@ def convert(
     if key[0] == key[1] and key[2] == key[3]:
         return coef.clone()
     return _change_basis(coef, key)
+
+
+def _tensors(matrix: _ExactMatrix, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Parts and exponents of a matrix."""
+    parts = torch.tensor(matrix.parts, dtype=torch.float64, device=device)
+    return parts, torch.tensor(matrix.exponents, dtype=torch.int64, device=device)
+
+
+Interval = tuple[float, float]
+
+
+def convert_sum(
+    high: Tensor, low: Tensor, basis: str, to: str, domain: Interval | None, to_domain: Interval | None
+) -> Tensor:
+    """`convert` for the coefficients ``high + low``, unevaluated: (n,) float64 on the CPU, rounded once."""
+    if basis == to and domain == to_domain:
+        return high + low
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, high.shape[0] - 1))
+    both = torch.cat((high, low)).unsqueeze(0)
+    return _multiply(both, torch.cat((parts, parts), -1), torch.cat((exponents, exponents), -1))[0]
+
+
+def conversion_matrix(
+    basis: str, to: str, domain: Interval | None, to_domain: Interval | None, degree: int
+) -> Tensor | None:
+    """The matrix of `convert`, (degree + 1, degree + 1) float64 on the CPU, rounded once; None for the identity."""
+    if basis == to and domain == to_domain:
+        return None
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, degree))
+    half = exponents // 2  # in two steps, see `_multiply`
+    return parts.sum(0) * _power_of_two(half) * _power_of_two(exponents - half)
 
 
 # --- numpy.polynomial ---

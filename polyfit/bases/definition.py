@@ -128,7 +128,7 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
         raise ValueError(
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
         )
-    center = torch.tensor(middle, dtype=dtype, device="cpu").item()
+    center = middle if dtype == torch.float64 else torch.tensor(middle, dtype=dtype, device="cpu").item()
     # (lo - center) and (hi - center) round once each; their mean is the part of the middle that `center` lost.
     lost = 0.5 * (lo - center) + 0.5 * (hi - center)
     return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)

@@ -1,0 +1,42 @@
+"""Error-free transformations: sums and products of float64 numbers, kept together with what their rounding left out.
+
+They hold for plain IEEE arithmetic, an operation at a time. A compiler that contracts ``a * b + c`` breaks what they
+rest on: nothing here may be traced into a fused loop.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum, rounded, and what the rounding left out (Knuth; Ogita, Rump & Oishi 2005, algorithm 3.1)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
+
+
+def split(a: Tensor) -> tuple[Tensor, Tensor]:
+    """A number as a sum of two of 26 bits (Veltkamp; Ogita, Rump & Oishi 2005, algorithm 3.2)."""
+    shifted = a * (2.0**27 + 1.0)
+    high = shifted - (shifted - a)
+    return high, a - high
+
+
+def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The product, rounded, and what the rounding left out (Dekker; Ogita, Rump & Oishi 2005, algorithm 3.3)."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = split(a), split(b)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+def distil(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over the last axis, rounded in pairs, and along the last axis the errors of all these roundings."""
+    errors = [terms[..., :0]]
+    while (width := terms.shape[-1]) > 1:
+        half = width // 2
+        total, error = two_sum(terms[..., :half], terms[..., half : 2 * half])
+        errors.append(error)
+        terms = torch.cat((total, terms[..., 2 * half :]), -1)
+    return terms[..., 0], torch.cat(errors, -1)

@@ -1,0 +1,635 @@
+r"""Least squares: `fit`.
+
+The normal equations of a polynomial are badly conditioned in powers of x and harmless in Chebyshev polynomials of the
+range of the data, where their matrix takes 2 d + 1 sums. So that is where every fit is made:
+
+1. one pass over the data gives the Gram matrix G and the moments g of the residuals about a first polynomial;
+2. a correction answers to g: by the eigenvectors of G, or where squared singular values have too few digits by the
+   singular values of a QR factor of the data (`polyfit.solver`);
+3. iterative refinement: residuals of the corrected polynomial, their moments, another correction. Their precision
+   decides the digits of the result: float64 for "double", twice its digits for "extended" (`polyfit.extended`);
+4. coefficients are kept as unevaluated sums of two numbers, and rounded once, when they have been taken to the basis and
+   the domain that were asked for, by exact matrices (`polyfit.bases`).
+
+For long data the first polynomial is the fit to some thousands of the samples: residuals about it are about as large as
+they will be in the end, so that step 1 is as exact as a step of refinement, and one pass is all there is.
+
+References:
+    Björck, Numerical Methods for Least Squares Problems (1996), 2.9 and 6.6.5 for iterative refinement and corrected
+    seminormal equations; NIST StRD (https://www.itl.nist.gov/div898/strd/) for certified results.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit import bases, functional, onepass, ops, solver
+from polyfit.bases import CHEBYSHEV, Interval
+from polyfit.extended import ExtendedResiduals
+from polyfit.result import Estimate, Fit, FitWarning
+
+NAN_POLICIES = ("raise", "omit", "propagate")
+PRECISIONS = ("auto", "double", "extended")
+# Samples up to which "auto" is "extended": 15 ms on two x86 cores for degree 5.
+_EXTENDED_UP_TO = 100_000
+# Condition from which on the squares of singular values have too few digits.
+_LARGEST_CONDITION = 1e4
+_ILL_CONDITIONED = 1e10
+_EPS = torch.finfo(torch.float64).eps
+# Refinement stops where what the next correction would bring is expected below this share of the coefficients.
+_ENOUGH = {"double": 2.0**-47, "extended": 2.0**-70}
+_MOST_STEPS = 5
+# A sum of squares is not taken from one that is so many times larger, by a correction.
+_SHRINKS = 4.0
+
+
+class Data(NamedTuple):
+    """Samples that count: finite, and of positive weight.
+
+    Attributes:
+        x: (N,).
+        y: (N,).
+        weight: (N,), or None for ones.
+        domain: the range of x, widened where it has no width.
+        n_samples: N.
+        impl: "auto", "triton" or "torch", as it was asked for.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+    domain: Interval
+    n_samples: int
+    impl: str
+
+
+class _Solution(NamedTuple):
+    """Coefficients on Data.domain and what they rest on."""
+
+    high: list[float]
+    low: list[float]
+    gram: Tensor
+    directions: solver.Directions
+    moments: Tensor  # of the last residuals, before the last correction
+    last: Tensor  # the last correction
+    squares: float  # of the last residuals
+    solver: str
+
+
+class Conditions(NamedTuple):
+    """What is asked of the coefficients besides fitting the data, in terms of those on Data.domain.
+
+    Attributes:
+        penalty: added to the Gram matrix, (p, p), or None.
+        penalty_root: with ``root.T @ root`` the penalty.
+        fixed: coefficients that keep a value, or None.
+        missing: what the values of the fixed coefficients lack, for coefficients high and low: (f,).
+    """
+
+    penalty: Tensor | None = None
+    penalty_root: Tensor | None = None
+    fixed: solver.Fixed | None = None
+    missing: Callable[[list[float], list[float]], Tensor] | None = None
+
+    @property
+    def free(self) -> Tensor | None:
+        """Orthonormal columns of what may change."""
+        return None if self.fixed is None else self.fixed.free
+
+
+def fit(
+    x: Tensor,
+    y: Tensor,
+    degree: int,
+    *,
+    weight: Tensor | None = None,
+    sigma: Tensor | None = None,
+    absolute_sigma: bool = False,
+    basis: str = "chebyshev",
+    domain: Sequence[float] | None = None,
+    ridge: float = 0.0,
+    fixed: Mapping[int, float] | None = None,
+    nan_policy: str = "raise",
+    precision: str = "auto",
+    impl: str = "auto",
+) -> Fit:
+    r"""Fit a polynomial to data by weighted least squares.
+
+    .. math:: \min_c \; \sum_n w_n \Bigl( y_n - \sum_{k=0}^{d} c_k P_k(t(x_n)) \Bigr)^2 + \lambda \sum_{k=1}^{d} c_k^2
+
+    Args:
+        x: where, (N,).
+        y: the data, (N,).
+        degree: d, at least 0.
+        weight: w, (N,): 1/sigma**2 for independent errors of standard deviation sigma. (numpy's w is its square root.)
+            Samples of weight zero are left out, whatever else they hold.
+        sigma: standard deviations of y, (N,), in place of weight.
+        absolute_sigma: whether sigma is in units of y, so that standard errors follow from it alone. By default only
+            its ratios count, and standard errors are scaled with the residuals.
+        basis: of the coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
+        domain: ``(lo, hi)``, mapped onto the window of the basis, which is [-1, 1], and [0, 1] for laguerre; None for
+            the range of the data. For coefficients of powers of x itself map the window onto itself,
+            ``basis="power", domain=(-1, 1)``, or ask the result for ``in_basis("power")``.
+        ridge: lambda, at least 0; shrinks all coefficients of `basis` and `domain` but the constant.
+        fixed: values of coefficients of `basis` and `domain` that are not to be fitted, by their index: for a line
+            through the origin ``basis="power", domain=(-1, 1), fixed={0: 0.0}``.
+        nan_policy: what NaN and infinity in the data lead to: "raise" (an error that says where), "omit" (those samples
+            are left out) or "propagate" (a fit of NaN).
+        precision: "double" (residuals in float64), "extended" (in twice its digits: all that float64 data allow), or
+            "auto": "extended" for up to 100000 samples, "double" beyond.
+        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+
+    Returns:
+        A `Fit`: coefficients, covariance and standard errors, R^2, rank and condition; it evaluates, predicts with
+        intervals, converts to other bases, plots, saves.
+
+    dtypes: float16, bfloat16, float32 or float64, all operands alike; the result is float64 throughout.
+
+    Raises:
+        TypeError: not a floating-point tensor, or dtypes that differ; a degree that is no whole number.
+        ValueError: shapes that do not fit; NaN or infinity under "raise"; fewer samples than free coefficients;
+            negative weights or none above zero; weight and sigma both given; an unknown name.
+
+    Warns:
+        FitWarning: the data do not determine all coefficients (`Fit.status` is then "rank_deficient", the least
+            coefficients were taken, and those left open have standard errors NaN), or only just.
+
+    >>> import torch, polyfit
+    >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
+    >>> fit = polyfit.fit(x, 3 - 2 * x + 0.5 * x**2, degree=2)
+    >>> fit.in_basis("power").coef
+    tensor([ 3.0000, -2.0000,  0.5000], dtype=torch.float64)
+    >>> print(fit)
+    y = 11.75 + 15 T_1(t) + 6.25 T_2(t), t = (x - 5)/5
+    >>> float(fit(20.0))
+    163.0
+
+    References:
+        See the module's; numpy.polynomial's ``fit`` for domains and windows, scipy.optimize.curve_fit for
+        ``absolute_sigma``.
+    """
+    degree, ridge, values, bounds = _checked(degree, ridge, fixed, basis, domain, precision, nan_policy)
+    data = prepare(x, y, weight, sigma, nan_policy, impl)
+    if data is None:
+        return _not_finite(x, degree, basis, bounds)
+    n_free = degree + 1 - len(values)
+    if data.n_samples < n_free:
+        raise ValueError(
+            f"{data.n_samples} samples do not determine {n_free} coefficients of degree {degree}; pass"
+            f" degree={max(0, data.n_samples - 1 + len(values))} or less, or more samples"
+        )
+    if precision == "auto":
+        precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
+    bounds = data.domain if bounds is None else bounds
+    with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+        conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
+        solution = _solve(data, degree, conditions, precision)
+    return _result(x, data, solution, conditions, degree, basis, bounds, values, precision, absolute_sigma)
+
+
+# --- what was asked for ---
+
+
+def _checked(
+    degree: int,
+    ridge: float,
+    fixed: Mapping[int, float] | None,
+    basis: str,
+    domain: Sequence[float] | None,
+    precision: str,
+    nan_policy: str,
+) -> tuple[int, float, dict[int, float], Interval | None]:
+    """Degree, ridge, fixed coefficients and bounds of the domain as plain numbers."""
+    degree = checked_degree(degree)
+    bases.resolve(basis)
+    ridge = float(ridge)
+    if not (math.isfinite(ridge) and ridge >= 0.0):
+        raise ValueError(f"ridge={ridge!r} is no penalty; pass a finite number from 0 on")
+    for name, value, accepted in (
+        ("precision", precision, PRECISIONS),
+        ("nan_policy", nan_policy, NAN_POLICIES),
+    ):
+        if value not in accepted:
+            raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, accepted))}")
+    values = {} if not fixed else {operator.index(k): float(value) for k, value in fixed.items()}
+    for k, value in values.items():
+        if not 0 <= k <= degree:
+            raise ValueError(f"fixed has an index {k}; the coefficients of degree {degree} are 0 to {degree}")
+        if not math.isfinite(value):
+            raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
+    return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
+
+
+def checked_degree(degree: int, name: str = "degree") -> int:
+    """A degree as an int."""
+    try:
+        value = operator.index(degree)
+    except TypeError:
+        raise TypeError(f"{name}={degree!r} is {type(degree).__name__}; pass an int from 0 on") from None
+    if value < 0 or isinstance(degree, bool):
+        raise ValueError(f"{name}={degree!r} is no degree; pass an int from 0 on")
+    return value
+
+
+def _conditions(
+    degree: int, own: Interval, basis: str, domain: Interval, ridge: float, values: dict[int, float]
+) -> Conditions:
+    """Penalty and fixed coefficients of `basis` and `domain`, for Chebyshev coefficients on `own`."""
+    if not ridge and not values:
+        return Conditions()
+    matrix = bases.conversion_matrix("chebyshev", basis, own, domain, degree)
+    if matrix is None:
+        matrix = torch.eye(degree + 1, dtype=torch.float64)
+    penalty = root = None
+    if ridge:
+        root = math.sqrt(ridge) * matrix[1:]
+        penalty = root.t() @ root
+    if not values:
+        return Conditions(penalty, root)
+    index, wanted = list(values), torch.tensor(list(values.values()), dtype=torch.float64)
+
+    def missing(high: list[float], low: list[float]) -> Tensor:
+        parts = (torch.tensor(part, dtype=torch.float64) for part in (high, low))
+        return wanted - bases.convert_sum(*parts, "chebyshev", basis, own, domain)[index]
+
+    return Conditions(penalty, root, solver.fixed(matrix[index], wanted), missing)
+
+
+# --- data ---
+
+
+def prepare(
+    x: Tensor, y: Tensor, weight: Tensor | None, sigma: Tensor | None, nan_policy: str, impl: str
+) -> Data | None:
+    """The samples that count, checked; None for data that are not finite under "propagate"."""
+    if weight is not None and sigma is not None:
+        raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
+    functional.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
+    if impl == "compile":
+        raise ValueError("impl='compile' is for losses; pass impl='auto', 'torch' or 'triton' to fit")
+    ops.resolve_impl(impl, x.device)
+    for name, tensor in (("x", x), ("y", y), ("weight", weight), ("sigma", sigma)):
+        if tensor is not None and (tensor.dim() != 1 or tensor.shape != x.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}"
+                + ("" if name == "x" else f" and x {tuple(x.shape)}")
+                + "; a fit takes one series, all operands of one shape (N,)"
+            )
+    x, y = x.detach(), y.detach()
+    with torch.no_grad():
+        if sigma is not None:
+            weight = _weight_of(sigma.detach(), nan_policy)
+        elif weight is not None:
+            weight = weight.detach()
+        if weight is not None:
+            x, y, weight = _with_weight(x, y, weight, nan_policy)
+        return _finite(x, y, weight, nan_policy, impl)
+
+
+def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
+    if bool((sigma <= 0).any()):
+        where = int((sigma <= 0).nonzero()[0])
+        raise ValueError(
+            f"sigma[{where}] is {float(sigma[where])!r}; standard deviations are positive: leave such samples out,"
+            " or pass what they are"
+        )
+    weight = sigma.double().pow(-2)
+    if nan_policy == "raise" and bool(sigma.isnan().any()):
+        raise ValueError(_where_not_finite({"sigma": sigma}))
+    return weight
+
+
+def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The samples whose weight is not zero."""
+    is_used = weight != 0
+    if bool((weight < 0).any()):
+        where = int((weight < 0).nonzero()[0])
+        raise ValueError(
+            f"weight[{where}] is {float(weight[where])!r}, and {int((weight < 0).sum())} weights are negative;"
+            " weights are 1/sigma**2: pass numbers from 0 on"
+        )
+    if not bool(is_used.any()):
+        raise ValueError(
+            f"all {weight.shape[0]} weights are zero; pass weights that are positive for the samples to fit"
+        )
+    if nan_policy == "raise" and not bool(weight.isfinite().all()):
+        raise ValueError(_where_not_finite({"weight": weight}))
+    if bool(is_used.all()):
+        return x, y, weight
+    return x[is_used], y[is_used], weight[is_used]
+
+
+def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: str) -> Data | None:
+    """The data, without what is not finite under "omit"."""
+    if nan_policy == "omit":
+        is_finite = x.isfinite() & y.isfinite()
+        if weight is not None:
+            is_finite &= weight.isfinite()
+        if not bool(is_finite.all()):
+            x, y = x[is_finite], y[is_finite]
+            weight = None if weight is None else weight[is_finite]
+    n = x.shape[0]
+    if not n:
+        raise ValueError("no samples are left to fit; pass some that are finite and of positive weight")
+    # One look at all of x is needed anyway; a sum that is not finite tells of y, at a quarter of the cost of a mask.
+    lo, hi = (float(bound) for bound in torch.aminmax(x))
+    total = float(y.sum(dtype=torch.float64)) + (0.0 if weight is None else float(weight.sum(dtype=torch.float64)))
+    if not (math.isfinite(lo) and math.isfinite(hi) and math.isfinite(total)):
+        named = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
+        if not all(bool(tensor.isfinite().all()) for tensor in named.values()):
+            if nan_policy == "propagate":
+                return None
+            raise ValueError(_where_not_finite(named))
+    return Data(x, y, weight, _widened(lo, hi), n, impl)
+
+
+def _where_not_finite(named: dict[str, Tensor]) -> str:
+    parts = []
+    for name, tensor in named.items():
+        bad = tensor.isfinite().logical_not_()
+        if count := int(bad.sum()):
+            first = int(bad.nonzero()[0])
+            parts.append(
+                f"{name} has {count} values that are not finite, the first is {name}[{first}] = {float(tensor[first])}"
+            )
+    return "; ".join(parts) + ": pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
+
+
+def _widened(lo: float, hi: float) -> Interval:
+    """The range of the data, with some width where all are one number."""
+    if lo == hi:
+        half = max(1.0, abs(lo) * 2.0**-20)
+        return lo - half, hi + half
+    return lo, hi
+
+
+# --- the solution ---
+
+
+def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _Solution:
+    """The coefficients, by a first polynomial and corrections; see the module."""
+    few = _few(data, degree)
+    zero = [0.0] * (degree + 1)
+    if few is not None:
+        of_x, moments = few.normal()
+        high, squares = zero, math.inf
+    else:
+        first = _first_guess(data, degree)
+        sums = _normal(data, degree, first)
+        of_x, moments, squares = sums.of_x[0], sums.of_residuals[0], float(sums.squares[0])
+        high = first.tolist()
+    gram = solver.gram(of_x, degree)
+    directions, name = _directions(data, degree, gram, conditions)
+    state = high, zero
+    last = _correction(state, moments, directions, gram, conditions)
+    residuals = _residuals(data, degree, few, precision)
+    is_refined = few is None and precision == "double"  # the first residuals were small, and their moments exact
+    for _ in range(_MOST_STEPS):
+        after = _add(*state, last)
+        if is_refined and _is_enough(
+            after[0], last, squares, _rss(squares, moments, last, gram), directions, precision, name
+        ):
+            break
+        state = after
+        moments, squares = residuals(*state)
+        last = _correction(state, moments, directions, gram, conditions)
+        is_refined = True
+    state = _add(*state, last)
+    return _Solution(*state, gram, directions, moments, last, squares, name)
+
+
+def _few(data: Data, degree: int) -> onepass.FewSamples | None:
+    """The functions of all samples, for few of them: on a CPU, where these are less work than a launch."""
+    if data.n_samples > onepass.FEW or data.impl == "triton":
+        return None
+    x, y = data.x.cpu(), data.y.cpu()
+    weight = None if data.weight is None else data.weight.cpu()
+    return onepass.FewSamples(x, y, weight, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))
+
+
+def _first_guess(data: Data, degree: int) -> Tensor:
+    """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,) on the CPU."""
+    step = -(-data.n_samples // onepass.FEW)
+    part = (None if rows is None else rows[::step].cpu() for rows in (data.x, data.y, data.weight))
+    few = onepass.FewSamples(*part, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))  # pyright: ignore[reportArgumentType]
+    of_x, moments = few.normal()
+    return solver.from_gram(solver.gram(of_x, degree)).correction(moments)
+
+
+def _normal(data: Data, degree: int, coef: Tensor | None) -> onepass.Normal:
+    """A pass over the data; results on the CPU."""
+    impl = ops.resolve_impl(data.impl, data.x.device)
+    coef = None if coef is None else coef.to(data.x.device)
+    sums = ops.normal(data.x, data.y, data.weight, degree, data.domain, coef, impl)
+    return onepass.Normal(*(part.cpu() for part in sums))
+
+
+Residuals = Callable[[list[float], list[float]], tuple[Tensor, float]]
+
+
+def _residuals(data: Data, degree: int, few: onepass.FewSamples | None, precision: str) -> Residuals:
+    """A function of coefficients, high and low, that gives moments and squares of the residuals."""
+    if precision == "extended":
+        extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
+
+        def exact(high: list[float], low: list[float]) -> tuple[Tensor, float]:
+            squares, moments = extended(_tensor(high), _tensor(low))
+            return moments, squares
+
+        return exact
+    if few is not None:
+        return lambda high, low: few.residuals(_tensor(high))
+
+    def streamed(high: list[float], low: list[float]) -> tuple[Tensor, float]:
+        sums = _normal(data, degree, _tensor(high))
+        return sums.of_residuals[0], float(sums.squares[0])
+
+    return streamed
+
+
+def _directions(data: Data, degree: int, gram: Tensor, conditions: Conditions) -> tuple[solver.Directions, str]:
+    directions = solver.from_gram(gram, conditions.penalty, conditions.free)
+    if directions.condition <= _LARGEST_CONDITION and directions.null is None:
+        return directions, "moments"
+    weight = None if data.weight is None else data.weight[None]
+    mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
+    triangle = onepass.triangle(data.x[None], weight, degree, mapping).cpu()
+    return solver.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
+
+
+def _correction(
+    state: tuple[list[float], list[float]],
+    moments: Tensor,
+    directions: solver.Directions,
+    gram: Tensor,
+    conditions: Conditions,
+) -> Tensor:
+    """The change of the coefficients that answers to the moments of the residuals, under all conditions."""
+    penalty, fixed = conditions.penalty, conditions.fixed
+    if penalty is not None:
+        moments = moments - penalty @ _tensor(state[0])
+    if fixed is None or conditions.missing is None:
+        return directions.correction(moments)
+    needed = fixed.to_coef @ conditions.missing(*state)
+    moments = moments - gram @ needed
+    if penalty is not None:
+        moments = moments - penalty @ needed
+    return needed + directions.correction(moments)
+
+
+def _tensor(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _add(high: list[float], low: list[float], change: Tensor) -> tuple[list[float], list[float]]:
+    """The sum high + low + change, as a rounded part and what it lacks."""
+    sums = []
+    for a, a_low, b in zip(high, low, change.tolist(), strict=True):
+        total = a + b
+        of_b = total - a
+        rest = (a - (total - of_b)) + (b - of_b) + a_low
+        rounded = total + rest
+        sums.append((rounded, rest - (rounded - total)))
+    first, second = zip(*sums, strict=True)
+    return list(first), list(second)
+
+
+def _rss(squares: float, moments: Tensor, change: Tensor, gram: Tensor) -> float:
+    """The sum of squares after a change of coefficients, from that before it and the moments of its residuals."""
+    return max(0.0, squares + float(torch.dot(change, torch.mv(gram, change) - 2.0 * moments)))
+
+
+def _is_enough(
+    high: list[float],
+    change: Tensor,
+    squares: float,
+    rss: float,
+    directions: solver.Directions,
+    precision: str,
+    name: str,
+) -> bool:
+    """Whether one more correction would bring nothing that counts."""
+    error = 8.0 * _EPS * directions.condition ** (2 if name == "moments" else 1)
+    size, last = (max(map(abs, values)) for values in (high, change.tolist()))
+    return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
+        squares <= _SHRINKS * rss or last <= _ENOUGH["double"] * size
+    )
+
+
+# --- the result ---
+
+
+def _result(
+    x: Tensor,
+    data: Data,
+    solution: _Solution,
+    conditions: Conditions,
+    degree: int,
+    basis: str,
+    domain: Interval,
+    values: dict[int, float],
+    precision: str,
+    absolute_sigma: bool,
+) -> Fit:
+    """Put together what a fit found; in tensors of no inference mode."""
+    high, low = _tensor(solution.high), _tensor(solution.low)
+    directions, gram = solution.directions, solution.gram
+    spread, effective = directions.basis, float(directions.rank)
+    if conditions.penalty is not None:
+        # A the matrix of the normal equations, B B.T its inverse: the covariance of A^-1 V.T W e is B (B.T G B) B.T.
+        inner, vectors = torch.linalg.eigh(spread.t() @ gram @ spread)
+        effective = float(inner.sum())
+        spread = spread @ (vectors * inner.clamp(min=0.0).sqrt())
+    rss, r_squared = _explained(solution, has_constant=0 not in values)
+    freedom = data.n_samples - effective
+    freedom = 0.0 if abs(freedom) < 1e-9 * data.n_samples else freedom
+    variance = 1.0 if absolute_sigma else rss / freedom if freedom > 0.0 else math.nan
+    n_free = degree + 1 - len(values)
+    coef = bases.convert_sum(high, low, "chebyshev", basis, data.domain, domain).clone()
+    for k, value in values.items():
+        coef[k] = value
+    status = "ok"
+    if directions.rank < n_free:
+        status = "rank_deficient"
+    elif freedom <= 0.0:
+        status = "interpolates"
+    _warn(directions, n_free, degree)
+    null = directions.null
+    return Fit(
+        coef=coef.to(x.device),
+        basis=basis,
+        domain=domain,
+        n_samples=data.n_samples,
+        rss=rss,
+        r_squared=r_squared,
+        degrees_of_freedom=freedom,
+        rank=directions.rank,
+        condition=directions.condition,
+        status=status,
+        solver=solution.solver,
+        precision=precision,
+        estimate=Estimate(high, low, data.domain, spread.clone(), None if null is None else null.clone(), variance),
+        fixed=tuple(values),
+    )
+
+
+def _explained(solution: _Solution, *, has_constant: bool) -> tuple[float, float]:
+    """The residual sum of squares, and the share of the total that the fit explains.
+
+    The total is that of y about its mean (about zero without a constant): with e what is left of the coefficients when
+    the mean is taken from the constant, y - mean = r + V e, and all terms of its square are known.
+    """
+    gram, last = solution.gram, solution.last
+    rss = _rss(solution.squares, solution.moments, last, gram)
+    moments = solution.moments - torch.mv(gram, last)
+    about = _tensor(solution.high)
+    if has_constant:
+        about[0] = 0.0
+        about[0] = -float(moments[0] + torch.dot(gram[0], about)) / float(gram[0, 0])
+    total = rss + float(torch.dot(about, torch.mv(gram, about) + 2.0 * moments))
+    return rss, 1.0 - rss / total if total > 0.0 else math.nan
+
+
+def _warn(directions: solver.Directions, n_free: int, degree: int) -> None:
+    if directions.rank < n_free:
+        warnings.warn(
+            f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
+            " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
+            f" degree={max(0, degree - n_free + directions.rank)} or less, samples at more different x, or ridge > 0",
+            FitWarning,
+            stacklevel=4,
+        )
+    elif directions.condition > _ILL_CONDITIONED:
+        warnings.warn(
+            f"the condition is {directions.condition:.1e}: errors of the data may grow by as much in the coefficients."
+            " Pass a lower degree, samples that fill their range more evenly, or ridge > 0",
+            FitWarning,
+            stacklevel=4,
+        )
+
+
+def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
+    nan = torch.full((degree + 1,), math.nan, dtype=torch.float64)
+    own = (-1.0, 1.0)
+    return Fit(
+        coef=nan.to(x.device),
+        basis=basis,
+        domain=bases.BASES[basis].window if domain is None else domain,
+        n_samples=x.shape[0],
+        rss=math.nan,
+        r_squared=math.nan,
+        degrees_of_freedom=math.nan,
+        rank=0,
+        condition=math.nan,
+        status="not_finite",
+        solver="moments",
+        precision="double",
+        estimate=Estimate(nan, nan, own, torch.full((degree + 1, 1), math.nan, dtype=torch.float64), None, math.nan),
+    )

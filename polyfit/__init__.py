@@ -6,12 +6,15 @@ Coefficients are lowest degree first on the last axis; x, y and weight hold samp
 from polyfit import bases, losses, optimizers, training
 from polyfit.fitting import fit
 from polyfit.functional import polynomial_loss, polyval
+from polyfit.moments import Moments
 from polyfit.result import Fit, FitWarning
+from polyfit.selection import select_degree
 from polyfit.training import Training, train
 
 __all__ = [
     "Fit",
     "FitWarning",
+    "Moments",
     "Training",
     "bases",
     "fit",
@@ -19,6 +22,7 @@ __all__ = [
     "optimizers",
     "polynomial_loss",
     "polyval",
+    "select_degree",
     "train",
     "training",
 ]

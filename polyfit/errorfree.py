@@ -40,3 +40,24 @@ def distil(terms: Tensor) -> tuple[Tensor, Tensor]:
         errors.append(error)
         terms = torch.cat((total, terms[..., 2 * half :]), -1)
     return terms[..., 0], torch.cat(errors, -1)
+
+
+# --- double-double numbers: unevaluated sums (high, low) of two, |low| at most half an ulp of high ---
+
+Pair = tuple[Tensor, Tensor]
+
+
+def add_pairs(a: Pair, b: Pair) -> Pair:
+    """The sum of two double-double numbers, good to 2**-104 where it does not cancel."""
+    total, error = two_sum(a[0], b[0])
+    error = error + (a[1] + b[1])
+    high = total + error
+    return high, error - (high - total)
+
+
+def multiply_pairs(a: Pair, b: Pair) -> Pair:
+    """The product of two double-double numbers, good to 2**-102."""
+    product, error = two_product(a[0], b[0])
+    error = error + (a[0] * b[1] + a[1] * b[0])
+    high = product + error
+    return high, error - (high - product)

@@ -146,7 +146,7 @@ class ExtendedResiduals:
         return _Pair(*parts.unbind(0))
 
     def _to_window(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """t = (x - middle) scale, as a double-double."""
+        """Map x to (x - middle) scale, as a double-double."""
         (middle, middle_low), (scale, scale_low) = self._middle, self._scale
         high = x - middle
         back = high - x

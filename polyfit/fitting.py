@@ -8,8 +8,8 @@ range of the data, where their matrix takes 2 d + 1 sums. So that is where every
    singular values of a QR factor of the data (`polyfit.solver`);
 3. iterative refinement: residuals of the corrected polynomial, their moments, another correction. Their precision
    decides the digits of the result: float64 for "double", twice its digits for "extended" (`polyfit.extended`);
-4. coefficients are kept as unevaluated sums of two numbers, and rounded once, when they have been taken to the basis and
-   the domain that were asked for, by exact matrices (`polyfit.bases`).
+4. coefficients are kept as unevaluated sums of two numbers, and rounded once, when they have been taken to the basis
+   and the domain that were asked for, by exact matrices (`polyfit.bases`).
 
 For long data the first polynomial is the fit to some thousands of the samples: residuals about it are about as large as
 they will be in the end, so that step 1 is as exact as a step of refinement, and one pass is all there is.
@@ -23,9 +23,8 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from torch import Tensor
 from polyfit import bases, functional, onepass, ops, solver
 from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.extended import ExtendedResiduals
-from polyfit.result import Estimate, Fit, FitWarning
+from polyfit.result import Estimate, Fit, make_fit
 
 NAN_POLICIES = ("raise", "omit", "propagate")
 PRECISIONS = ("auto", "double", "extended")
@@ -41,7 +40,7 @@ PRECISIONS = ("auto", "double", "extended")
 _EXTENDED_UP_TO = 100_000
 # Condition from which on the squares of singular values have too few digits.
 _LARGEST_CONDITION = 1e4
-_ILL_CONDITIONED = 1e10
+_REMEDY = "pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
 _EPS = torch.finfo(torch.float64).eps
 # Refinement stops where what the next correction would bring is expected below this share of the coefficients.
 _ENOUGH = {"double": 2.0**-47, "extended": 2.0**-70}
@@ -80,7 +79,7 @@ class _Solution(NamedTuple):
     moments: Tensor  # of the last residuals, before the last correction
     last: Tensor  # the last correction
     squares: float  # of the last residuals
-    solver: str
+    method: str
 
 
 class Conditions(NamedTuple):
@@ -191,7 +190,26 @@ def fit(
     with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
-    return _result(x, data, solution, conditions, degree, basis, bounds, values, precision, absolute_sigma)
+        moments = solution.moments - torch.mv(solution.gram, solution.last)
+        rss = _rss(solution.squares, solution.moments, solution.last, solution.gram)
+    return make_fit(
+        _tensor(solution.high),
+        _tensor(solution.low),
+        data.domain,
+        basis=basis,
+        domain=bounds,
+        fixed=values,
+        n_samples=data.n_samples,
+        gram=solution.gram,
+        moments=moments,
+        rss=rss,
+        directions=solution.directions,
+        penalty=conditions.penalty,
+        absolute_sigma=absolute_sigma,
+        method=solution.method,
+        precision=precision,
+        device=x.device,
+    )
 
 
 # --- what was asked for ---
@@ -207,11 +225,8 @@ def _checked(
     nan_policy: str,
 ) -> tuple[int, float, dict[int, float], Interval | None]:
     """Degree, ridge, fixed coefficients and bounds of the domain as plain numbers."""
-    degree = checked_degree(degree)
+    degree, ridge = functional.checked_degree(degree), functional.checked_ridge(ridge)
     bases.resolve(basis)
-    ridge = float(ridge)
-    if not (math.isfinite(ridge) and ridge >= 0.0):
-        raise ValueError(f"ridge={ridge!r} is no penalty; pass a finite number from 0 on")
     for name, value, accepted in (
         ("precision", precision, PRECISIONS),
         ("nan_policy", nan_policy, NAN_POLICIES),
@@ -225,17 +240,6 @@ def _checked(
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
-
-
-def checked_degree(degree: int, name: str = "degree") -> int:
-    """A degree as an int."""
-    try:
-        value = operator.index(degree)
-    except TypeError:
-        raise TypeError(f"{name}={degree!r} is {type(degree).__name__}; pass an int from 0 on") from None
-    if value < 0 or isinstance(degree, bool):
-        raise ValueError(f"{name}={degree!r} is no degree; pass an int from 0 on")
-    return value
 
 
 def _conditions(
@@ -253,11 +257,10 @@ def _conditions(
         penalty = root.t() @ root
     if not values:
         return Conditions(penalty, root)
-    index, wanted = list(values), torch.tensor(list(values.values()), dtype=torch.float64)
+    index, wanted = list(values), _tensor(list(values.values()))
 
     def missing(high: list[float], low: list[float]) -> Tensor:
-        parts = (torch.tensor(part, dtype=torch.float64) for part in (high, low))
-        return wanted - bases.convert_sum(*parts, "chebyshev", basis, own, domain)[index]
+        return wanted - bases.convert_sum(_tensor(high), _tensor(low), "chebyshev", basis, own, domain)[index]
 
     return Conditions(penalty, root, solver.fixed(matrix[index], wanted), missing)
 
@@ -272,16 +275,8 @@ def prepare(
     if weight is not None and sigma is not None:
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
     functional.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    if impl == "compile":
-        raise ValueError("impl='compile' is for losses; pass impl='auto', 'torch' or 'triton' to fit")
-    ops.resolve_impl(impl, x.device)
-    for name, tensor in (("x", x), ("y", y), ("weight", weight), ("sigma", sigma)):
-        if tensor is not None and (tensor.dim() != 1 or tensor.shape != x.shape):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}"
-                + ("" if name == "x" else f" and x {tuple(x.shape)}")
-                + "; a fit takes one series, all operands of one shape (N,)"
-            )
+    functional.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
+    ops.resolve_fit_impl(impl, x.device)
     x, y = x.detach(), y.detach()
     with torch.no_grad():
         if sigma is not None:
@@ -294,33 +289,29 @@ def prepare(
 
 
 def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
-    if bool((sigma <= 0).any()):
-        where = int((sigma <= 0).nonzero()[0])
+    """1/sigma**2."""
+    is_positive = (sigma > 0) | sigma.isnan()
+    if not bool(is_positive.all()):
+        where = int(is_positive.logical_not().nonzero()[0])
         raise ValueError(
             f"sigma[{where}] is {float(sigma[where])!r}; standard deviations are positive: leave such samples out,"
             " or pass what they are"
         )
-    weight = sigma.double().pow(-2)
     if nan_policy == "raise" and bool(sigma.isnan().any()):
-        raise ValueError(_where_not_finite({"sigma": sigma}))
-    return weight
+        functional.check_finite({"sigma": sigma}, _REMEDY)
+    return sigma.double().pow(-2)
 
 
 def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple[Tensor, Tensor, Tensor]:
     """The samples whose weight is not zero."""
+    functional.check_weights(weight)
     is_used = weight != 0
-    if bool((weight < 0).any()):
-        where = int((weight < 0).nonzero()[0])
-        raise ValueError(
-            f"weight[{where}] is {float(weight[where])!r}, and {int((weight < 0).sum())} weights are negative;"
-            " weights are 1/sigma**2: pass numbers from 0 on"
-        )
     if not bool(is_used.any()):
         raise ValueError(
             f"all {weight.shape[0]} weights are zero; pass weights that are positive for the samples to fit"
         )
-    if nan_policy == "raise" and not bool(weight.isfinite().all()):
-        raise ValueError(_where_not_finite({"weight": weight}))
+    if nan_policy == "raise":
+        functional.check_finite({"weight": weight}, _REMEDY)
     if bool(is_used.all()):
         return x, y, weight
     return x[is_used], y[is_used], weight[is_used]
@@ -342,24 +333,13 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
     lo, hi = (float(bound) for bound in torch.aminmax(x))
     total = float(y.sum(dtype=torch.float64)) + (0.0 if weight is None else float(weight.sum(dtype=torch.float64)))
     if not (math.isfinite(lo) and math.isfinite(hi) and math.isfinite(total)):
-        named = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
-        if not all(bool(tensor.isfinite().all()) for tensor in named.values()):
-            if nan_policy == "propagate":
-                return None
-            raise ValueError(_where_not_finite(named))
+        named = {"x": x, "y": y, "weight": weight}
+        if nan_policy == "propagate" and not all(
+            bool(part.isfinite().all()) for part in (x, y, weight) if part is not None
+        ):
+            return None
+        functional.check_finite(named, _REMEDY)
     return Data(x, y, weight, _widened(lo, hi), n, impl)
-
-
-def _where_not_finite(named: dict[str, Tensor]) -> str:
-    parts = []
-    for name, tensor in named.items():
-        bad = tensor.isfinite().logical_not_()
-        if count := int(bad.sum()):
-            first = int(bad.nonzero()[0])
-            parts.append(
-                f"{name} has {count} values that are not finite, the first is {name}[{first}] = {float(tensor[first])}"
-            )
-    return "; ".join(parts) + ": pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
 
 
 def _widened(lo: float, hi: float) -> Interval:
@@ -381,7 +361,7 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
         of_x, moments = few.normal()
         high, squares = zero, math.inf
     else:
-        first = _first_guess(data, degree)
+        first = first_guess(data, degree)
         sums = _normal(data, degree, first)
         of_x, moments, squares = sums.of_x[0], sums.of_residuals[0], float(sums.squares[0])
         high = first.tolist()
@@ -414,18 +394,19 @@ def _few(data: Data, degree: int) -> onepass.FewSamples | None:
     return onepass.FewSamples(x, y, weight, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))
 
 
-def _first_guess(data: Data, degree: int) -> Tensor:
+def first_guess(data: Data, degree: int) -> Tensor:
     """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,) on the CPU."""
     step = -(-data.n_samples // onepass.FEW)
-    part = (None if rows is None else rows[::step].cpu() for rows in (data.x, data.y, data.weight))
-    few = onepass.FewSamples(*part, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))  # pyright: ignore[reportArgumentType]
+    x, y = data.x[::step].cpu(), data.y[::step].cpu()
+    weight = None if data.weight is None else data.weight[::step].cpu()
+    few = onepass.FewSamples(x, y, weight, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))
     of_x, moments = few.normal()
     return solver.from_gram(solver.gram(of_x, degree)).correction(moments)
 
 
 def _normal(data: Data, degree: int, coef: Tensor | None) -> onepass.Normal:
     """A pass over the data; results on the CPU."""
-    impl = ops.resolve_impl(data.impl, data.x.device)
+    impl = ops.resolve_fit_impl(data.impl, data.x.device)
     coef = None if coef is None else coef.to(data.x.device)
     sums = ops.normal(data.x, data.y, data.weight, degree, data.domain, coef, impl)
     return onepass.Normal(*(part.cpu() for part in sums))
@@ -521,98 +502,6 @@ def _is_enough(
     return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
         squares <= _SHRINKS * rss or last <= _ENOUGH["double"] * size
     )
-
-
-# --- the result ---
-
-
-def _result(
-    x: Tensor,
-    data: Data,
-    solution: _Solution,
-    conditions: Conditions,
-    degree: int,
-    basis: str,
-    domain: Interval,
-    values: dict[int, float],
-    precision: str,
-    absolute_sigma: bool,
-) -> Fit:
-    """Put together what a fit found; in tensors of no inference mode."""
-    high, low = _tensor(solution.high), _tensor(solution.low)
-    directions, gram = solution.directions, solution.gram
-    spread, effective = directions.basis, float(directions.rank)
-    if conditions.penalty is not None:
-        # A the matrix of the normal equations, B B.T its inverse: the covariance of A^-1 V.T W e is B (B.T G B) B.T.
-        inner, vectors = torch.linalg.eigh(spread.t() @ gram @ spread)
-        effective = float(inner.sum())
-        spread = spread @ (vectors * inner.clamp(min=0.0).sqrt())
-    rss, r_squared = _explained(solution, has_constant=0 not in values)
-    freedom = data.n_samples - effective
-    freedom = 0.0 if abs(freedom) < 1e-9 * data.n_samples else freedom
-    variance = 1.0 if absolute_sigma else rss / freedom if freedom > 0.0 else math.nan
-    n_free = degree + 1 - len(values)
-    coef = bases.convert_sum(high, low, "chebyshev", basis, data.domain, domain).clone()
-    for k, value in values.items():
-        coef[k] = value
-    status = "ok"
-    if directions.rank < n_free:
-        status = "rank_deficient"
-    elif freedom <= 0.0:
-        status = "interpolates"
-    _warn(directions, n_free, degree)
-    null = directions.null
-    return Fit(
-        coef=coef.to(x.device),
-        basis=basis,
-        domain=domain,
-        n_samples=data.n_samples,
-        rss=rss,
-        r_squared=r_squared,
-        degrees_of_freedom=freedom,
-        rank=directions.rank,
-        condition=directions.condition,
-        status=status,
-        solver=solution.solver,
-        precision=precision,
-        estimate=Estimate(high, low, data.domain, spread.clone(), None if null is None else null.clone(), variance),
-        fixed=tuple(values),
-    )
-
-
-def _explained(solution: _Solution, *, has_constant: bool) -> tuple[float, float]:
-    """The residual sum of squares, and the share of the total that the fit explains.
-
-    The total is that of y about its mean (about zero without a constant): with e what is left of the coefficients when
-    the mean is taken from the constant, y - mean = r + V e, and all terms of its square are known.
-    """
-    gram, last = solution.gram, solution.last
-    rss = _rss(solution.squares, solution.moments, last, gram)
-    moments = solution.moments - torch.mv(gram, last)
-    about = _tensor(solution.high)
-    if has_constant:
-        about[0] = 0.0
-        about[0] = -float(moments[0] + torch.dot(gram[0], about)) / float(gram[0, 0])
-    total = rss + float(torch.dot(about, torch.mv(gram, about) + 2.0 * moments))
-    return rss, 1.0 - rss / total if total > 0.0 else math.nan
-
-
-def _warn(directions: solver.Directions, n_free: int, degree: int) -> None:
-    if directions.rank < n_free:
-        warnings.warn(
-            f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
-            " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
-            f" degree={max(0, degree - n_free + directions.rank)} or less, samples at more different x, or ridge > 0",
-            FitWarning,
-            stacklevel=4,
-        )
-    elif directions.condition > _ILL_CONDITIONED:
-        warnings.warn(
-            f"the condition is {directions.condition:.1e}: errors of the data may grow by as much in the coefficients."
-            " Pass a lower degree, samples that fill their range more evenly, or ridge > 0",
-            FitWarning,
-            stacklevel=4,
-        )
 
 
 def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:

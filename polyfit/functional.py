@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -47,6 +48,62 @@ def check_tensors(named: dict[str, Tensor | None]) -> None:
                 f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree:"
                 f" pass {name}.to({first}.device), or move {first}"
             )
+
+
+def check_one_series(named: dict[str, Tensor | None]) -> None:
+    """All have one shape (N,); the first of them decides N."""
+    first, reference = next((name, tensor) for name, tensor in named.items() if tensor is not None)
+    for name, tensor in named.items():
+        if tensor is not None and (tensor.dim() != 1 or tensor.shape != reference.shape):
+            beside = "" if tensor is reference else f" and {first} {tuple(reference.shape)}"
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}{beside}; a fit takes one series, all operands of one shape"
+                " (N,)"
+            )
+
+
+def check_finite(named: dict[str, Tensor | None], remedy: str) -> None:
+    """Say how many values are not finite, and where the first is."""
+    found = []
+    for name, tensor in named.items():
+        if tensor is None or bool((is_finite := tensor.isfinite()).all()):
+            continue
+        where = int(is_finite.logical_not().nonzero()[0])
+        count = tensor.numel() - int(is_finite.sum())
+        many = "1 value that is" if count == 1 else f"{count} values that are"
+        found.append(f"{name} has {many} not finite, the first is {name}[{where}] = {float(tensor[where])}")
+    if found:
+        raise ValueError("; ".join(found) + f": {remedy}")
+
+
+def check_weights(weight: Tensor) -> None:
+    """No weight is negative."""
+    is_negative = weight < 0
+    if bool(is_negative.any()):
+        where = int(is_negative.nonzero()[0])
+        raise ValueError(
+            f"weight[{where}] is {float(weight[where])!r}, and {int(is_negative.sum())} weights are negative;"
+            " weights are 1/sigma**2: pass numbers from 0 on"
+        )
+
+
+def checked_degree(degree: int, name: str = "degree") -> int:
+    """A degree as an int."""
+    try:
+        value = operator.index(degree)
+    except TypeError:
+        raise TypeError(f"{name}={degree!r} is {type(degree).__name__}; pass an int from 0 on") from None
+    if value < 0 or isinstance(degree, bool):
+        raise ValueError(f"{name}={degree!r} is no degree; pass an int from 0 on")
+    return value
+
+
+def checked_ridge(ridge: float) -> float:
+    """A penalty as a float."""
+    value = float(ridge)
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"ridge={ridge!r} is no penalty; pass a finite number from 0 on")
+    return value
 
 
 def _promoted(*tensors: Any) -> Sequence[Any]:

@@ -65,6 +65,13 @@ def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
     return impl
 
 
+def resolve_fit_impl(impl: str, device: torch.device) -> str:
+    """The implementation that `impl` stands for where moments are wanted: "triton" or "torch"."""
+    if impl == "compile":
+        raise ValueError("impl='compile' is for losses; pass impl='auto', 'torch' or 'triton' to fit")
+    return resolve_impl(impl, device)
+
+
 def _check_compile(device: torch.device, degree: int) -> None:
     from polyfit import compiled
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from polyfit.files import replacing
@@ -12,6 +13,8 @@ from polyfit.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from polyfit.result import Fit
+    from polyfit.selection import Selection
     from polyfit.training import Losses
 
 
@@ -63,6 +66,69 @@ def training_figure(
     right.legend()
     if title:
         figure.suptitle(title, parse_math=False)
+    return figure
+
+
+# Points that a picture shows of data, and that a curve is drawn through.
+_MOST_POINTS = 5000
+_CURVE_POINTS = 500
+
+
+def fit_figure(fit: Fit, x: Tensor | None, y: Tensor | None, level: float) -> Figure:
+    """Curve and confidence band of a fit over its data, and the residuals below; see `polyfit.Fit.plot`."""
+    from matplotlib.figure import Figure
+
+    if (x is None) != (y is None):
+        raise ValueError("one of x and y is given; pass both, to see the data, or neither")
+    figure = Figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
+    lo, hi = fit.estimate.domain
+    if x is None or y is None:
+        upper, lower = figure.subplots(), None
+    else:
+        x, y = (values.detach().cpu().double() for values in (x, y))
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        residuals = y - fit(x)
+        step = -(-x.shape[0] // _MOST_POINTS)  # of long data, some all over them
+        style = {"color": "0.55", "markersize": 3, "zorder": 1}
+        upper.plot(x[::step].numpy(), y[::step].numpy(), ".", label="data", **style)
+        lower.plot(x[::step].numpy(), residuals[::step].numpy(), ".", **style)
+        lower.axhline(0.0, color="tab:blue", linewidth=1.2)
+        lower.set_ylabel("residual")
+        lower.grid(alpha=0.3)
+    grid = torch.linspace(lo, hi, _CURVE_POINTS, dtype=torch.float64)
+    below, above = fit.interval(grid, level)
+    upper.plot(grid.numpy(), fit(grid).numpy(), color="tab:blue", linewidth=1.8, label=f"degree {fit.degree}")
+    if bool(below.isfinite().any()):
+        label = f"{100 * level:g} % confidence"
+        upper.fill_between(grid.numpy(), below.numpy(), above.numpy(), color="tab:blue", alpha=0.25, lw=0, label=label)
+    upper.set_ylabel("y")
+    (upper if lower is None else lower).set_xlabel("x")
+    upper.grid(alpha=0.3)
+    upper.legend()
+    upper.set_title(f"$R^2$ = {fit.r_squared:.5g}, residual std {fit.residual_std:.4g}", fontsize="medium")
+    return figure
+
+
+def selection_figure(selection: Selection) -> Figure:
+    """The criterion against the degree; see `polyfit.selection.Selection.plot`."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(selection.degrees, selection.values, "o-", color="tab:blue", markersize=5)
+    chosen = selection.values[selection.degrees.index(selection.degree)]
+    axes.plot([selection.degree], [chosen], "o", color="tab:red", markersize=9, label=f"degree {selection.degree}")
+    if selection.criterion == "cv":
+        axes.set_ylabel(f"mean squared error, {selection.folds} folds")
+        if min(selection.values) > 0.0:
+            axes.set_yscale("log")
+    else:
+        axes.set_ylabel(selection.criterion.upper().replace("AICC", "AICc"))
+    axes.set_xlabel("degree")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
     return figure
 
 

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from polyfit import bases
+from polyfit import bases, solver
 from polyfit.bases import Interval
 from polyfit.files import replacing
 from polyfit.formatting import format_series
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
+    from polyfit.selection import Selection
 
 _FORMAT, _VERSION = "polyfit.Fit", 1
 # Share of a direction that is left open, from which on a coefficient counts as not determined. Directions come from
 # singular vectors, which are good to some eps times the condition of what is determined.
 _OPEN = 1e-8
+_ILL_CONDITIONED = 1e10
 
 
 class FitWarning(UserWarning):
@@ -98,7 +101,7 @@ class Fit:
     precision: str
     estimate: Estimate = field(repr=False)
     fixed: tuple[int, ...] = ()
-    selection: Any = None
+    selection: Selection | None = None
 
     @property
     def degree(self) -> int:
@@ -389,3 +392,110 @@ def _from_json(value: Any) -> Any:
             return float(value["number"])
         return {key: _from_json(part) for key, part in value.items()}
     return [_from_json(part) for part in value] if isinstance(value, list) else value
+
+
+# --- making one ---
+
+
+def make_fit(
+    high: Tensor,
+    low: Tensor,
+    own: Interval,
+    *,
+    basis: str,
+    domain: Interval,
+    fixed: dict[int, float],
+    n_samples: int,
+    gram: Tensor,
+    moments: Tensor,
+    rss: float,
+    directions: solver.Directions,
+    penalty: Tensor | None,
+    absolute_sigma: bool,
+    method: str,
+    precision: str,
+    device: torch.device,
+) -> Fit:
+    """Put together what was found; called by what the user calls, which warnings point to.
+
+    Args:
+        high: coefficients of Chebyshev polynomials on `own`, (p,).
+        low: what they lack.
+        own: the domain that the fit was made on.
+        basis: that is wanted.
+        domain: that is wanted.
+        fixed: coefficients in these that keep their values.
+        n_samples: of positive weight.
+        gram: the Gram matrix on `own`, (p, p).
+        moments: sum(w r T_k) of the final residuals, (p,).
+        rss: sum(w r**2).
+        directions: of the normal equations.
+        penalty: that they include, (p, p), or None.
+        absolute_sigma: whether weights are 1/sigma**2 in units of y.
+        method: how directions were found.
+        precision: of the residuals.
+        device: where `Fit.coef` is to lie.
+    """
+    n_free = high.shape[0] - len(fixed)
+    spread, effective = directions.basis, float(directions.rank)
+    if penalty is not None:
+        # With A the matrix of the normal equations and B B.T its inverse, A^-1 V.T W e has covariance B (B.T G B) B.T.
+        inner, vectors = torch.linalg.eigh(spread.t() @ gram @ spread)
+        effective = float(inner.sum())
+        spread = spread @ (vectors * inner.clamp(min=0.0).sqrt())
+    freedom = n_samples - effective
+    freedom = freedom if freedom > 1e-9 * n_samples else 0.0
+    variance = 1.0 if absolute_sigma else rss / freedom if freedom else math.nan
+    coef = bases.convert_sum(high, low, "chebyshev", basis, own, domain)
+    for k, value in fixed.items():
+        coef[k] = value
+    status = "ok" if freedom else "interpolates"
+    if directions.rank < n_free:
+        status = "rank_deficient"
+        warnings.warn(
+            f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
+            " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
+            f" degree={max(0, high.shape[0] - 1 - n_free + directions.rank)} or less, samples at more different x, or"
+            " ridge > 0",
+            FitWarning,
+            stacklevel=3,
+        )
+    elif directions.condition > _ILL_CONDITIONED:
+        warnings.warn(
+            f"the condition is {directions.condition:.1e}: errors of the data may grow by as much in the coefficients."
+            " Pass a lower degree, samples that fill their range more evenly, or ridge > 0",
+            FitWarning,
+            stacklevel=3,
+        )
+    null = directions.null
+    return Fit(
+        coef=coef.to(device),
+        basis=basis,
+        domain=domain,
+        n_samples=n_samples,
+        rss=rss,
+        r_squared=_explained(high, gram, moments, rss, has_constant=0 not in fixed),
+        degrees_of_freedom=freedom,
+        rank=directions.rank,
+        condition=directions.condition,
+        status=status,
+        solver=method,
+        precision=precision,
+        estimate=Estimate(high, low, own, spread.clone(), None if null is None else null.clone(), variance),
+        fixed=tuple(fixed),
+    )
+
+
+def _explained(high: Tensor, gram: Tensor, moments: Tensor, rss: float, *, has_constant: bool) -> float:
+    """The share of the sum of squares of y, about its mean where there is a constant, that is no residual.
+
+    With e what is left of the coefficients when the mean of y is taken from the constant, y - mean = r + V e; all terms
+    of its square are known, and none cancels.
+    """
+    about = high
+    if has_constant:
+        about = high.clone()
+        about[0] = 0.0
+        about[0] = -(moments[0] + torch.dot(gram[0], about)) / gram[0, 0]
+    total = rss + float(torch.dot(about, torch.mv(gram, about) + 2.0 * moments))
+    return 1.0 - rss / total if total > 0.0 else math.nan

@@ -1,0 +1,312 @@
+"""`Moments`: what least squares need to know of data, in 3 d + 4 numbers, however much data there are."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from polyfit import bases, functional, ops, solver
+from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
+from polyfit.result import Fit, FitWarning, make_fit
+
+_VERSION = 1
+_EPS = torch.finfo(torch.float64).eps
+# Sums of squares below so many roundings of what they are the difference of are noise.
+_NOISE = 64.0
+# Samples that the offset is taken from.
+_FIRST = 1 << 13
+
+
+class Moments:
+    r"""Weighted Chebyshev moments of data on a domain, which add up.
+
+    .. math:: a_k = \sum_n w_n T_k(t_n), \; k \le 2d, \qquad b_k = \sum_n w_n (y_n - o) T_k(t_n), \; k \le d, \qquad
+              s = \sum_n w_n (y_n - o)^2
+
+    with t the image of x on [-1, 1] and o an offset near the first data. By ``T_i T_j = (T_{i+j} + T_{|i-j|}) / 2``
+    they hold the normal equations of every polynomial up to degree d: each `fit` is small algebra and needs no data.
+
+    Sums of two moments are the moments of both data: exact to rounding, however the data were cut. Totals are kept in
+    twice the digits of float64, so that a million parts lose no more than one.
+
+    Args:
+        degree: d, the largest that can be fitted.
+        domain: ``(lo, hi)`` that is mapped onto [-1, 1]. Data should lie in it and fill most of it: elsewhere
+            Chebyshev polynomials grow, or look alike.
+
+    What moments cannot do, and `polyfit.fit` on the data can: tell a residual sum of squares below some 1e-14 of that
+    of y about the offset, and solve problems of condition beyond some 1e7.
+
+    >>> import torch, polyfit
+    >>> x = torch.linspace(0, 10, 101, dtype=torch.float64)
+    >>> y = (x - 1)**2 + 0.1 * torch.cos(40 * x)
+    >>> parts = zip(x.split(40), y.split(40))
+    >>> parts = [polyfit.Moments(3, domain=(0, 10)).update(x, y) for x, y in parts]
+    >>> both = parts[0] + parts[1] + parts[2]
+    >>> both.n_samples
+    101
+    >>> both.fit(degree=2).in_basis("power").coef.round(decimals=1)
+    tensor([ 1., -2.,  1.], dtype=torch.float64)
+    """
+
+    def __init__(self, degree: int, domain: Sequence[float] = (-1.0, 1.0)) -> None:
+        self._degree = functional.checked_degree(degree)
+        self._domain = bases.interval(domain)
+        self._n_samples = 0
+        self._offset = math.nan  # none yet
+        self._high = torch.zeros(3 * self._degree + 3, dtype=torch.float64)  # a, b, s
+        self._low = torch.zeros_like(self._high)
+
+    @property
+    def degree(self) -> int:
+        """The largest degree that can be fitted."""
+        return self._degree
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """What is mapped onto [-1, 1]."""
+        return self._domain
+
+    @property
+    def n_samples(self) -> int:
+        """Samples so far, of positive weight."""
+        return self._n_samples
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights."""
+        return float(self._high[0] + self._low[0])
+
+    @property
+    def of_x(self) -> Tensor:
+        """The sums of w T_k, k = 0 .. 2 degree, float64 on the CPU."""
+        return self._totals()[: 2 * self._degree + 1]
+
+    @property
+    def of_y(self) -> Tensor:
+        """The sums of w y T_k, k = 0 .. degree, float64 on the CPU."""
+        of_y, _ = self._about(0.0)
+        return of_y
+
+    @property
+    def of_y_squared(self) -> float:
+        """The sum of w y**2."""
+        return self._about(0.0)[1]
+
+    def __repr__(self) -> str:
+        """Degree, domain and how many samples."""
+        return f"Moments(degree={self._degree}, domain={self._domain}): {self._n_samples} samples"
+
+    # --- collecting ---
+
+    def update(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, impl: str = "auto") -> Self:
+        """Add data, in one pass.
+
+        Args:
+            x: (N,), of any floating-point dtype; on any device.
+            y: likewise.
+            weight: (N,), or None for ones.
+            impl: "auto", "triton" or "torch", as for `polyfit.fit`.
+
+        Returns:
+            These moments, changed; as they were if anything is wrong with the data.
+
+        Raises:
+            TypeError: not a floating-point tensor, or dtypes that differ.
+            ValueError: shapes or devices that differ, negative weights, NaN or infinity.
+        """
+        operands = {"x": x, "y": y, "weight": weight}
+        functional.check_tensors(operands)
+        functional.check_one_series(operands)
+        impl = ops.resolve_fit_impl(impl, x.device)
+        if not x.shape[0]:
+            return self
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            if weight is not None:
+                functional.check_weights(weight)
+            offset = self._offset if self._n_samples else _offset(y, weight)
+            guess = None
+            if offset:
+                guess = torch.zeros(self._degree + 1, dtype=torch.float64, device=x.device)
+                guess[0] = offset
+            sums = ops.normal(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
+            added = torch.cat([part.reshape(-1).cpu() for part in sums])
+        if not bool(added.isfinite().all()):
+            functional.check_finite(operands, "leave these samples out")
+            raise ValueError("x lies far outside of domain, or y is too large to be squared in float64; scale them")
+        n_added = x.shape[0] if weight is None else int(weight.count_nonzero())
+        if n_added:
+            self._offset = offset
+            self._n_samples += n_added
+            self._high, self._low = add_pairs((self._high, self._low), (added, torch.zeros_like(added)))
+        return self
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both data."""
+        if not isinstance(other, Moments):
+            return NotImplemented
+        if (other._degree, other._domain) != (self._degree, self._domain):
+            raise ValueError(
+                f"moments of degree {self._degree} on {self._domain} and of degree {other._degree} on {other._domain}"
+                " do not add up; collect both with the same degree and domain"
+            )
+        total = Moments(self._degree, self._domain)
+        first, second = (self, other) if self._n_samples else (other, self)
+        total._n_samples, total._offset = self._n_samples + other._n_samples, first._offset
+        total._high, total._low = add_pairs((first._high, first._low), second._shifted(first._offset))
+        return total
+
+    def _shifted(self, offset: float) -> Pair:
+        """The sums about another offset, in twice the digits of float64."""
+        high, low = self._high, self._low
+        if not self._n_samples or offset == self._offset:
+            return high, low
+        size = self._degree + 1
+        of_x, of_y, squares = (slice(0, size), slice(2 * size - 1, 3 * size - 1), slice(3 * size - 1, 3 * size))
+        # y - offset = (y - old) - step
+        step = two_sum(torch.tensor(offset, dtype=torch.float64), torch.tensor(-self._offset, dtype=torch.float64))
+        by_step = multiply_pairs((high[of_x], low[of_x]), step)
+        new_y = add_pairs((high[of_y], low[of_y]), (-by_step[0], -by_step[1]))
+        # s - 2 step b_0 + step^2 a_0 = s - step (b_0 + new b_0)
+        both = add_pairs((high[of_y][:1], low[of_y][:1]), (new_y[0][:1], new_y[1][:1]))
+        by_both = multiply_pairs(both, step)
+        new_squares = add_pairs((high[squares], low[squares]), (-by_both[0], -by_both[1]))
+        unchanged = slice(0, 2 * size - 1)
+        return (
+            torch.cat((high[unchanged], new_y[0], new_squares[0])),
+            torch.cat((low[unchanged], new_y[1], new_squares[1])),
+        )
+
+    def _totals(self) -> Tensor:
+        return self._high + self._low
+
+    def _about(self, offset: float) -> tuple[Tensor, float]:
+        """Moments and squares of y - offset."""
+        high, low = self._shifted(offset)
+        totals = high + low
+        return totals[2 * self._degree + 1 : -1], float(totals[-1])
+
+    # --- fitting ---
+
+    def fit(self, degree: int | None = None, ridge: float = 0.0) -> Fit:
+        """The least-squares polynomial, from the moments alone.
+
+        Args:
+            degree: at most that of the moments, which is the default.
+            ridge: multiplies the sum of squares of all coefficients but the constant, at least 0.
+
+        Returns:
+            A `Fit` in Chebyshev polynomials on `domain`. Its residual sum of squares is a difference: where it comes
+            out below what rounding leaves, that bound is taken for it, with a warning.
+
+        Raises:
+            ValueError: a degree above that of the moments, or fewer samples than coefficients.
+
+        Warns:
+            FitWarning: the data do not determine all coefficients, or the residuals are too small for moments.
+        """
+        degree = self._degree if degree is None else functional.checked_degree(degree)
+        if degree > self._degree:
+            raise ValueError(f"degree={degree} is above that of the moments, {self._degree}; collect them with more")
+        if self._n_samples <= degree:
+            raise ValueError(
+                f"{self._n_samples} samples do not determine {degree + 1} coefficients; pass"
+                f" degree={max(0, self._n_samples - 1)} or less, or add data"
+            )
+        ridge = functional.checked_ridge(ridge)
+        gram = solver.gram(self.of_x[: 2 * degree + 1], degree)
+        moments, squares = self._about(self._offset)
+        moments = moments[: degree + 1]
+        penalty = None
+        if ridge:
+            penalty = ridge * torch.eye(degree + 1, dtype=torch.float64)
+            penalty[0, 0] = 0.0
+        directions = solver.from_gram(gram, penalty)
+        coef = directions.correction(moments)
+        # One step of refinement of the small system.
+        rest = moments - gram @ coef - (0.0 if penalty is None else penalty @ coef)
+        coef = coef + directions.correction(rest)
+        rss = squares + float(torch.dot(coef, gram @ coef - 2.0 * moments))
+        if rss < _NOISE * _EPS * squares:
+            if self._n_samples > degree + 1:
+                warnings.warn(
+                    "the residuals are too small beside y for moments to tell their size: standard errors are a bound"
+                    " of rounding. Fit the data themselves with polyfit.fit",
+                    FitWarning,
+                    stacklevel=2,
+                )
+            rss = _NOISE * _EPS * squares
+        offset = torch.zeros_like(coef)
+        offset[0] = self._offset
+        coef = coef + offset
+        return make_fit(
+            coef,
+            torch.zeros_like(coef),
+            self._domain,
+            basis="chebyshev",
+            domain=self._domain,
+            fixed={},
+            n_samples=self._n_samples,
+            gram=gram,
+            moments=moments - gram @ (coef - offset),
+            rss=rss,
+            directions=directions,
+            penalty=penalty,
+            absolute_sigma=False,
+            method="moments",
+            precision="double",
+            device=torch.device("cpu"),
+        )
+
+    # --- keeping ---
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as numbers and tensors of its own: for torch.save, or to send elsewhere."""
+        return {
+            "version": _VERSION,
+            "degree": self._degree,
+            "domain": self._domain,
+            "n_samples": self._n_samples,
+            "offset": self._offset,
+            "high": self._high.clone(),
+            "low": self._low.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            ValueError: a state of another degree or domain, of a newer version, or no state at all.
+        """
+        missing = {"version", "degree", "domain", "n_samples", "offset", "high", "low"} - state.keys()
+        if missing:
+            raise ValueError(f"state lacks {', '.join(sorted(missing))}; pass what Moments.state_dict gave")
+        if state["version"] > _VERSION:
+            raise ValueError(
+                f"state has version {state['version']} and this polyfit reads up to {_VERSION}; install a newer"
+                " fused-polyfit"
+            )
+        domain = tuple(state["domain"])
+        if (state["degree"], domain) != (self._degree, self._domain):
+            raise ValueError(
+                f"state is of degree {state['degree']} on {domain}, and these moments of degree {self._degree} on"
+                f" {self._domain}; load it into Moments({state['degree']}, domain={domain})"
+            )
+        self._n_samples, self._offset = int(state["n_samples"]), float(state["offset"])
+        self._high, self._low = (state[part].to("cpu", torch.float64, copy=True) for part in ("high", "low"))
+
+
+def _offset(y: Tensor, weight: Tensor | None) -> float:
+    """A number near the mean of y, of 24 bits so that y - offset seldom rounds; 0 where the first data have no mean."""
+    y = y[:_FIRST]
+    used = y if weight is None else y[weight[:_FIRST] > 0]
+    mean = float(used.mean(dtype=torch.float64)) if used.numel() else 0.0
+    if not math.isfinite(mean):
+        return 0.0
+    mantissa, exponent = math.frexp(mean)
+    return math.ldexp(round(mantissa * 2.0**24), exponent - 24)

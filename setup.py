@@ -9,8 +9,9 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "polyfit/__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
 
-CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8"]
-BENCH = ["pytest>=8", "pytest-benchmark>=5", "numpy>=1.26"]
+CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8", "scipy>=1.11"]
+BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
+STATS = ["scipy>=1.11"]
 
 setup(
     name="fused-polyfit",
@@ -25,9 +26,10 @@ setup(
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"]},
-    install_requires=["torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
+    install_requires=["numpy>=1.26", "torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
     extras_require={
         "cli": CLI,
+        "stats": STATS,
         "tensorboard": ["tensorboard>=2.16"],
         "visdom": ["visdom>=0.2.4"],
         "bench": BENCH,

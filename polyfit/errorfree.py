@@ -1,25 +1,35 @@
 """Error-free transformations: sums and products of float64 numbers, kept together with what their rounding left out.
 
+Numbers are Python's, arrays of numpy or tensors alike.
+
 They hold for plain IEEE arithmetic, an operation at a time. A compiler that contracts ``a * b + c`` breaks what they
 rest on: nothing here may be traced into a fused loop.
 """
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+# Scalars of numpy go with its arrays.
+Number = TypeVar("Number", float, NDArray[np.float64], Tensor)
+SPLITTER = 2.0**27 + 1.0
 
-def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+
+def two_sum(a: Number, b: Number) -> tuple[Number, Number]:
     """The sum, rounded, and what the rounding left out (Knuth; Ogita, Rump & Oishi 2005, algorithm 3.1)."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
 
 
-def split(a: Tensor) -> tuple[Tensor, Tensor]:
+def split(a: Number) -> tuple[Number, Number]:
     """A number as a sum of two of 26 bits (Veltkamp; Ogita, Rump & Oishi 2005, algorithm 3.2)."""
-    shifted = a * (2.0**27 + 1.0)
+    shifted = a * SPLITTER
     high = shifted - (shifted - a)
     return high, a - high
 

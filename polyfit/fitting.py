@@ -26,13 +26,18 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polyfit import bases, functional, onepass, ops, solver
+from polyfit import few as few_samples
 from polyfit.bases import CHEBYSHEV, Interval
-from polyfit.extended import ExtendedResiduals
-from polyfit.result import Estimate, Fit, make_fit
+from polyfit.errorfree import two_sum
+from polyfit.extended import ExtendedResiduals, to_array
+from polyfit.few import FewSamples
+from polyfit.result import Estimate, Fit, in_basis, make_fit
+from polyfit.solver import Array
 
 NAN_POLICIES = ("raise", "omit", "propagate")
 PRECISIONS = ("auto", "double", "extended")
@@ -72,13 +77,12 @@ class Data(NamedTuple):
 class _Solution(NamedTuple):
     """Coefficients on Data.domain and what they rest on."""
 
-    high: list[float]
-    low: list[float]
-    gram: Tensor
+    high: Array
+    low: Array
+    gram: Array
     directions: solver.Directions
-    moments: Tensor  # of the last residuals, before the last correction
-    last: Tensor  # the last correction
-    squares: float  # of the last residuals
+    squares: float  # of the residuals
+    moments: Array  # of the residuals
     method: str
 
 
@@ -92,13 +96,13 @@ class Conditions(NamedTuple):
         missing: what the values of the fixed coefficients lack, for coefficients high and low: (f,).
     """
 
-    penalty: Tensor | None = None
-    penalty_root: Tensor | None = None
+    penalty: Array | None = None
+    penalty_root: Array | None = None
     fixed: solver.Fixed | None = None
-    missing: Callable[[list[float], list[float]], Tensor] | None = None
+    missing: Callable[[Array, Array], Array] | None = None
 
     @property
-    def free(self) -> Tensor | None:
+    def free(self) -> Array | None:
         """Orthonormal columns of what may change."""
         return None if self.fixed is None else self.fixed.free
 
@@ -187,22 +191,20 @@ def fit(
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds is None else bounds
-    with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+    with torch.no_grad(), ops.without_autocast(x.device):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
-        moments = solution.moments - torch.mv(solution.gram, solution.last)
-        rss = _rss(solution.squares, solution.moments, solution.last, solution.gram)
     return make_fit(
-        _tensor(solution.high),
-        _tensor(solution.low),
+        solution.high,
+        solution.low,
         data.domain,
         basis=basis,
         domain=bounds,
         fixed=values,
         n_samples=data.n_samples,
         gram=solution.gram,
-        moments=moments,
-        rss=rss,
+        moments=solution.moments,
+        rss=solution.squares,
         directions=solution.directions,
         penalty=conditions.penalty,
         absolute_sigma=absolute_sigma,
@@ -248,21 +250,20 @@ def _conditions(
     """Penalty and fixed coefficients of `basis` and `domain`, for Chebyshev coefficients on `own`."""
     if not ridge and not values:
         return Conditions()
-    matrix = bases.conversion_matrix("chebyshev", basis, own, domain, degree)
-    if matrix is None:
-        matrix = torch.eye(degree + 1, dtype=torch.float64)
+    change = bases.conversion_matrix("chebyshev", basis, own, domain, degree)
+    matrix = np.eye(degree + 1) if change is None else change.numpy()
     penalty = root = None
     if ridge:
         root = math.sqrt(ridge) * matrix[1:]
-        penalty = root.t() @ root
+        penalty = root.T @ root
     if not values:
         return Conditions(penalty, root)
-    index, wanted = list(values), _tensor(list(values.values()))
+    index, wanted = list(values), np.array(list(values.values()))
 
-    def missing(high: list[float], low: list[float]) -> Tensor:
-        return wanted - bases.convert_sum(_tensor(high), _tensor(low), "chebyshev", basis, own, domain)[index]
+    def missing(high: Array, low: Array) -> Array:
+        return wanted - in_basis(high, low, basis, own, domain).numpy()[index]
 
-    return Conditions(penalty, root, solver.fixed(matrix[index], wanted), missing)
+    return Conditions(penalty, root, solver.fixed(matrix[index]), missing)
 
 
 # --- data ---
@@ -355,160 +356,137 @@ def _widened(lo: float, hi: float) -> Interval:
 
 def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _Solution:
     """The coefficients, by a first polynomial and corrections; see the module."""
-    few = _few(data, degree)
-    zero = [0.0] * (degree + 1)
+    extended = None
+    if precision == "extended":
+        extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
+    few = _few(data, degree, extended)
     if few is not None:
         of_x, moments = few.normal()
-        high, squares = zero, math.inf
+        high, squares = np.zeros(degree + 1), math.inf
     else:
-        first = first_guess(data, degree)
-        sums = _normal(data, degree, first)
-        of_x, moments, squares = sums.of_x[0], sums.of_residuals[0], float(sums.squares[0])
-        high = first.tolist()
+        high = first_guess(data, degree)
+        of_x, moments, squares = _normal(data, degree, high)
+    low = np.zeros(degree + 1)
     gram = solver.gram(of_x, degree)
-    directions, name = _directions(data, degree, gram, conditions)
-    state = high, zero
-    last = _correction(state, moments, directions, gram, conditions)
-    residuals = _residuals(data, degree, few, precision)
-    is_refined = few is None and precision == "double"  # the first residuals were small, and their moments exact
+    directions, method = _directions(data, degree, gram, conditions)
+    residuals = _residuals(data, degree, few, extended)
+    # The first residuals of long data are small, and their moments exact: a step of refinement already.
+    is_refined = few is None and extended is None
     for _ in range(_MOST_STEPS):
-        after = _add(*state, last)
-        if is_refined and _is_enough(
-            after[0], last, squares, _rss(squares, moments, last, gram), directions, precision, name
-        ):
+        change = _correction(high, low, moments, directions, gram, conditions)
+        after = _after(squares, moments, change, gram)
+        high, low = _add(high, low, change)
+        if is_refined and _is_enough(high, change, squares, after[0], directions, precision, method):
             break
-        state = after
-        moments, squares = residuals(*state)
-        last = _correction(state, moments, directions, gram, conditions)
         is_refined = True
-    state = _add(*state, last)
-    return _Solution(*state, gram, directions, moments, last, squares, name)
+        moments, squares = residuals(high, low)
+    else:
+        after = squares, moments
+    if directions.null is not None:  # nothing along what is open, whatever was begun with
+        high, low = _add(high, low, -directions.without_open(high))
+    return _Solution(high, low, gram, directions, *after, method)
 
 
-def _few(data: Data, degree: int) -> onepass.FewSamples | None:
+def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamples | None:
     """The functions of all samples, for few of them: on a CPU, where these are less work than a launch."""
-    if data.n_samples > onepass.FEW or data.impl == "triton":
+    if data.n_samples > few_samples.FEW or data.impl == "triton":
         return None
-    x, y = data.x.cpu(), data.y.cpu()
-    weight = None if data.weight is None else data.weight.cpu()
-    return onepass.FewSamples(x, y, weight, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))
+    if extended is not None and (laid := extended.kept()) is not None:
+        return FewSamples(laid.functions.high, laid.y, laid.weight)
+    return FewSamples.lay_out(data.x, data.y, data.weight, degree, data.domain)
 
 
-def first_guess(data: Data, degree: int) -> Tensor:
-    """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,) on the CPU."""
-    step = -(-data.n_samples // onepass.FEW)
-    x, y = data.x[::step].cpu(), data.y[::step].cpu()
-    weight = None if data.weight is None else data.weight[::step].cpu()
-    few = onepass.FewSamples(x, y, weight, degree, bases.affine_map(data.domain, CHEBYSHEV, torch.float64))
-    of_x, moments = few.normal()
+def first_guess(data: Data, degree: int) -> Array:
+    """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,)."""
+    step = -(-data.n_samples // few_samples.FEW)
+    weight = None if data.weight is None else data.weight[::step]
+    of_x, moments = FewSamples.lay_out(data.x[::step], data.y[::step], weight, degree, data.domain).normal()
     return solver.from_gram(solver.gram(of_x, degree)).correction(moments)
 
 
-def _normal(data: Data, degree: int, coef: Tensor | None) -> onepass.Normal:
-    """A pass over the data; results on the CPU."""
+def _normal(data: Data, degree: int, coef: Array) -> tuple[Array, Array, float]:
+    """A pass over the data: moments of x, and moments and squares of the residuals about a polynomial."""
     impl = ops.resolve_fit_impl(data.impl, data.x.device)
-    coef = None if coef is None else coef.to(data.x.device)
-    sums = ops.normal(data.x, data.y, data.weight, degree, data.domain, coef, impl)
-    return onepass.Normal(*(part.cpu() for part in sums))
+    series = torch.from_numpy(coef).to(data.x.device)
+    sums = ops.normal(data.x, data.y, data.weight, degree, data.domain, series, impl)
+    return to_array(sums.of_x[0]), to_array(sums.of_residuals[0]), float(sums.squares[0])
 
 
-Residuals = Callable[[list[float], list[float]], tuple[Tensor, float]]
+Residuals = Callable[[Array, Array], tuple[Array, float]]
 
 
-def _residuals(data: Data, degree: int, few: onepass.FewSamples | None, precision: str) -> Residuals:
+def _residuals(data: Data, degree: int, few: FewSamples | None, extended: ExtendedResiduals | None) -> Residuals:
     """A function of coefficients, high and low, that gives moments and squares of the residuals."""
-    if precision == "extended":
-        extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
-
-        def exact(high: list[float], low: list[float]) -> tuple[Tensor, float]:
-            squares, moments = extended(_tensor(high), _tensor(low))
-            return moments, squares
-
-        return exact
+    if extended is not None:
+        return extended
     if few is not None:
-        return lambda high, low: few.residuals(_tensor(high))
-
-    def streamed(high: list[float], low: list[float]) -> tuple[Tensor, float]:
-        sums = _normal(data, degree, _tensor(high))
-        return sums.of_residuals[0], float(sums.squares[0])
-
-    return streamed
+        return lambda high, low: few.residuals(high)
+    return lambda high, low: _normal(data, degree, high)[1:]
 
 
-def _directions(data: Data, degree: int, gram: Tensor, conditions: Conditions) -> tuple[solver.Directions, str]:
+def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[solver.Directions, str]:
     directions = solver.from_gram(gram, conditions.penalty, conditions.free)
     if directions.condition <= _LARGEST_CONDITION and directions.null is None:
         return directions, "moments"
     weight = None if data.weight is None else data.weight[None]
     mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
-    triangle = onepass.triangle(data.x[None], weight, degree, mapping).cpu()
+    triangle = to_array(onepass.triangle(data.x[None], weight, degree, mapping))
     return solver.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
 
 
 def _correction(
-    state: tuple[list[float], list[float]],
-    moments: Tensor,
-    directions: solver.Directions,
-    gram: Tensor,
-    conditions: Conditions,
-) -> Tensor:
+    high: Array, low: Array, moments: Array, directions: solver.Directions, gram: Array, conditions: Conditions
+) -> Array:
     """The change of the coefficients that answers to the moments of the residuals, under all conditions."""
     penalty, fixed = conditions.penalty, conditions.fixed
     if penalty is not None:
-        moments = moments - penalty @ _tensor(state[0])
+        moments = moments - penalty @ high
     if fixed is None or conditions.missing is None:
         return directions.correction(moments)
-    needed = fixed.to_coef @ conditions.missing(*state)
+    needed = fixed.to_coef @ conditions.missing(high, low)
     moments = moments - gram @ needed
     if penalty is not None:
         moments = moments - penalty @ needed
     return needed + directions.correction(moments)
 
 
-def _tensor(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
-
-
-def _add(high: list[float], low: list[float], change: Tensor) -> tuple[list[float], list[float]]:
+def _add(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
     """The sum high + low + change, as a rounded part and what it lacks."""
-    sums = []
-    for a, a_low, b in zip(high, low, change.tolist(), strict=True):
-        total = a + b
-        of_b = total - a
-        rest = (a - (total - of_b)) + (b - of_b) + a_low
-        rounded = total + rest
-        sums.append((rounded, rest - (rounded - total)))
-    first, second = zip(*sums, strict=True)
-    return list(first), list(second)
+    total, error = two_sum(high, change)
+    error += low
+    rounded = total + error
+    total -= rounded
+    error += total
+    return rounded, error
 
 
-def _rss(squares: float, moments: Tensor, change: Tensor, gram: Tensor) -> float:
-    """The sum of squares after a change of coefficients, from that before it and the moments of its residuals."""
-    return max(0.0, squares + float(torch.dot(change, torch.mv(gram, change) - 2.0 * moments)))
+def _after(squares: float, moments: Array, change: Array, gram: Array) -> tuple[float, Array]:
+    """Squares and moments of the residuals after a change of coefficients."""
+    changed = moments - gram @ change
+    return max(0.0, squares - float(change @ (moments + changed))), changed
 
 
 def _is_enough(
-    high: list[float],
-    change: Tensor,
+    high: Array,
+    change: Array,
     squares: float,
     rss: float,
     directions: solver.Directions,
     precision: str,
-    name: str,
+    method: str,
 ) -> bool:
     """Whether one more correction would bring nothing that counts."""
-    error = 8.0 * _EPS * directions.condition ** (2 if name == "moments" else 1)
-    size, last = (max(map(abs, values)) for values in (high, change.tolist()))
+    error = 8.0 * _EPS * directions.condition ** (2 if method == "moments" else 1)
+    size, last = float(np.abs(high).max()), float(np.abs(change).max())
     return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
         squares <= _SHRINKS * rss or last <= _ENOUGH["double"] * size
     )
 
 
 def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
-    nan = torch.full((degree + 1,), math.nan, dtype=torch.float64)
-    own = (-1.0, 1.0)
+    nan = np.full(degree + 1, math.nan)
     return Fit(
-        coef=nan.to(x.device),
+        coef=torch.from_numpy(nan.copy()).to(x.device),
         basis=basis,
         domain=bases.BASES[basis].window if domain is None else domain,
         n_samples=x.shape[0],
@@ -520,5 +498,5 @@ def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> 
         status="not_finite",
         solver="moments",
         precision="double",
-        estimate=Estimate(nan, nan, own, torch.full((degree + 1, 1), math.nan, dtype=torch.float64), None, math.nan),
+        estimate=Estimate(nan, nan, (-1.0, 1.0), nan[:, None], None, math.nan),
     )

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -126,7 +127,7 @@ class Moments:
         impl = ops.resolve_fit_impl(impl, x.device)
         if not x.shape[0]:
             return self
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), ops.without_autocast(x.device):
             if weight is not None:
                 functional.check_weights(weight)
             offset = self._offset if self._n_samples else _offset(y, weight)
@@ -219,19 +220,17 @@ class Moments:
                 f" degree={max(0, self._n_samples - 1)} or less, or add data"
             )
         ridge = functional.checked_ridge(ridge)
-        gram = solver.gram(self.of_x[: 2 * degree + 1], degree)
-        moments, squares = self._about(self._offset)
-        moments = moments[: degree + 1]
-        penalty = None
-        if ridge:
-            penalty = ridge * torch.eye(degree + 1, dtype=torch.float64)
-            penalty[0, 0] = 0.0
+        gram = solver.gram(self.of_x.numpy()[: 2 * degree + 1], degree)
+        of_y, squares = self._about(self._offset)
+        moments = of_y.numpy()[: degree + 1]
+        penalty = None if not ridge else ridge * np.diag([0.0] + [1.0] * degree)
         directions = solver.from_gram(gram, penalty)
         coef = directions.correction(moments)
         # One step of refinement of the small system.
-        rest = moments - gram @ coef - (0.0 if penalty is None else penalty @ coef)
-        coef = coef + directions.correction(rest)
-        rss = squares + float(torch.dot(coef, gram @ coef - 2.0 * moments))
+        rest = moments - gram @ coef
+        coef = coef + directions.correction(rest if penalty is None else rest - penalty @ coef)
+        rest = moments - gram @ coef
+        rss = squares - float(coef @ (moments + rest))
         if rss < _NOISE * _EPS * squares:
             if self._n_samples > degree + 1:
                 warnings.warn(
@@ -241,19 +240,17 @@ class Moments:
                     stacklevel=2,
                 )
             rss = _NOISE * _EPS * squares
-        offset = torch.zeros_like(coef)
-        offset[0] = self._offset
-        coef = coef + offset
+        high, low = _with_offset(coef, self._offset, directions)
         return make_fit(
-            coef,
-            torch.zeros_like(coef),
+            high,
+            low,
             self._domain,
             basis="chebyshev",
             domain=self._domain,
             fixed={},
             n_samples=self._n_samples,
             gram=gram,
-            moments=moments - gram @ (coef - offset),
+            moments=rest,
             rss=rss,
             directions=directions,
             penalty=penalty,
@@ -299,6 +296,14 @@ class Moments:
             )
         self._n_samples, self._offset = int(state["n_samples"]), float(state["offset"])
         self._high, self._low = (state[part].to("cpu", torch.float64, copy=True) for part in ("high", "low"))
+
+
+def _with_offset(coef: solver.Array, offset: float, directions: solver.Directions) -> tuple[solver.Array, solver.Array]:
+    """Coefficients of y from those of y - offset: as small as can be, where some directions are open."""
+    constant = np.zeros_like(coef)
+    constant[0] = offset
+    high, low = two_sum(coef, constant)
+    return two_sum(high, low - directions.without_open(high))
 
 
 def _offset(y: Tensor, weight: Tensor | None) -> float:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit import bases, solver
@@ -20,6 +22,7 @@ from polyfit.bases import Interval
 from polyfit.files import replacing
 from polyfit.formatting import format_series
 from polyfit.functional import polyval
+from polyfit.solver import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +45,7 @@ class FitWarning(UserWarning):
 class Estimate:
     """A fit in Chebyshev polynomials on the range of its data, where it was made and keeps all its digits.
 
-    All tensors are float64 on the CPU.
+    All arrays are numpy's, in float64.
 
     Attributes:
         high: coefficients, (degree + 1,).
@@ -53,11 +56,11 @@ class Estimate:
         variance: what multiplies the covariance: the residual variance, or one where sigma is absolute.
     """
 
-    high: Tensor
-    low: Tensor
+    high: Array
+    low: Array
     domain: Interval
-    spread: Tensor
-    null: Tensor | None
+    spread: Array
+    null: Array | None
     variance: float
 
 
@@ -114,21 +117,18 @@ class Fit:
         return math.sqrt(self.rss / self.degrees_of_freedom) if self.degrees_of_freedom > 0.0 else math.nan
 
     @functools.cached_property
-    def _spread(self) -> tuple[Tensor, Tensor | None]:
-        """Rows of the root of the covariance in this basis, and which coefficients are open (or None)."""
+    def _spread(self) -> tuple[Array, NDArray[np.bool_]]:
+        """The root of the covariance in this basis, (degree + 1, r), and which coefficients are open."""
         estimate = self.estimate
-        spread, null = estimate.spread, estimate.null
+        spread, null, size = estimate.spread, estimate.null, np.ones(self.degree + 1)
         matrix = bases.conversion_matrix("chebyshev", self.basis, estimate.domain, self.domain, self.degree)
-        size = torch.ones(self.degree + 1, dtype=torch.float64)
         if matrix is not None:
-            spread, size = matrix @ spread, torch.linalg.vector_norm(matrix, dim=1)
-            null = None if null is None else matrix @ null
-        spread = spread.clone()
-        spread[list(self.fixed)] = 0.0
-        if null is None:
-            return spread, None
-        is_open = torch.linalg.vector_norm(null, dim=1) > _OPEN * size
-        is_open[list(self.fixed)] = False
+            change = matrix.numpy()
+            spread, size = change @ spread, np.linalg.norm(change, axis=1)
+            null = None if null is None else change @ null
+        spread = spread.copy()
+        is_open = np.zeros(self.degree + 1, bool) if null is None else np.linalg.norm(null, axis=1) > _OPEN * size
+        spread[list(self.fixed)], is_open[list(self.fixed)] = 0.0, False
         return spread, is_open
 
     @functools.cached_property
@@ -139,20 +139,17 @@ class Fit:
         freedom are left.
         """
         spread, is_open = self._spread
-        errors = torch.linalg.vector_norm(spread, dim=1) * math.sqrt(self.estimate.variance)
-        if is_open is not None:
-            errors[is_open] = math.nan
-        return errors.to(self.coef.device)
+        errors = np.linalg.norm(spread, axis=1) * math.sqrt(self.estimate.variance)
+        errors[is_open] = math.nan
+        return torch.from_numpy(errors).to(self.coef.device)
 
     @functools.cached_property
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with NaN as in `std_err`."""
         spread, is_open = self._spread
-        covariance = (spread @ spread.t()) * self.estimate.variance
-        if is_open is not None:
-            covariance[is_open] = math.nan
-            covariance[:, is_open] = math.nan
-        return covariance.to(self.coef.device)
+        covariance = (spread @ spread.T) * self.estimate.variance
+        covariance = np.where(is_open | is_open[:, None], math.nan, covariance)
+        return torch.from_numpy(covariance).to(self.coef.device)
 
     # --- evaluation ---
 
@@ -165,8 +162,9 @@ class Fit:
         x = _samples(x)
         return self._values(x, self.estimate.high)
 
-    def _values(self, x: Tensor, coef: Tensor) -> Tensor:
-        return polyval(x, coef.to(x.device, x.dtype), basis="chebyshev", domain=self.estimate.domain)
+    def _values(self, x: Tensor, coef: Array) -> Tensor:
+        series = torch.tensor(coef, dtype=torch.float64).to(x.device, x.dtype)
+        return polyval(x, series, basis="chebyshev", domain=self.estimate.domain)
 
     def predict(self, x: Tensor | float | Sequence[float], *, return_std: bool = False) -> Any:
         """The value p(x), and with return_std its standard error.
@@ -185,10 +183,10 @@ class Fit:
 
     def _std(self, x: Tensor) -> Tensor:
         estimate, flat = self.estimate, x.reshape(-1)
-        spread = self._values(flat, estimate.spread.t())
+        spread = self._values(flat, estimate.spread.T)
         std = torch.linalg.vector_norm(spread, dim=0) * math.sqrt(estimate.variance)
         if estimate.null is not None:
-            is_open = torch.linalg.vector_norm(self._values(flat, estimate.null.t()), dim=0) > _OPEN
+            is_open = torch.linalg.vector_norm(self._values(flat, estimate.null.T), dim=0) > _OPEN
             std = std.masked_fill(is_open, math.nan)
         return std.reshape(x.shape)
 
@@ -245,7 +243,7 @@ class Fit:
         if name == self.basis and bounds == self.domain:
             return self
         estimate = self.estimate
-        coef = bases.convert_sum(estimate.high, estimate.low, "chebyshev", name, estimate.domain, bounds)
+        coef = in_basis(estimate.high, estimate.low, name, estimate.domain, bounds)
         return replace(self, coef=coef.to(self.coef.device), basis=name, domain=bounds, fixed=())
 
     def to_numpy(self) -> Series:
@@ -342,23 +340,23 @@ class Fit:
 
     @classmethod
     def _from_document(cls, document: dict[str, Any]) -> Fit:
-        def tensor(values: Any) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64)
+        def array(values: Any) -> Array:
+            return np.array(values, dtype=np.float64)
 
         parts, size = document["estimate"], len(document["coef"])
         null = parts["null"]
         estimate = Estimate(
-            tensor(parts["high"]),
-            tensor(parts["low"]),
+            array(parts["high"]),
+            array(parts["low"]),
             bases.interval(parts["domain"]),
-            tensor(parts["spread"]).reshape(size, -1),
-            None if null is None else tensor(null).reshape(size, -1),
+            array(parts["spread"]).reshape(size, -1),
+            None if null is None else array(null).reshape(size, -1),
             float(parts["variance"]),
         )
         domain = document["domain"]
         kept = ("n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver")
         return cls(
-            coef=tensor(document["coef"]),
+            coef=torch.from_numpy(array(document["coef"])),
             basis=bases.resolve(document["basis"]).name,
             domain=None if domain is None else bases.interval(domain),
             **{name: document[name] for name in kept},
@@ -397,20 +395,27 @@ def _from_json(value: Any) -> Any:
 # --- making one ---
 
 
+def in_basis(high: Array, low: Array, basis: str, own: Interval, domain: Interval | None) -> Tensor:
+    """Coefficients ``high + low`` of Chebyshev polynomials on `own` in another basis, (degree + 1,), rounded once."""
+    if basis == "chebyshev" and domain == own:
+        return torch.from_numpy(high + low)
+    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, own, domain)
+
+
 def make_fit(
-    high: Tensor,
-    low: Tensor,
+    high: Array,
+    low: Array,
     own: Interval,
     *,
     basis: str,
     domain: Interval,
     fixed: dict[int, float],
     n_samples: int,
-    gram: Tensor,
-    moments: Tensor,
+    gram: Array,
+    moments: Array,
     rss: float,
     directions: solver.Directions,
-    penalty: Tensor | None,
+    penalty: Array | None,
     absolute_sigma: bool,
     method: str,
     precision: str,
@@ -436,17 +441,17 @@ def make_fit(
         precision: of the residuals.
         device: where `Fit.coef` is to lie.
     """
-    n_free = high.shape[0] - len(fixed)
+    n_free = len(high) - len(fixed)
     spread, effective = directions.basis, float(directions.rank)
     if penalty is not None:
         # With A the matrix of the normal equations and B B.T its inverse, A^-1 V.T W e has covariance B (B.T G B) B.T.
-        inner, vectors = torch.linalg.eigh(spread.t() @ gram @ spread)
+        inner, vectors = np.linalg.eigh(spread.T @ gram @ spread)
         effective = float(inner.sum())
-        spread = spread @ (vectors * inner.clamp(min=0.0).sqrt())
+        spread = spread @ (vectors * np.sqrt(np.maximum(inner, 0.0)))
     freedom = n_samples - effective
     freedom = freedom if freedom > 1e-9 * n_samples else 0.0
     variance = 1.0 if absolute_sigma else rss / freedom if freedom else math.nan
-    coef = bases.convert_sum(high, low, "chebyshev", basis, own, domain)
+    coef = in_basis(high, low, basis, own, domain)
     for k, value in fixed.items():
         coef[k] = value
     status = "ok" if freedom else "interpolates"
@@ -455,7 +460,7 @@ def make_fit(
         warnings.warn(
             f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
             " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
-            f" degree={max(0, high.shape[0] - 1 - n_free + directions.rank)} or less, samples at more different x, or"
+            f" degree={max(0, len(high) - 1 - n_free + directions.rank)} or less, samples at more different x, or"
             " ridge > 0",
             FitWarning,
             stacklevel=3,
@@ -467,7 +472,6 @@ def make_fit(
             FitWarning,
             stacklevel=3,
         )
-    null = directions.null
     return Fit(
         coef=coef.to(device),
         basis=basis,
@@ -481,12 +485,12 @@ def make_fit(
         status=status,
         solver=method,
         precision=precision,
-        estimate=Estimate(high, low, own, spread.clone(), None if null is None else null.clone(), variance),
+        estimate=Estimate(high, low, own, spread, directions.null, variance),
         fixed=tuple(fixed),
     )
 
 
-def _explained(high: Tensor, gram: Tensor, moments: Tensor, rss: float, *, has_constant: bool) -> float:
+def _explained(high: Array, gram: Array, moments: Array, rss: float, *, has_constant: bool) -> float:
     """The share of the sum of squares of y, about its mean where there is a constant, that is no residual.
 
     With e what is left of the coefficients when the mean of y is taken from the constant, y - mean = r + V e; all terms
@@ -494,8 +498,7 @@ def _explained(high: Tensor, gram: Tensor, moments: Tensor, rss: float, *, has_c
     """
     about = high
     if has_constant:
-        about = high.clone()
-        about[0] = 0.0
-        about[0] = -(moments[0] + torch.dot(gram[0], about)) / gram[0, 0]
-    total = rss + float(torch.dot(about, torch.mv(gram, about) + 2.0 * moments))
+        about = high.copy()
+        about[0] = -(moments[0] + gram[0, 1:] @ about[1:]) / gram[0, 0]
+    total = rss + float(about @ (gram @ about + 2.0 * moments))
     return 1.0 - rss / total if total > 0.0 else math.nan

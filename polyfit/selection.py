@@ -167,7 +167,7 @@ def select_degree(
         )
     if folds > data.n_samples:
         raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most as many")
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    with torch.no_grad(), ops.without_autocast(x.device):
         coef, sums = _sums(data, max_degree, max(1, folds))
     n_degrees = _resolved(sums, max_degree)
     if n_degrees <= max_degree:
@@ -196,11 +196,12 @@ def select_degree(
 
 def _sums(data: fitting.Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
     """A polynomial of the largest degree near the best one, (p,) on the CPU, and the sums of each fold about it."""
-    coef = fitting.first_guess(data, degree)
+    coef = torch.from_numpy(fitting.first_guess(data, degree))
     sums = _pass(data, degree, folds, coef)
     for _ in range(2):
         total = sums.total()
-        change = solver.from_gram(total.gram[0]).correction(total.moments[0])
+        change = solver.from_gram(total.gram[0].numpy()).correction(total.moments[0].numpy())
+        change = torch.from_numpy(change)
         moved = sums.moved(change)
         coef = coef + change
         if float(total.squares) <= _SHRINKS * float(moved.total().squares):
@@ -230,7 +231,7 @@ def _pass(data: fitting.Data, degree: int, folds: int, coef: Tensor) -> _Sums:
         for place, added in zip(total, ops.normal(x, y, weight, degree, data.domain, coef, impl), strict=True):
             place[:n_series] += added.cpu()
     of_x, moments, squares = total
-    return _Sums(solver.gram(of_x, degree), moments, squares)
+    return _Sums(torch.from_numpy(solver.gram(of_x.numpy(), degree)), moments, squares)
 
 
 def _resolved(sums: _Sums, max_degree: int) -> int:

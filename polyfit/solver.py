@@ -7,7 +7,7 @@ For the Gram matrix ``G = V.T W V`` of a fit, everything follows from a matrix B
 the correction ``B (B.T g)`` that answers to the moments g of the residuals, and the covariance ``s**2 B B.T``.
 Columns are scaled to one length before anything is said about rank and condition, as numpy.polyfit does.
 
-All tensors are float64 on the CPU.
+All arrays are numpy's, in float64.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import functools
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-_EPS = torch.finfo(torch.float64).eps
+Array = NDArray[np.float64]
+
+_EPS = float(np.finfo(np.float64).eps)
+# In place of the length of a column of zeros.
+_TINY = 1e-150
 
 
 class Directions(NamedTuple):
@@ -31,8 +35,8 @@ class Directions(NamedTuple):
         condition: of the scaled columns: the largest singular value over the smallest.
     """
 
-    basis: Tensor
-    null: Tensor | None
+    basis: Array
+    null: Array | None
     condition: float
 
     @property
@@ -40,27 +44,34 @@ class Directions(NamedTuple):
         """Coefficients, or combinations of them, that are determined."""
         return self.basis.shape[1]
 
-    def correction(self, moments: Tensor) -> Tensor:
+    def correction(self, moments: Array) -> Array:
         """The change of coefficients (degree + 1,) that takes the moments (degree + 1,) of the residuals to zero."""
-        return torch.mv(self.basis, torch.mv(self.basis.t(), moments))
+        return self.basis @ (moments @ self.basis)
+
+    def without_open(self, coef: Array) -> Array:
+        """What coefficients (degree + 1,) have along the open directions: to be taken away."""
+        return np.zeros_like(coef) if self.null is None else self.null @ (coef @ self.null)
 
 
 @functools.lru_cache(maxsize=64)
-def _products(size: int) -> tuple[Tensor, Tensor]:
-    index = torch.arange(size, device="cpu")
-    return index[:, None] + index, (index[:, None] - index).abs()
+def _products(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    index = np.arange(size)
+    return index[:, None] + index, np.abs(index[:, None] - index)
 
 
-def gram(of_x: Tensor, degree: int) -> Tensor:
+def gram(of_x: Array, degree: int) -> Array:
     """The Gram matrix (..., degree + 1, degree + 1) from moments sum(w T_k), k = 0 .. 2 degree.
 
     By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2.
     """
     sums, differences = _products(degree + 1)
-    return 0.5 * (of_x[..., sums] + of_x[..., differences])
+    both = of_x[..., sums]
+    both += of_x[..., differences]
+    both *= 0.5
+    return both
 
 
-def from_gram(gram: Tensor, penalty: Tensor | None = None, free: Tensor | None = None) -> Directions:
+def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = None) -> Directions:
     """Directions by the eigenvalues of a Gram matrix, which has squares of singular values.
 
     Args:
@@ -70,21 +81,21 @@ def from_gram(gram: Tensor, penalty: Tensor | None = None, free: Tensor | None =
     """
     matrix = gram if penalty is None else gram + penalty
     if free is not None:
-        matrix = free.t() @ matrix @ free
-    scale = _scale(matrix.diagonal().sqrt())
-    values, vectors = torch.linalg.eigh(matrix * scale * scale.unsqueeze(1))
-    n_values = values.tolist()
-    largest = max(n_values[-1], 0.0) if n_values else 0.0
+        matrix = free.T @ matrix @ free
+    if not len(matrix):
+        return _nothing_free(len(gram))
+    scale = 1.0 / np.sqrt(np.maximum(matrix.diagonal(), _TINY**2))
+    values, vectors = np.linalg.eigh(matrix * scale * scale[:, None])
     # A Gram matrix is known to a rounding or so of its entries.
-    rank = sum(value > 8.0 * len(n_values) * _EPS * largest for value in n_values)
-    cut = len(n_values) - rank
-    singular = values[cut:].sqrt()
-    condition = math.sqrt(largest / n_values[0]) if n_values and n_values[0] > 0.0 else math.inf
-    return _directions(vectors, singular, cut, scale, free, condition)
+    largest, smallest = float(values[-1]), float(values[0])
+    least = 8.0 * len(values) * _EPS * largest
+    cut = 0 if smallest > least else int((values <= least).sum())
+    condition = math.sqrt(largest / smallest) if smallest > 0.0 else math.inf
+    return _directions(vectors, np.sqrt(values[cut:]), cut, scale, free, condition)
 
 
 def from_triangle(
-    triangle: Tensor, n_samples: int, penalty_root: Tensor | None = None, free: Tensor | None = None
+    triangle: Array, n_samples: int, penalty_root: Array | None = None, free: Array | None = None
 ) -> Directions:
     """Directions by the singular values of a triangular factor R with R.T R = G.
 
@@ -94,58 +105,53 @@ def from_triangle(
         penalty_root: rows below R, whose product with their transpose is the penalty, (m, p).
         free: as in `from_gram`.
     """
-    rows = triangle if penalty_root is None else torch.cat((triangle, penalty_root))
+    rows = triangle if penalty_root is None else np.concatenate((triangle, penalty_root))
     if free is not None:
         rows = rows @ free
-    scale = _scale(torch.linalg.vector_norm(rows, dim=0))
-    _, singular, right = torch.linalg.svd(rows * scale, full_matrices=False)
-    values = singular.tolist()
-    largest = values[0] if values else 0.0
-    rank = sum(value > max(n_samples, len(values)) * _EPS * largest for value in values)
-    condition = largest / values[-1] if values and values[-1] > 0.0 else math.inf
-    vectors = right.t().flip(1)  # smallest first, as eigenvalues come
-    return _directions(vectors, singular[:rank].flip(0), len(values) - rank, scale, free, condition)
+    if not rows.shape[1]:
+        return _nothing_free(len(triangle))
+    scale = 1.0 / np.maximum(np.linalg.norm(rows, axis=0), _TINY)
+    _, singular, right = np.linalg.svd(rows * scale, full_matrices=False)
+    largest, smallest = float(singular[0]), float(singular[-1])
+    cut = int((singular <= max(n_samples, len(singular)) * _EPS * largest).sum())
+    condition = largest / smallest if smallest > 0.0 else math.inf
+    # Smallest first, as eigenvalues come.
+    return _directions(right[::-1].T, singular[::-1][cut:], cut, scale, free, condition)
 
 
-def _scale(norms: Tensor) -> Tensor:
-    """What brings columns to length one; columns of zeros stay."""
-    return torch.where(norms > 0.0, norms, 1.0).reciprocal_()
+def _nothing_free(size: int) -> Directions:
+    return Directions(np.zeros((size, 0)), None, 1.0)
 
 
 def _directions(
-    vectors: Tensor, singular: Tensor, cut: int, scale: Tensor, free: Tensor | None, condition: float
+    vectors: Array, singular: Array, cut: int, scale: Array, free: Array | None, condition: float
 ) -> Directions:
-    scaled = vectors * scale.unsqueeze(1)
+    scaled = vectors * scale[:, None]
     if free is not None:
         scaled = free @ scaled
-    basis = scaled[:, cut:] / singular
     if not cut:
-        return Directions(basis, None, condition)
-    null = torch.linalg.qr(scaled[:, :cut]).Q
+        return Directions(scaled / singular, None, condition)
+    basis = scaled[:, cut:] / singular
+    null = np.linalg.qr(scaled[:, :cut])[0]
     # Of all solutions the one with the least coefficients: nothing along what is open.
-    return Directions(basis - null @ (null.t() @ basis), null, condition)
+    return Directions(basis - null @ (null.T @ basis), null, condition)
 
 
 class Fixed(NamedTuple):
     """Linear conditions on coefficients, ``rows @ c = values``.
 
     Attributes:
-        rows: (f, p).
-        values: (f,).
         free: orthonormal columns of what they leave free, (p, p - f).
-        to_coef: (p, f), a right inverse of rows.
+        to_coef: (p, f), a right inverse of the rows (f, p).
     """
 
-    rows: Tensor
-    values: Tensor
-    free: Tensor
-    to_coef: Tensor
+    free: Array
+    to_coef: Array
 
 
-def fixed(rows: Tensor, values: Tensor) -> Fixed:
-    """The conditions ``rows @ c = values`` for independent rows (f, p)."""
-    norms = torch.linalg.vector_norm(rows, dim=1)
-    full, triangle = torch.linalg.qr((rows / norms.unsqueeze(1)).t(), mode="complete")
-    count = rows.shape[0]
-    inverse = torch.linalg.solve_triangular(triangle[:count].t(), torch.diag(1.0 / norms), upper=False)
-    return Fixed(rows, values, full[:, count:], full[:, :count] @ inverse)
+def fixed(rows: Array) -> Fixed:
+    """The conditions of independent rows (f, p)."""
+    norms = np.linalg.norm(rows, axis=1)
+    full, triangle = np.linalg.qr((rows / norms[:, None]).T, mode="complete")
+    count = len(rows)
+    return Fixed(full[:, count:], full[:, :count] @ np.linalg.solve(triangle[:count].T, np.diag(1.0 / norms)))

@@ -1,0 +1,231 @@
+"""Moments against sums in rational numbers and numpy, and the fits that are made of them against fits of the data."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import math
+import operator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.polynomial import chebyshev
+from torch import Tensor
+
+import polyfit
+from polyfit import FitWarning, Moments, onepass
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def make_data(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, generator=generator, dtype=torch.float64) * 5 - 1
+    y = torch.sin(x) + 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)
+    weight = torch.rand(n, generator=generator, dtype=torch.float64) + 0.5
+    return x.to(dtype), y.to(dtype), weight.to(dtype)
+
+
+def assert_sums(moments: Moments, x: Tensor, y: Tensor, weight: Tensor | None) -> None:
+    """As numpy's functions of the same samples give them; a sum of n terms is good to some roundings of their sizes."""
+    degree, (lo, hi) = moments.degree, moments.domain
+    t = (x.double().numpy() - lo) * (2 / (hi - lo)) - 1
+    w = np.ones(len(t)) if weight is None else weight.double().numpy()
+    values, rows = y.double().numpy(), chebyshev.chebvander(t, 2 * degree)
+    # Twice, since T_{d+j} comes from T_d T_j; the map to t costs degree roundings in T_k near the ends.
+    allowed = 8 * EPS * (2 * degree + 2) ** 2
+    assert np.all(np.abs(moments.of_x.numpy() - w @ rows) <= allowed * w.sum())
+    sizes = (w * np.abs(values)).sum()
+    assert np.all(np.abs(moments.of_y.numpy() - (w * values) @ rows[:, : degree + 1]) <= allowed * sizes)
+    assert abs(moments.of_y_squared - (w * values**2).sum()) <= 8 * EPS * (w * values**2).sum()
+    assert moments.total_weight == pytest.approx(w.sum(), rel=8 * EPS)
+    assert moments.n_samples == len(t)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 5, 12])
+def test_the_sums_are_those_of_the_samples(degree, is_weighted, dtype, small_chunks):
+    x, y, weight = make_data(301, dtype=dtype)
+    moments = Moments(degree, domain=(-1, 4)).update(x, y, weight if is_weighted else None)
+    assert_sums(moments, x, y, weight if is_weighted else None)
+
+
+def test_long_data():
+    x, y, weight = make_data(200_001)
+    assert_sums(Moments(4, domain=(-1, 4)).update(x, y, weight), x, y, weight)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    offset=st.sampled_from([0.0, 1.0, -3e7, 1e12]),
+    seed=st.integers(0, 100),
+)
+def test_however_the_data_are_cut_the_sums_are_the_same(cuts, offset, seed):
+    x, y, weight = make_data(60, seed)
+    y = y + offset
+    whole = Moments(3, domain=(-1, 4)).update(x, y, weight)
+    bounds = [0, *sorted(cuts), 60]
+    pieces = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    chunks = Moments(3, domain=(-1, 4))
+    merged = Moments(3, domain=(-1, 4))
+    for piece in reversed(pieces):
+        chunks.update(x[piece], y[piece], weight[piece])
+        merged = Moments(3, domain=(-1, 4)).update(x[piece], y[piece], weight[piece]) + merged
+    for other in (chunks, merged):
+        assert other.n_samples == 60
+        # Each part is summed in float64, 60 terms about an offset: a few roundings of their sizes, whatever y's is.
+        torch.testing.assert_close(other.of_x, whole.of_x, rtol=0, atol=60 * EPS * whole.total_weight)
+        first, second = (moments.fit() for moments in (other, whole))
+        # y itself has been rounded where the offset was added.
+        noise = 60 * EPS * (1 + abs(offset))
+        torch.testing.assert_close(first.coef, second.coef, rtol=1e-12, atol=noise)
+        assert first.rss == pytest.approx(second.rss, rel=1e-10, abs=60 * noise)
+
+
+def test_a_million_parts_lose_no_more_than_one():
+    # 0.1 is not a float64: adding it up in float64 is off by 1e-11 after a million times.
+    part = Moments(0).update(
+        torch.zeros(1, dtype=torch.float64),
+        torch.zeros(1, dtype=torch.float64),
+        torch.full((1,), 0.1, dtype=torch.float64),
+    )
+    total = part
+    for _ in range(20):  # doubling: 2^20 parts
+        total = total + total
+    assert total.total_weight == float(Fraction(0.1) * 2**20)
+    one_by_one = Moments(0)
+    for _ in range(1000):
+        one_by_one = one_by_one + part
+    assert one_by_one.total_weight == float(Fraction(0.1) * 1000)
+
+
+@pytest.mark.parametrize("degree", [0, 2, 6])
+@pytest.mark.parametrize("ridge", [0.0, 3.0])
+def test_a_fit_is_that_of_the_data(degree, ridge):
+    x, y, weight = make_data(500)
+    fit = Moments(6, domain=(-1, 4)).update(x, y, weight).fit(degree, ridge=ridge)
+    expected = polyfit.fit(x, y, degree, weight=weight, domain=(-1, 4), ridge=ridge)
+    torch.testing.assert_close(fit.coef, expected.coef, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(fit.covariance, expected.covariance, rtol=1e-10, atol=1e-15)
+    assert fit.rss == pytest.approx(expected.rss, rel=1e-12)
+    assert fit.r_squared == pytest.approx(expected.r_squared, rel=1e-12)
+    assert (fit.status, fit.rank, fit.domain) == ("ok", degree + 1, (-1.0, 4.0))
+
+
+def test_an_offset_of_y_costs_nothing():
+    x, y, weight = make_data(500)
+    fit = Moments(4, domain=(-1, 4)).update(x, y + 2.0**40, weight).fit()
+    shifted = (y + 2.0**40) - 2.0**40  # what rounding has left of y
+    expected = Moments(4, domain=(-1, 4)).update(x, shifted, weight).fit()
+    assert fit.rss == pytest.approx(expected.rss, rel=1e-12)
+    assert fit.r_squared == pytest.approx(expected.r_squared, rel=1e-12)
+    torch.testing.assert_close(fit.std_err, expected.std_err, rtol=1e-11, atol=0)
+
+
+def test_residuals_that_moments_cannot_tell_are_said_to_be_so():
+    x = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    moments = Moments(3).update(x, x**2)
+    with pytest.warns(FitWarning, match="Fit the data themselves with polyfit.fit"):
+        fit = moments.fit()
+    assert 0.0 <= fit.rss <= 100 * EPS * float((x**4).sum())
+
+
+def test_what_the_data_leave_open():
+    x = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+    moments = Moments(3).update(x, torch.tensor([1.0, 2.0, 1.5, 2.5], dtype=torch.float64))
+    with pytest.warns(FitWarning, match="determine 2 of 4 coefficients"):
+        fit = moments.fit()
+    assert (fit.status, fit.rank) == ("rank_deficient", 2)
+    # On two points T_2 looks like T_0 and T_3 like T_1: the least coefficients share alike.
+    torch.testing.assert_close(fit.coef, torch.tensor([0.875, 0.25, 0.875, 0.25], dtype=torch.float64))
+    assert fit.std_err.isnan().all()
+
+
+def test_state_goes_through_a_file_and_copies_are_apart():
+    x, y, weight = make_data(100)
+    moments = Moments(3, domain=(-1, 4)).update(x, y, weight)
+    file = io.BytesIO()
+    torch.save(moments.state_dict(), file)
+    file.seek(0)
+    again = Moments(3, domain=(-1, 4))
+    again.load_state_dict(torch.load(file))
+    before = again.fit().coef
+    for other in (again, copy.deepcopy(again)):
+        assert torch.equal(other.of_x, moments.of_x)
+        assert torch.equal(other.fit().coef, moments.fit().coef)
+    moments.update(x, y)
+    assert torch.equal(again.fit().coef, before)
+    again.update(x, y)
+    assert torch.equal(again.fit().coef, moments.fit().coef)
+
+
+def test_empty_moments_add_nothing():
+    x, y, _ = make_data(50)
+    moments = Moments(2, domain=(-1, 4)).update(x, y)
+    empty = Moments(2, domain=(-1, 4)).update(x[:0], y[:0])
+    for total in (moments + empty, empty + moments):
+        assert torch.equal(total.of_x, moments.of_x)
+        assert torch.equal(total.fit().coef, moments.fit().coef)
+    unweighted = Moments(2, domain=(-1, 4)).update(x, y, torch.zeros_like(x))
+    assert unweighted.n_samples == 0
+    with pytest.raises(ValueError, match="0 samples do not determine 3 coefficients"):
+        unweighted.fit()
+
+
+def test_bad_input_is_refused_and_changes_nothing():
+    x, y, weight = make_data(20)
+    moments = Moments(2, domain=(-1, 4)).update(x, y)
+    before = moments.of_x
+    bad = y.clone()
+    bad[7] = math.nan
+    with pytest.raises(ValueError, match=r"y has 1 value that is not finite, the first is y\[7\] = nan"):
+        moments.update(x, bad)
+    with pytest.raises(ValueError, match="1 weights are negative"):
+        moments.update(x, y, torch.where(weight == weight[3], -weight, weight))
+    with pytest.raises(ValueError, match=r"y has shape \(19,\) and x \(20,\)"):
+        moments.update(x, y[1:])
+    with pytest.raises(TypeError, match=r"torch\.float32"):
+        moments.update(x, y.float())
+    with pytest.raises(ValueError, match="lies far outside of domain"):
+        moments.update(x + 1e200, y)
+    with pytest.raises(ValueError, match="impl='compile'"):
+        moments.update(x, y, impl="compile")
+    with pytest.raises(ValueError, match="do not add up"):
+        operator.add(moments, Moments(3, domain=(-1, 4)))
+    with pytest.raises(TypeError):
+        operator.add(moments, 1)
+    with pytest.raises(ValueError, match="above that of the moments"):
+        moments.fit(3)
+    with pytest.raises(ValueError, match="newer"):
+        moments.load_state_dict({**moments.state_dict(), "version": 99})
+    with pytest.raises(ValueError, match="state lacks low"):
+        moments.load_state_dict({key: value for key, value in moments.state_dict().items() if key != "low"})
+    with pytest.raises(ValueError, match="state is of degree 3"):
+        moments.load_state_dict(Moments(3).state_dict())
+    for degree in (-1, True):
+        with pytest.raises(ValueError, match="is no degree"):
+            Moments(degree)
+    with pytest.raises(TypeError, match="pass an int"):
+        Moments(2.0)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(moments.of_x, before)
+    assert moments.n_samples == 20
+
+
+def test_no_matrix_of_the_data_is_made(monkeypatch):
+    # A chunk of 16 samples at most is laid out, whatever n is.
+    monkeypatch.setattr(onepass, "_CHUNK_OF_A_THREAD", 16)
+    laid_out = []
+    make = onepass._Matrix.__init__
+    monkeypatch.setattr(
+        onepass._Matrix, "__init__", lambda self, *args, **kw: (laid_out.append(args[2]), make(self, *args, **kw))[1]
+    )
+    x, y, _ = make_data(5000)
+    Moments(3, domain=(-1, 4)).update(x, y)
+    assert max(laid_out) <= max(16 * torch.get_num_threads(), onepass._BLOCK)

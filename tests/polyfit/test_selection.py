@@ -1,0 +1,157 @@
+"""Degree selection against refitting, fold by fold and degree by degree."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import polyfit
+from polyfit import FitWarning, few
+
+MAX_DEGREE = 8
+
+
+def make_data(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, generator=generator, dtype=torch.float64) * 6 - 2
+    y = torch.sin(x) + 0.1 * torch.randn(n, generator=generator, dtype=torch.float64)
+    return x, y, torch.rand(n, generator=generator, dtype=torch.float64) + 0.5
+
+
+def numpy_rss(x: Tensor, y: Tensor, weight: Tensor, degree: int) -> float:
+    root = weight.sqrt().numpy()
+    series = np.polynomial.Chebyshev.fit(x.numpy(), y.numpy(), degree, w=root)
+    return float(((root * (y.numpy() - series(x.numpy()))) ** 2).sum())
+
+
+@pytest.fixture(params=["few", "long"])
+def size(request, monkeypatch) -> int:
+    """Few samples, and more than are kept at once."""
+    if request.param == "long":
+        monkeypatch.setattr(few, "FEW", 64)
+    return 203
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("criterion", ["aic", "aicc", "bic"])
+def test_information_criteria_are_those_of_every_fit(criterion, is_weighted, size):
+    x, y, weight = make_data(size)
+    weight = weight if is_weighted else torch.ones_like(weight)
+    fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion=criterion, weight=weight if is_weighted else None)
+    selection = fit.selection
+    assert selection is not None
+    expected = []
+    for degree in range(MAX_DEGREE + 1):
+        rss = numpy_rss(x, y, weight, degree)
+        assert selection.rss[degree] == pytest.approx(rss, rel=1e-11)
+        k = degree + 2
+        penalty = {"aic": 2 * k, "aicc": 2 * k + 2 * k * (k + 1) / (size - k - 1), "bic": k * math.log(size)}
+        expected.append(size * math.log(rss / size) + penalty[criterion])
+    assert selection.values == pytest.approx(expected, rel=1e-11)
+    assert selection.degrees == tuple(range(MAX_DEGREE + 1))
+    assert fit.degree == selection.degree == int(np.argmin(expected))
+    alone = polyfit.fit(x, y, fit.degree, weight=weight if is_weighted else None)
+    assert torch.equal(fit.coef, alone.coef)
+    assert torch.equal(fit.covariance, alone.covariance)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("folds", [2, 5, 203])
+def test_cross_validation_is_refitting(folds, is_weighted, size):
+    x, y, weight = make_data(size)
+    fit = polyfit.select_degree(x, y, 5, criterion="cv", folds=folds, weight=weight if is_weighted else None)
+    weight = weight if is_weighted else torch.ones_like(weight)
+    errors = np.zeros(6)
+    for fold in range(folds):
+        test = torch.arange(size) % folds == fold
+        root = weight[~test].sqrt().numpy()
+        for degree in range(6):
+            series = np.polynomial.Chebyshev.fit(x[~test].numpy(), y[~test].numpy(), degree, w=root)
+            errors[degree] += (weight[test].numpy() * (y[test].numpy() - series(x[test].numpy())) ** 2).sum()
+    assert fit.selection is not None
+    assert fit.selection.values == pytest.approx(errors / float(weight.sum()), rel=1e-10)
+    assert fit.degree == int(np.argmin(errors))
+    assert fit.selection.folds == folds
+
+
+def test_a_known_variance_counts_as_one_parameter_less():
+    x, y, _ = make_data(200)
+    sigma = torch.full_like(x, 0.1)
+    fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion="bic", sigma=sigma, absolute_sigma=True)
+    expected = [numpy_rss(x, y, sigma**-2, degree) + (degree + 1) * math.log(200) for degree in range(MAX_DEGREE + 1)]
+    assert fit.selection is not None
+    assert fit.selection.values == pytest.approx(expected, rel=1e-11)
+
+
+def test_a_small_signal_on_a_large_offset_and_trend():
+    # From moments about zero, residuals of 1e-6 beside y of 1e12 would drown: 1e-12 of 1e24 is 12 digits below eps.
+    x, y, _ = make_data(300)
+    y = 1e6 + 1e3 * x + 1e-4 * torch.sin(3 * x)
+    fit = polyfit.select_degree(x, y, 14)
+    assert fit.selection is not None
+    for degree in (3, 8, 14):
+        assert fit.selection.rss[degree] == pytest.approx(polyfit.fit(x, y, degree).rss, rel=1e-4)
+
+
+@pytest.mark.parametrize("criterion", ["aicc", "bic", "cv"])
+def test_an_exact_polynomial_is_found(criterion):
+    x = torch.linspace(-3, 5, 100, dtype=torch.float64)
+    y = 2 + x - x**3 / 4 + 1e-9 * torch.sin(1e4 * x)
+    assert polyfit.select_degree(x, y, 10, criterion=criterion).degree == 3
+
+
+def test_degrees_that_the_data_do_not_tell_apart_are_left_out():
+    x = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64).repeat(20)
+    y = x**2 + 0.1 * torch.randn(80, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(FitWarning, match="degrees from 4 on"):
+        fit = polyfit.select_degree(x, y, 8)
+    assert fit.degree == 2
+    assert fit.selection is not None
+    assert fit.selection.degrees == (0, 1, 2, 3)
+
+
+def test_it_passes_on_what_fit_takes():
+    x, y, _ = make_data(100)
+    fit = polyfit.select_degree(x, y, 6, basis="legendre", domain=(-3, 5), precision="double", impl="torch")
+    assert (fit.basis, fit.domain, fit.precision) == ("legendre", (-3.0, 5.0), "double")
+    bad = y.clone()
+    bad[3] = math.nan
+    assert polyfit.select_degree(x, bad, 6, nan_policy="omit").n_samples == 99
+    assert polyfit.select_degree(x, bad, 6, nan_policy="propagate").status == "not_finite"
+    with pytest.raises(ValueError, match=r"y\[3\] = nan"):
+        polyfit.select_degree(x, bad, 6)
+
+
+def test_bad_input():
+    x, y, _ = make_data(10)
+    with pytest.raises(ValueError, match="criterion='r2' is unknown"):
+        polyfit.select_degree(x, y, 3, criterion="r2")
+    with pytest.raises(ValueError, match="folds=1 leaves nothing"):
+        polyfit.select_degree(x, y, 3, criterion="cv", folds=1)
+    with pytest.raises(ValueError, match="folds=0 leaves nothing"):
+        polyfit.select_degree(x, y, 3, criterion="cv", folds=0)
+    with pytest.raises(ValueError, match="folds=11 is more"):
+        polyfit.select_degree(x, y, 3, criterion="cv", folds=11)
+    with pytest.raises(ValueError, match="8 samples to train on do not determine 9"):
+        polyfit.select_degree(x, y, 8, criterion="cv")
+    with pytest.raises(ValueError, match=r"10 samples do not determine 11 .* pass max_degree=9"):
+        polyfit.select_degree(x, y, 10)
+    with pytest.raises(TypeError, match=r"max_degree=2\.5 is float"):
+        polyfit.select_degree(x, y, 2.5)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_picture_shows_every_degree():
+    x, y, _ = make_data(100)
+    for criterion in ("aicc", "cv"):
+        selection = polyfit.select_degree(x, y, 6, criterion=criterion).selection
+        assert selection is not None
+        (axes,) = selection.plot().axes
+        line, mark = axes.get_lines()
+        assert np.asarray(line.get_xdata()).tolist() == list(range(7))
+        assert np.asarray(line.get_ydata()).tolist() == list(selection.values)
+        assert np.asarray(mark.get_xdata()).tolist() == [selection.degree]
+        assert axes.get_ylabel().startswith({"aicc": "AICc", "cv": "mean squared error, 5 folds"}[criterion])

@@ -74,7 +74,16 @@ _MOST_POINTS = 5000
 _CURVE_POINTS = 500
 
 
-def fit_figure(fit: Fit, x: Tensor | None, y: Tensor | None, level: float) -> Figure:
+def fit_figure(
+    fit: Fit,
+    x: Tensor | None,
+    y: Tensor | None,
+    level: float = 0.95,
+    *,
+    x_label: str = "x",
+    y_label: str = "y",
+    x_is_days: bool = False,
+) -> Figure:
     """Curve and confidence band of a fit over its data, and the residuals below; see `polyfit.Fit.plot`."""
     from matplotlib.figure import Figure
 
@@ -101,8 +110,12 @@ def fit_figure(fit: Fit, x: Tensor | None, y: Tensor | None, level: float) -> Fi
     if bool(below.isfinite().any()):
         label = f"{100 * level:g} % confidence"
         upper.fill_between(grid.numpy(), below.numpy(), above.numpy(), color="tab:blue", alpha=0.25, lw=0, label=label)
-    upper.set_ylabel("y")
-    (upper if lower is None else lower).set_xlabel("x")
+    upper.set_ylabel(y_label, parse_math=False)
+    lowest = upper if lower is None else lower
+    lowest.set_xlabel(x_label, parse_math=False)
+    if x_is_days:
+        lowest.xaxis_date()
+        lowest.margins(x=0)
     upper.grid(alpha=0.3)
     upper.legend()
     upper.set_title(f"$R^2$ = {fit.r_squared:.5g}, residual std {fit.residual_std:.4g}", fontsize="medium")

@@ -226,9 +226,10 @@ def _show_fit(table: Table, found: Fit) -> None:
     console.print(shown)
     if found.selection is not None:
         compared = found.selection
-        console.print(
-            f"degree {compared.degree} of {compared.degrees[0]} to {compared.degrees[-1]}, by {compared.criterion}"
-        )
+        largest = compared.degrees[-1]
+        console.print(f"degree {compared.degree} of 0 to {largest}, by {compared.criterion}")
+        if compared.degree == largest:
+            console.print("it is the largest that was tried: a larger --max-degree may do better")
     explained = f"R^2 {found.r_squared:.6f}"
     if math.isnan(found.r_squared):
         explained = f"R^2 is not defined: {table.y.name} is constant"

@@ -149,7 +149,7 @@ def demo(
 def _compare_with_eager(x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, epochs: int) -> None:
     """Both loops for the same number of epochs from the same start: time an epoch, and how far they end apart."""
     began = time.perf_counter()
-    eager = eager_loop(x, y, start, rule.lr, epochs)
+    eager = eager_loop(x, y, start, _DEMO_LR, epochs)
     eager_time = (time.perf_counter() - began) / epochs
     began = time.perf_counter()
     ours = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")

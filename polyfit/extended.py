@@ -37,6 +37,8 @@ Array = NDArray[np.float64]
 # Samples times functions that are laid out at a time: 4 arrays of them stay within a second level of cache.
 _CHUNK = 1 << 15
 _SHORTEST = 1 << 10
+# Exponents of x from which on it is scaled.
+_FAR = 900
 
 
 class _Pair(NamedTuple):
@@ -100,7 +102,10 @@ class ExtendedResiduals:
 
     def __init__(self, x: Tensor, y: Tensor, weight: Tensor | None, degree: int, domain: tuple[float, float]) -> None:
         self._data, self._degree = (x, y, weight), degree
-        lo, hi = domain
+        # Splitting overflows near the largest number, and the reciprocal of a range near the smallest.
+        exponent = math.frexp(max(map(abs, domain)))[1]
+        self._unit = math.ldexp(1.0, -exponent // 2) if abs(exponent) > _FAR else 1.0
+        lo, hi = (bound * self._unit for bound in domain)
         self._middle = two_sum(0.5 * lo, 0.5 * hi)
         self._scale = _reciprocal(*two_sum(0.5 * hi, -0.5 * lo))
         self._step = max(_SHORTEST, _CHUNK // (degree + 1))
@@ -139,6 +144,8 @@ class ExtendedResiduals:
 
     def _functions(self, x: Array) -> _Pair:
         """T_0 .. T_degree of a chunk, by their recurrence."""
+        if self._unit != 1.0:
+            x = x * self._unit
         parts = np.empty((4, self._degree + 1, len(x)))
         parts[:, 0] = _ONE
         if not self._degree:

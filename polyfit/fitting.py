@@ -21,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,10 @@ _EPS = torch.finfo(torch.float64).eps
 # Refinement stops where what the next correction would bring is expected below this share of the coefficients.
 _ENOUGH = {"double": 2.0**-47, "extended": 2.0**-70}
 _MOST_STEPS = 5
+# Sizes of y whose squares, and sums of them, float64 holds.
+_SMALLEST, _LARGEST = 1e-140, 1e140
+# Elements that a sum over long data holds at a time.
+_CHUNK = 1 << 16
 # A sum of squares is not taken from one that is so many times larger, by a correction.
 _SHRINKS = 4.0
 
@@ -64,6 +69,7 @@ class Data(NamedTuple):
         domain: the range of x, widened where it has no width.
         n_samples: N.
         impl: "auto", "triton" or "torch", as it was asked for.
+        unit: a power of two in which y is counted, 1 but for numbers whose squares float64 would not hold.
     """
 
     x: Tensor
@@ -72,6 +78,7 @@ class Data(NamedTuple):
     domain: Interval
     n_samples: int
     impl: str
+    unit: float
 
 
 class _Solution(NamedTuple):
@@ -82,7 +89,6 @@ class _Solution(NamedTuple):
     gram: Array
     directions: solver.Directions
     squares: float  # of the residuals
-    moments: Array  # of the residuals
     method: str
 
 
@@ -191,9 +197,11 @@ def fit(
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds is None else bounds
-    with torch.no_grad(), ops.without_autocast(x.device):
+    values = {k: value / data.unit for k, value in values.items()}
+    with torch.no_grad(), ops.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
+        total = _total(data, has_constant=0 not in values)
     return make_fit(
         solution.high,
         solution.low,
@@ -203,8 +211,9 @@ def fit(
         fixed=values,
         n_samples=data.n_samples,
         gram=solution.gram,
-        moments=solution.moments,
         rss=solution.squares,
+        total=total,
+        unit=data.unit,
         directions=solution.directions,
         penalty=conditions.penalty,
         absolute_sigma=absolute_sigma,
@@ -235,13 +244,23 @@ def _checked(
     ):
         if value not in accepted:
             raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, accepted))}")
-    values = {} if not fixed else {operator.index(k): float(value) for k, value in fixed.items()}
+    values = {} if fixed is None else _fixed_values(fixed)
     for k, value in values.items():
         if not 0 <= k <= degree:
             raise ValueError(f"fixed has an index {k}; the coefficients of degree {degree} are 0 to {degree}")
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
+
+
+def _fixed_values(fixed: Mapping[int, float]) -> dict[int, float]:
+    try:
+        return {operator.index(k): float(value) for k, value in fixed.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(
+            f"fixed={fixed!r} does not map whole numbers to numbers; pass the values of coefficients by their index,"
+            " {0: 0.0} for no constant"
+        ) from None
 
 
 def _conditions(
@@ -330,25 +349,18 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
     n = x.shape[0]
     if not n:
         raise ValueError("no samples are left to fit; pass some that are finite and of positive weight")
-    # One look at all of x is needed anyway; a sum that is not finite tells of y, at a quarter of the cost of a mask.
-    lo, hi = (float(bound) for bound in torch.aminmax(x))
-    total = float(y.sum(dtype=torch.float64)) + (0.0 if weight is None else float(weight.sum(dtype=torch.float64)))
-    if not (math.isfinite(lo) and math.isfinite(hi) and math.isfinite(total)):
-        named = {"x": x, "y": y, "weight": weight}
-        if nan_policy == "propagate" and not all(
-            bool(part.isfinite().all()) for part in (x, y, weight) if part is not None
-        ):
+    # One look at all of x is needed anyway, and smallest and largest are NaN where anything is.
+    lo, hi, least, most = (float(bound) for rows in (x, y) for bound in torch.aminmax(rows))
+    known = (lo, hi, least, most) if weight is None else (lo, hi, least, most, float(weight.max()))
+    if not all(map(math.isfinite, known)):
+        if nan_policy == "propagate":
             return None
-        functional.check_finite(named, _REMEDY)
-    return Data(x, y, weight, _widened(lo, hi), n, impl)
-
-
-def _widened(lo: float, hi: float) -> Interval:
-    """The range of the data, with some width where all are one number."""
-    if lo == hi:
-        half = max(1.0, abs(lo) * 2.0**-20)
-        return lo - half, hi + half
-    return lo, hi
+        functional.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
+    size, unit = max(-least, most), 1.0
+    if size and not _SMALLEST < size < _LARGEST:
+        unit = math.ldexp(1.0, math.frexp(size)[1] - 1)
+        y = y.double() / unit
+    return Data(x, y, weight, bases.widened(lo, hi), n, impl, unit)
 
 
 # --- the solution ---
@@ -356,6 +368,7 @@ def _widened(lo: float, hi: float) -> Interval:
 
 def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _Solution:
     """The coefficients, by a first polynomial and corrections; see the module."""
+    bases.affine_map(data.domain, CHEBYSHEV, torch.float64)  # says so if it is too narrow or too wide
     extended = None
     if precision == "extended":
         extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
@@ -384,7 +397,46 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
         after = squares, moments
     if directions.null is not None:  # nothing along what is open, whatever was begun with
         high, low = _add(high, low, -directions.without_open(high))
-    return _Solution(high, low, gram, directions, *after, method)
+    return _Solution(high, low, gram, directions, after[0], method)
+
+
+def _total(data: Data, *, has_constant: bool) -> float:
+    """The sum of squares of y, about its mean where there is a constant; 0 where it is no more than rounding.
+
+    About a number m near the mean, ``sum(w (y - m)**2) - sum(w (y - m))**2 / sum(w)`` is exact to rounding, however m
+    was rounded (Chan, Golub & LeVeque, Am. Stat. 37 (1983)).
+    """
+    if data.n_samples <= few_samples.FEW:
+        values = to_array(data.y)
+        weights = None if data.weight is None else to_array(data.weight)
+        sum_of_weights = float(data.n_samples if weights is None else weights.sum())
+        mean = float(values.sum() if weights is None else weights @ values) / sum_of_weights if has_constant else 0.0
+        left = values - mean
+        weighted = left if weights is None else weights * left
+        first, total = float(weighted.sum()), float(weighted @ left)
+    else:
+        sum_of_weights, mean, total = 0.0, 0.0, 0.0
+        if has_constant:
+            sum_of_weights, first, _ = _sums_about(data, 0.0)
+            mean = first / sum_of_weights
+        sum_of_weights, first, total = _sums_about(data, mean)
+    if not has_constant:
+        return total
+    total -= first * (first / sum_of_weights)  # squares of large weights overflow
+    return total if total > sum_of_weights * (4.0 * _EPS * mean) ** 2 else 0.0
+
+
+def _sums_about(data: Data, mean: float) -> tuple[float, float, float]:
+    """The sums of w, w (y - mean) and w (y - mean)**2, a chunk at a time."""
+    sums = []
+    weights = [None] if data.weight is None else data.weight.split(_CHUNK)
+    for y, weight in zip(data.y.split(_CHUNK), itertools.cycle(weights), strict=False):
+        left = y.double() - mean if mean or y.dtype != torch.float64 else y
+        weighted = left if weight is None else left * weight
+        total = left.new_tensor(len(left)) if weight is None else weight.sum(dtype=torch.float64)
+        sums.append(torch.stack((total, weighted.sum(), torch.dot(weighted, left))))
+    sum_of_weights, first, second = torch.stack(sums).sum(0).tolist()
+    return sum_of_weights, first, second
 
 
 def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamples | None:
@@ -463,7 +515,8 @@ def _add(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
 def _after(squares: float, moments: Array, change: Array, gram: Array) -> tuple[float, Array]:
     """Squares and moments of the residuals after a change of coefficients."""
     changed = moments - gram @ change
-    return max(0.0, squares - float(change @ (moments + changed))), changed
+    after = squares - float(change @ (moments + changed))
+    return after if not after < 0.0 else 0.0, changed
 
 
 def _is_enough(

@@ -58,10 +58,11 @@ def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float]
     if domain is None or not is_mapped:
         return text
     (lo, hi), (window_lo, window_hi) = domain, basis_window
-    scale = (hi - lo) / (window_hi - window_lo)
+    half = 0.5 * hi - 0.5 * lo  # halves first: hi - lo may overflow
+    scale = half / (0.5 * (window_hi - window_lo))
     origin = lo - scale * window_lo  # where t is 0
     # Enough digits of the origin that it is right to a thousandth of the domain.
-    places = max(digits, math.ceil(math.log10(max(abs(origin), hi - lo) / (hi - lo))) + 4)
+    places = max(digits, math.ceil(math.log10(max(abs(origin) / half, 1.0))) + 4)
     sign = "-" if origin >= 0 else "+"
     shifted = "x" if origin == 0.0 else f"(x {sign} {abs(origin):.{places}g})"
     return f"{text}, t = {shifted}/{scale:.{digits}g}"

@@ -193,6 +193,7 @@ class Problem(NamedTuple):
         loss: the pointwise loss: an object of polyfit.losses, or a function of the user's.
         impl: "triton" or "torch".
         batch: what the series stand for, S elements.
+        domain: what is mapped onto the window of the basis, or None.
     """
 
     x: Tensor
@@ -204,6 +205,7 @@ class Problem(NamedTuple):
     loss: losses.Loss | formula.Pointwise
     impl: str
     batch: torch.Size
+    domain: bases.Interval | None
 
 
 def canonical_problem(
@@ -229,7 +231,8 @@ def canonical_problem(
         pointwise = losses.resolve(loss)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
-    mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
+    bounds = None if domain is None else bases.interval(domain)
+    mapping = bases.affine_map(bounds, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
     batch = _batch_shape(coef, samples)
@@ -239,11 +242,11 @@ def canonical_problem(
         )
     if not batch or (not per_series and _is_flat(coef, list(samples.values()))):
         flat_weight = None if weight is None else _flat(weight)
-        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, basis, pointwise, impl, torch.Size(()))
+        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, basis, pointwise, impl, torch.Size(()), bounds)
     coef, (x_rows, y_rows, weight_rows) = _broadcast(coef, (x, y, weight), batch)
     assert x_rows is not None
     assert y_rows is not None
-    return Problem(x_rows, y_rows, coef, weight_rows, mapping, basis, pointwise, impl, batch)
+    return Problem(x_rows, y_rows, coef, weight_rows, mapping, basis, pointwise, impl, batch, bounds)
 
 
 def polyval(

@@ -202,7 +202,7 @@ class _Matrix:
     def moments_of(self, deltas: Sequence[Tensor], n_series: int) -> list[Tensor]:
         """Moments of each of deltas (g or s, width), (s, degree + 1), in one product where series share the matrix."""
         if not self._is_shared:
-            return [self.moments(delta, None) for delta in deltas]
+            return [self.moments(delta.expand(n_series, -1).contiguous(), None) for delta in deltas]
         sums = self.moments(torch.cat(list(deltas)), None).split([len(delta) for delta in deltas])
         return [rows.expand(n_series, -1) for rows in sums]
 
@@ -622,7 +622,7 @@ class Normal(NamedTuple):
 def normal(
     x: Tensor, y: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | None, coef: Tensor | None
 ) -> Normal:
-    """Chebyshev moments about the polynomial coef (1, degree + 1), or about zero for None; all in float64.
+    """Chebyshev moments about the polynomials coef (S or 1, degree + 1), or about zero for None; all in float64.
 
     ``T_d T_j = (T_{d+j} + T_{d-j}) / 2`` gives the moments beyond the degree: a row more on the left of the product
     with the matrix of the functions, instead of as many functions again.
@@ -635,7 +635,7 @@ def normal(
     for part in parts:
         matrix = part.matrix
         n = n_series if part.is_all else part.series.stop - part.series.start
-        residual = matrix.residuals(coef.expand(n, size), part.operand(y))
+        residual = matrix.residuals(part.coefficients(coef.expand(n_series, size)), part.operand(y))
         weights, last = matrix.row(0), matrix.row(degree)  # (g, width)
         delta = residual
         if weight is not None:

@@ -368,7 +368,7 @@ def normal(
         weight: likewise, or None.
         degree: of the polynomials to fit.
         domain: what is mapped onto [-1, 1], or None.
-        coef: of the polynomial, (degree + 1,) float64 on the device of x, or None for zero.
+        coef: of the polynomial, (degree + 1,) or (S, degree + 1) float64 on the device of x, or None for zero.
         impl: resolved, "triton" or "torch".
     """
     rows = (_rows(x), _rows(y), _optional_rows(weight))
@@ -385,9 +385,9 @@ def normal(
         if coef is None:
             return Normal(of_x, of_y, squares)
         n_series = max(part.shape[0] for part in rows if part is not None)
-        shared = coef.expand(n_series, degree + 1)
+        series = _rows(coef).expand(n_series, degree + 1)
         squares, _, gradient, *_ = launch_objective(
-            x_rows, y_rows, shared, weight_rows, None, wide, "chebyshev", *losses.MSE().kernel, compute=torch.float64
+            x_rows, y_rows, series, weight_rows, None, wide, "chebyshev", *losses.MSE().kernel, compute=torch.float64
         )
     assert gradient is not None
     return Normal(of_x, -0.5 * gradient, squares)

@@ -53,7 +53,7 @@ class Estimate:
         domain: what is mapped onto [-1, 1].
         spread: a matrix (degree + 1, r) whose product with its transpose is the covariance, but for `variance`.
         null: orthonormal directions that the data leave open, (degree + 1, m); None where there is none.
-        variance: what multiplies the covariance: the residual variance, or one where sigma is absolute.
+        deviation: what multiplies the spread: the residual standard deviation, or one where sigma is absolute.
     """
 
     high: Array
@@ -61,7 +61,7 @@ class Estimate:
     domain: Interval
     spread: Array
     null: Array | None
-    variance: float
+    deviation: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +113,7 @@ class Fit:
 
     @property
     def residual_std(self) -> float:
-        """sqrt(rss / degrees_of_freedom); NaN where no degrees of freedom are left."""
+        """The root of rss / degrees_of_freedom; NaN where no degrees of freedom are left."""
         return math.sqrt(self.rss / self.degrees_of_freedom) if self.degrees_of_freedom > 0.0 else math.nan
 
     @functools.cached_property
@@ -139,7 +139,7 @@ class Fit:
         freedom are left.
         """
         spread, is_open = self._spread
-        errors = np.linalg.norm(spread, axis=1) * math.sqrt(self.estimate.variance)
+        errors = np.linalg.norm(spread, axis=1) * self.estimate.deviation
         errors[is_open] = math.nan
         return torch.from_numpy(errors).to(self.coef.device)
 
@@ -147,7 +147,8 @@ class Fit:
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with NaN as in `std_err`."""
         spread, is_open = self._spread
-        covariance = (spread @ spread.T) * self.estimate.variance
+        spread = spread * self.estimate.deviation
+        covariance = spread @ spread.T
         covariance = np.where(is_open | is_open[:, None], math.nan, covariance)
         return torch.from_numpy(covariance).to(self.coef.device)
 
@@ -184,7 +185,7 @@ class Fit:
     def _std(self, x: Tensor) -> Tensor:
         estimate, flat = self.estimate, x.reshape(-1)
         spread = self._values(flat, estimate.spread.T)
-        std = torch.linalg.vector_norm(spread, dim=0) * math.sqrt(estimate.variance)
+        std = torch.linalg.vector_norm(spread, dim=0) * estimate.deviation
         if estimate.null is not None:
             is_open = torch.linalg.vector_norm(self._values(flat, estimate.null.T), dim=0) > _OPEN
             std = std.masked_fill(is_open, math.nan)
@@ -218,7 +219,7 @@ class Fit:
         x = _samples(x)
         values, std = self(x), self._std(x)
         if kind == "prediction":
-            std = torch.hypot(std, torch.full_like(std, math.sqrt(self.estimate.variance)))
+            std = torch.hypot(std, torch.full_like(std, self.estimate.deviation))
         half = std * float(stdtrit(self.degrees_of_freedom, 0.5 * (1.0 + level)))
         return values - half, values + half
 
@@ -307,7 +308,7 @@ class Fit:
                 "domain": estimate.domain,
                 "spread": estimate.spread.tolist(),
                 "null": None if estimate.null is None else estimate.null.tolist(),
-                "variance": estimate.variance,
+                "deviation": estimate.deviation,
             },
         }
         text = json.dumps(_to_json(document), indent=1, allow_nan=False) + "\n"
@@ -351,8 +352,10 @@ class Fit:
             bases.interval(parts["domain"]),
             array(parts["spread"]).reshape(size, -1),
             None if null is None else array(null).reshape(size, -1),
-            float(parts["variance"]),
+            float(parts["deviation"]),
         )
+        if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
+            raise ValueError("its lists of coefficients differ in length")
         domain = document["domain"]
         kept = ("n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver")
         return cls(
@@ -412,8 +415,9 @@ def make_fit(
     fixed: dict[int, float],
     n_samples: int,
     gram: Array,
-    moments: Array,
     rss: float,
+    total: float,
+    unit: float,
     directions: solver.Directions,
     penalty: Array | None,
     absolute_sigma: bool,
@@ -432,8 +436,9 @@ def make_fit(
         fixed: coefficients in these that keep their values.
         n_samples: of positive weight.
         gram: the Gram matrix on `own`, (p, p).
-        moments: sum(w r T_k) of the final residuals, (p,).
         rss: sum(w r**2).
+        total: the same of y, about its mean where the constant is free; 0 where it is rounding.
+        unit: of y, in which coefficients, fixed ones, rss and total are given: a power of two.
         directions: of the normal equations.
         penalty: that they include, (p, p), or None.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
@@ -450,10 +455,11 @@ def make_fit(
         spread = spread @ (vectors * np.sqrt(np.maximum(inner, 0.0)))
     freedom = n_samples - effective
     freedom = freedom if freedom > 1e-9 * n_samples else 0.0
-    variance = 1.0 if absolute_sigma else rss / freedom if freedom else math.nan
+    deviation = 1.0 if absolute_sigma else unit * math.sqrt(rss / freedom) if freedom else math.nan
+    high, low = unit * high, unit * low
     coef = in_basis(high, low, basis, own, domain)
     for k, value in fixed.items():
-        coef[k] = value
+        coef[k] = unit * value
     status = "ok" if freedom else "interpolates"
     if directions.rank < n_free:
         status = "rank_deficient"
@@ -472,33 +478,25 @@ def make_fit(
             FitWarning,
             stacklevel=3,
         )
+    elif not bool(coef.isfinite().all()):
+        warnings.warn(
+            f"coefficients of {basis} on {domain} are larger than float64 holds; pass a domain nearer to the data",
+            FitWarning,
+            stacklevel=3,
+        )
     return Fit(
         coef=coef.to(device),
         basis=basis,
         domain=domain,
         n_samples=n_samples,
-        rss=rss,
-        r_squared=_explained(high, gram, moments, rss, has_constant=0 not in fixed),
+        rss=unit * (unit * rss),
+        r_squared=1.0 - rss / total if total > 0.0 else math.nan,
         degrees_of_freedom=freedom,
         rank=directions.rank,
         condition=directions.condition,
         status=status,
         solver=method,
         precision=precision,
-        estimate=Estimate(high, low, own, spread, directions.null, variance),
+        estimate=Estimate(high, low, own, spread, directions.null, deviation),
         fixed=tuple(fixed),
     )
-
-
-def _explained(high: Array, gram: Array, moments: Array, rss: float, *, has_constant: bool) -> float:
-    """The share of the sum of squares of y, about its mean where there is a constant, that is no residual.
-
-    With e what is left of the coefficients when the mean of y is taken from the constant, y - mean = r + V e; all terms
-    of its square are known, and none cancels.
-    """
-    about = high
-    if has_constant:
-        about = high.copy()
-        about[0] = -(moments[0] + gram[0, 1:] @ about[1:]) / gram[0, 0]
-    total = rss + float(about @ (gram @ about + 2.0 * moments))
-    return 1.0 - rss / total if total > 0.0 else math.nan

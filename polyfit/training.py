@@ -1,9 +1,16 @@
 """Training the coefficients of a polynomial by full-batch descent.
 
-One engine so far:
+Three engines, of which "auto" takes the first that applies (`explain` says which, and why):
 
-- **stepwise**: one fused pass over the data an epoch. Data that fit into one chunk have their basis functions laid out
-  once, so that an epoch is a handful of small operations.
+- **closed_form**: for the squared loss and SGD at a constant rate, with momentum or without. The run is an affine map
+  of the coefficients: any epoch follows from one eigenproblem of the size of the polynomial.
+- **moments**: for the squared loss and every rule. Epochs run on the Hessian and the gradient at one place, which two
+  passes over the data give (`polyfit.quadratic`): an epoch costs the same for any number of samples.
+- **stepwise**: for every loss and rule, one fused pass over the data an epoch. Data that fit into one chunk have their
+  basis functions laid out once, so that an epoch is a handful of small operations.
+
+The first two compute in float64 whatever the dtype of the data is; the third in the dtype of the coefficients, as an
+eager loop does.
 
 Epochs are counted in updates: the loss recorded at epoch t is that of the coefficients after t updates, so epoch 0 is
 the start and the last record belongs to the coefficients returned.
@@ -13,15 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from polyfit import functional, losses, onepass, ops, optimizers
+from polyfit import functional, losses, onepass, ops, optimizers, quadratic, solver
+from polyfit.extended import to_array
 
-ENGINES = ("auto", "stepwise")
+ENGINES = ("auto", "closed_form", "moments", "stepwise")
 
 Monitor = Callable[[int, float, Tensor], object]
 
@@ -38,26 +46,60 @@ class Losses(NamedTuple):
     values: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """What a run of `train` reached.
+
+    For the squared loss the whole landscape is known, and what follows `engine` says where in it the run ended; for
+    other losses these are None.
 
     Attributes:
         coef: coefficients after the last update, lowest degree first.
         losses: the recorded losses, from epoch 0 to the last.
         epochs: number of updates made.
         engine: the engine that ran.
+        optimum: the coefficients of the least loss.
+        optimal_loss: their loss.
+        max_stable_lr: for SGD at a constant rate, the largest that does not diverge.
+        slowest_rate: for the same, what an update leaves of the error along the slowest direction of descent.
+        finite_until: None; or for a run that left the finite numbers the last recorded epoch with a finite loss, -1 for
+            none.
     """
 
     coef: Tensor
     losses: Losses
     epochs: int
     engine: str
+    optimum: Tensor | None = None
+    optimal_loss: float | None = None
+    max_stable_lr: float | None = None
+    slowest_rate: float | None = None
+    finite_until: int | None = None
 
     @property
     def loss(self) -> float:
         """The loss of `coef`."""
         return float(self.losses.values[-1])
+
+    @property
+    def slowest_share(self) -> float | None:
+        """The share of the initial error that is left along the slowest direction of descent."""
+        return None if self.slowest_rate is None else self.slowest_rate**self.epochs
+
+    def epochs_to(self, share: float) -> float | None:
+        """How many epochs bring the error along the slowest direction down to a share of it; infinite where none do.
+
+        In the long run, that is: momentum takes some epochs to gather.
+        """
+        if not 0.0 < share < 1.0:
+            raise ValueError(
+                f"share={share!r} is no share to come down to; pass a number between 0 and 1, such as 0.01"
+            )
+        if self.slowest_rate is None:
+            return None
+        if self.slowest_rate >= 1.0:
+            return math.inf
+        return math.ceil(math.log(share) / math.log(self.slowest_rate)) if self.slowest_rate > 0.0 else 1.0
 
 
 def _check_count(name: str, value: int, least: int) -> None:
@@ -72,7 +114,7 @@ def train(
     y: Tensor,
     coef: Tensor,
     *,
-    optimizer: optimizers.SGD,
+    optimizer: optimizers.Rule,
     epochs: int,
     loss: str | losses.Loss = "mse",
     reduction: str = "mean",
@@ -83,35 +125,41 @@ def train(
     engine: str = "auto",
     monitor: Monitor | None = None,
     impl: str = "auto",
+    check_stability: bool = True,
 ) -> Training:
     r"""Minimise `polyfit.polynomial_loss` over the coefficients by full-batch descent.
 
-    .. math:: c_{t+1} = c_t - \eta \, \nabla L(c_t), \qquad t = 0 \ldots T - 1
+    .. math:: c_{t+1} = \text{update}(c_t, \nabla L(c_t)), \qquad t = 0 \ldots T - 1
 
-    with the arithmetic of an eager loop: the gradient in the dtype of `coef`, then the update rule of torch.optim.
+    by the update rules of torch.optim, which for plain SGD is :math:`c_t - \eta \, \nabla L(c_t)`.
 
     Args:
         x: samples, ``(*batch, N)``; any shape with a 1-D `coef`.
         y: targets, as for `polynomial_loss`.
         coef: where to start, ``(*batch, degree + 1)``, lowest degree first. Not changed.
-        optimizer: the update rule, `polyfit.optimizers.SGD`.
-        epochs: number of updates, each from one pass over all of the data.
+        optimizer: the update rule, one of `polyfit.optimizers`: SGD, Adam, AdamW or RMSprop. Its rate may be a
+            schedule.
+        epochs: number of updates, each from the gradient of all of the data.
         loss: as for `polynomial_loss`.
         reduction: "mean" or "sum", over everything; the learning rate counts in its units.
         weight: as for `polynomial_loss`.
         basis: as for `polynomial_loss`.
         domain: as for `polynomial_loss`.
         record_every: record the loss after each so many updates, besides the first and the last.
-        engine: "auto" or "stepwise".
-        monitor: called at each record with the epoch, the loss and the coefficients (a detached copy).
+        engine: "auto", "closed_form", "moments" or "stepwise", see the module.
+        monitor: called at each record with the epoch, the loss and the coefficients (a copy).
         impl: as for `polynomial_loss`.
+        check_stability: refuse SGD at a constant rate that must diverge on the squared loss, before any update. If
+            False it is run, and `Training.finite_until` says how far it went.
 
     Returns:
-        A `Training` with the coefficients, the recorded losses and the engine that ran.
+        A `Training` with the coefficients, the recorded losses and the engine that ran; for the squared loss also the
+        optimum and how far from it the run ended.
 
     Raises:
         TypeError: as for `polynomial_loss`, or counts that are not integers, or an optimizer of another kind.
-        ValueError: as for `polynomial_loss`, or counts out of range, or an unknown engine.
+        ValueError: as for `polynomial_loss`, or counts out of range, an engine that is unknown or does not apply, or a
+            rate that must diverge.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(-1, 1, 101, dtype=torch.float64)
@@ -120,17 +168,17 @@ def train(
     >>> result.coef
     tensor([ 3.0000, -1.0000], dtype=torch.float64)
     >>> result.engine, result.losses.epochs.tolist()
-    ('stepwise', [0, 100, 200])
+    ('closed_form', [0, 100, 200])
+    >>> result.epochs_to(0.01)
+    12
 
     References:
-        The update is torch.optim.SGD's.
+        The updates are those of torch.optim.
     """
-    if not isinstance(optimizer, optimizers.SGD):
+    if not isinstance(optimizer, optimizers.Rule) or isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer is {type(optimizer).__name__}; pass a rule, say polyfit.optimizers.SGD(lr=1e-3)")
     _check_count("epochs", epochs, 0)
     _check_count("record_every", record_every, 1)
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r} is unknown; pass one of {', '.join(map(repr, ENGINES))}")
     if reduction not in {"mean", "sum"}:
         raise ValueError(f"reduction={reduction!r} cannot be trained on; pass 'mean' or 'sum', which give one loss")
     problem = functional.canonical_problem(
@@ -149,6 +197,7 @@ def train(
         raise TypeError(
             "a loss of your own cannot be trained by an engine; pass one of polyfit.losses, or write the loop"
         )
+    engine, _ = explain(optimizer, problem.loss, engine=engine)
     if coef.dim() == 1:
         problem = _as_one_series(problem)
     elif coef.shape[:-1] != problem.batch:
@@ -156,8 +205,67 @@ def train(
             f"coef has shape {tuple(coef.shape)} and the data are for series {tuple(problem.batch)};"
             f" each trains its own coefficients: pass coef.expand({(*problem.batch, coef.shape[-1])})"
         )
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return _stepwise(problem, coef.shape, _loss_scale(problem, reduction), optimizer, epochs, record_every, monitor)
+    with torch.no_grad(), ops.without_autocast(x.device):
+        scale = _loss_scale(problem, reduction)
+        landscape = None
+        if isinstance(problem.loss, losses.MSE):
+            landscape = quadratic.quadratic(problem, scale)
+            if check_stability:
+                _check_stability(landscape, optimizer)
+        run = _Run(problem, coef, optimizer, epochs, record_every, _Records(monitor))
+        if landscape is None or engine == "stepwise":
+            final = _stepwise(run, scale)
+        elif engine == "moments":
+            final = _moments(run, landscape)
+        else:
+            final = _closed_form(run, landscape)
+        return _training(run, final, engine, landscape)
+
+
+def explain(optimizer: optimizers.Rule, loss: str | losses.Loss = "mse", *, engine: str = "auto") -> tuple[str, str]:
+    """The engine that `train` takes for a rule and a loss, and why.
+
+    Args:
+        optimizer: the update rule.
+        loss: as for `train`.
+        engine: as for `train`; one that is named must apply.
+
+    Returns:
+        Its name, and a sentence.
+
+    Raises:
+        ValueError: an engine or loss that is unknown, or an engine that does not apply.
+
+    >>> explain(optimizers.Adam())
+    ('moments', 'the squared loss is a quadratic of the coefficients, on which every rule runs without the data')
+    >>> explain(optimizers.SGD(1e-3), "huber")[0]
+    'stepwise'
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r} is unknown; pass one of {', '.join(map(repr, ENGINES))}")
+    is_squared = isinstance(losses.resolve(loss), losses.MSE)
+    is_affine = isinstance(optimizer, optimizers.SGD) and not isinstance(optimizer.lr, optimizers.Schedule)
+    reasons = {
+        "closed_form": (
+            is_squared and is_affine,
+            "descent at a constant rate on a quadratic is an affine map of the coefficients, whose powers are known",
+            "it needs the squared loss and SGD at a constant rate",
+        ),
+        "moments": (
+            is_squared,
+            "the squared loss is a quadratic of the coefficients, on which every rule runs without the data",
+            "it needs the squared loss",
+        ),
+        "stepwise": (True, "one fused pass over the data an epoch serves every loss and rule", ""),
+    }
+    for name, (applies, why, lacks) in reasons.items():
+        if engine == name and not applies:
+            raise ValueError(
+                f"engine={engine!r} does not apply: {lacks}; pass engine='auto', which takes the first that does"
+            )
+        if applies and engine in {"auto", name}:
+            return name, why
+    raise AssertionError(engine)
 
 
 def max_stable_lr(
@@ -235,18 +343,91 @@ def _loss_scale(problem: functional.Problem, reduction: str) -> float:
     return 1.0 / (float(problem.weight.sum(dtype=torch.float64)) * sharing)
 
 
-def _stepwise(
-    problem: functional.Problem,
-    shape: torch.Size,
-    scale: float,
-    optimizer: optimizers.SGD,
-    epochs: int,
-    record_every: int,
-    monitor: Monitor | None,
-) -> Training:
+def _check_stability(landscape: quadratic.Quadratic, optimizer: optimizers.Rule) -> None:
+    if not isinstance(optimizer, optimizers.SGD) or isinstance(optimizer.lr, optimizers.Schedule):
+        return
+    values = landscape.eigenvalues()
+    if quadratic.is_stable(optimizer, values, optimizer.lr):
+        return
+    largest = quadratic.largest_stable_lr(optimizer, values)
+    raise ValueError(
+        f"lr={optimizer.lr:g} must diverge on these data: the largest stable rate is {largest:.6g}. Pass a smaller one,"
+        " or check_stability=False to see it diverge"
+    )
+
+
+class _Records:
+    """Losses on the way, each handed to the monitor."""
+
+    def __init__(self, monitor: Monitor | None) -> None:
+        self.epochs: list[int] = []
+        self.values: list[float | Tensor] = []
+        self._monitor = monitor
+
+    def add(self, epoch: int, value: float | Tensor, coef: Callable[[], Tensor]) -> None:
+        """One more; coef makes a copy of the coefficients, which only a monitor costs."""
+        self.epochs.append(epoch)
+        self.values.append(value)
+        if self._monitor is not None:
+            self._monitor(epoch, float(value), coef())
+
+    def losses(self) -> Losses:
+        """All so far."""
+        if self.values and isinstance(self.values[0], Tensor):
+            values = torch.stack([torch.as_tensor(value) for value in self.values]).to("cpu", torch.float64)
+        else:
+            values = torch.tensor(self.values, dtype=torch.float64)
+        return Losses(torch.tensor(self.epochs), values)
+
+
+class _Run(NamedTuple):
+    """What all engines are given."""
+
+    problem: functional.Problem
+    coef: Tensor  # as the caller passed it
+    optimizer: optimizers.Rule
+    epochs: int
+    record_every: int
+    records: _Records
+
+    @property
+    def start(self) -> solver.Array:
+        """Coefficients (S, p) to start from, in float64."""
+        return to_array(self.problem.coef).reshape(-1, self.coef.shape[-1])
+
+    def tensor(self, coef: solver.Array) -> Tensor:
+        """Coefficients (S, p) as the caller has them."""
+        return quadratic.tensor(coef, self.coef, self.coef.shape)
+
+    @property
+    def recorded(self) -> list[int]:
+        """The epochs to record."""
+        return [*range(0, self.epochs, self.record_every), self.epochs]
+
+
+def _closed_form(run: _Run, landscape: quadratic.Quadratic) -> Tensor:
+    """All recorded epochs at once."""
+    assert isinstance(run.optimizer, optimizers.SGD)
+    path = quadratic.closed_form(landscape, run.start, run.optimizer, run.recorded)
+    for epoch, coef, value in zip(run.recorded, path, landscape.losses(path).tolist(), strict=True):
+        run.records.add(epoch, value, lambda coef=coef: run.tensor(coef))
+    return run.tensor(path[-1])
+
+
+def _moments(run: _Run, landscape: quadratic.Quadratic) -> Tensor:
+    """Update by update on the quadratic."""
+
+    def record(epoch: int, coef: solver.Array) -> None:
+        run.records.add(epoch, float(landscape.losses(coef)), lambda: run.tensor(coef))
+
+    return run.tensor(quadratic.descend(landscape, run.start, run.optimizer, run.epochs, run.record_every, record))
+
+
+def _stepwise(run: _Run, scale: float) -> Tensor:
     """One fused pass over the data an epoch."""
+    problem, optimizer, records = run.problem, run.optimizer, run.records
     assert isinstance(problem.loss, losses.Loss)
-    coef = problem.coef.clone(memory_format=torch.contiguous_format).view(-1, shape[-1])
+    coef = problem.coef.clone(memory_format=torch.contiguous_format).view(-1, run.coef.shape[-1])
     pass_over_data = ops.bound_objective(
         problem.x,
         problem.y,
@@ -258,26 +439,43 @@ def _stepwise(
         problem.impl,
         scale,
     )
-    recorded_at, recorded = [], []
 
     def record(epoch: int, value: Tensor | None) -> None:
         assert value is not None
-        total = value.sum()
-        recorded_at.append(epoch)
-        recorded.append(total)
-        if monitor is not None:
-            monitor(epoch, float(total), coef.clone().view(shape))
+        records.add(epoch, value.sum(), lambda: coef.clone().view(run.coef.shape))
 
-    for epoch in range(epochs):
-        is_recorded = epoch % record_every == 0
+    state = optimizer.start(torch.zeros_like(coef))
+    lr, is_fixed = optimizers.rate(optimizer.lr, 0), not isinstance(optimizer.lr, optimizers.Schedule)
+    for epoch in range(run.epochs):
+        is_recorded = epoch % run.record_every == 0
         value, gradient = pass_over_data(coef, is_recorded)
         if is_recorded:
             record(epoch, value)
-        coef.add_(gradient.to(coef.dtype), alpha=-optimizer.lr)
-    record(epochs, pass_over_data(coef, True)[0])
-    return Training(
-        coef=coef.view(shape),
-        losses=Losses(torch.tensor(recorded_at), torch.stack(recorded).to("cpu", torch.float64)),
-        epochs=epochs,
-        engine="stepwise",
+        now = lr if is_fixed else optimizers.rate(optimizer.lr, epoch)
+        coef, state = optimizer.step(coef, gradient.to(coef.dtype), state, now, epoch + 1)
+    record(run.epochs, pass_over_data(coef, True)[0])
+    return coef.view(run.coef.shape)
+
+
+def _training(run: _Run, coef: Tensor, engine: str, landscape: quadratic.Quadratic | None) -> Training:
+    recorded = run.records.losses()
+    is_finite = recorded.values.isfinite()
+    finite_until = None
+    if not bool(is_finite.all()):
+        first = int(is_finite.logical_not().nonzero()[0])
+        finite_until = int(recorded.epochs[first - 1]) if first else -1
+    result = Training(coef, recorded, run.epochs, engine, finite_until=finite_until)
+    if landscape is None:
+        return result
+    result = replace(
+        result, optimum=run.tensor(landscape.reference), optimal_loss=float(landscape.losses(landscape.reference))
+    )
+    rule = run.optimizer
+    if not isinstance(rule, optimizers.SGD) or isinstance(rule.lr, optimizers.Schedule):
+        return result
+    values = landscape.eigenvalues()
+    return replace(
+        result,
+        max_stable_lr=quadratic.largest_stable_lr(rule, values),
+        slowest_rate=quadratic.spectral_radius(rule, values, rule.lr),
     )

@@ -20,6 +20,7 @@ from polyfit.bases.definition import (
     derivative_matrix,
     interval,
     resolve,
+    widened,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "interval",
     "resolve",
     "to_numpy",
+    "widened",
 ]

@@ -77,6 +77,10 @@ LAGUERRE = Basis(
 BASES = {basis.name: basis for basis in (POWER, CHEBYSHEV, LEGENDRE, HERMITE, HERMITE_E, LAGUERRE)}
 
 
+# Numbers that can be doubled, and whose double is far enough from 0 to be mapped.
+_SMALLEST, _LARGEST = 1e-290, 8e307
+
+
 class AffineMap(NamedTuple):
     """The map ``t = (x - center) * scale + shift`` from a domain onto a window."""
 
@@ -107,6 +111,15 @@ def interval(domain: Sequence[float]) -> tuple[float, float]:
     if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
         raise ValueError(f"domain=({lo!r}, {hi!r}) is not an interval; pass finite bounds with lo < hi")
     return lo, hi
+
+
+def widened(lo: float, hi: float) -> tuple[float, float]:
+    """The range of data; with some width where all are one number, which is then exactly in the middle."""
+    if lo != hi:
+        return lo, hi
+    if not _SMALLEST < abs(lo) < _LARGEST:
+        return lo - 1.0, lo + 1.0
+    return (0.0, 2.0 * lo) if lo > 0.0 else (2.0 * lo, 0.0)
 
 
 def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype) -> AffineMap | None:

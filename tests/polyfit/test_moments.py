@@ -200,7 +200,7 @@ def test_bad_input_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="do not add up"):
         operator.add(moments, Moments(3, domain=(-1, 4)))
     with pytest.raises(TypeError):
-        operator.add(moments, 1)
+        operator.add(moments, 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
     with pytest.raises(ValueError, match="above that of the moments"):
         moments.fit(3)
     with pytest.raises(ValueError, match="newer"):

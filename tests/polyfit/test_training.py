@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cases import LOSSES
 from oracle import polynomial_loss as plain_loss
 
 import polyfit
-from polyfit.optimizers import SGD
+from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
 from polyfit.training import max_stable_lr
 
 F64 = torch.float64
 
 
-def eager_path(x, y, start, lr, epochs, **options):
-    """Coefficients and losses before each update and after the last one, by autograd and torch.optim.SGD."""
+def eager_path(x, y, start, make, epochs, scheduler=None, **options):
+    """Coefficients and losses before each update and after the last one, by autograd and torch.optim."""
     coef = start.clone().requires_grad_()
-    optimizer = torch.optim.SGD([coef], lr=lr)
+    optimizer = torch.optim.SGD([coef], lr=make) if isinstance(make, float) else make([coef])
+    schedule = None if scheduler is None else scheduler(optimizer)
     path = []
     for _ in range(epochs + 1):
         optimizer.zero_grad()
@@ -27,7 +31,12 @@ def eager_path(x, y, start, lr, epochs, **options):
         path.append((loss.item(), coef.detach().clone()))
         loss.backward()
         optimizer.step()
+        if schedule is not None:
+            schedule.step()
     return path
+
+
+ENGINES = ["closed_form", "moments", "stepwise"]
 
 
 PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -43,8 +52,9 @@ PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("several_chunks", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_path_is_that_of_torch_optim(problem, several_chunks, request):
+def test_path_is_that_of_torch_optim(problem, engine, several_chunks, request):
     if several_chunks:
         request.getfixturevalue("small_chunks")
     x_shape, coef_shape, options = PROBLEMS[problem]
@@ -57,8 +67,9 @@ def test_path_is_that_of_torch_optim(problem, several_chunks, request):
     lr = 0.05 if options["reduction"] == "mean" else 0.0005
     path = eager_path(x, y, start, lr, 60, **options)
     seen = []
+    monitor = lambda *at: seen.append(at)  # noqa: E731
     result = polyfit.train(
-        x, y, start, optimizer=SGD(lr), epochs=60, record_every=7, monitor=lambda *at: seen.append(at), **options
+        x, y, start, optimizer=SGD(lr), epochs=60, record_every=7, monitor=monitor, engine=engine, **options
     )
     assert result.losses.epochs.tolist() == [*range(0, 60, 7), 60]
     for (epoch, loss, coef), value in zip(seen, result.losses.values.tolist(), strict=True):
@@ -67,16 +78,179 @@ def test_path_is_that_of_torch_optim(problem, several_chunks, request):
         torch.testing.assert_close(coef, expected_coef, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.coef, path[60][1], rtol=1e-12, atol=1e-12)
     assert result.loss == result.losses.values[-1].item()
-    assert (result.epochs, result.engine) == (60, "stepwise")
+    assert (result.epochs, result.engine) == (60, engine)
 
 
-def test_float32_is_as_near_to_the_truth_as_an_eager_loop():
+RULES = {
+    "momentum": (SGD(0.02, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9)),
+    "dampening, decay": (
+        SGD(0.05, momentum=0.8, dampening=0.3, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, dampening=0.3, weight_decay=0.1),
+    ),
+    "decay": (SGD(0.05, weight_decay=0.1), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
+    "nesterov": (
+        SGD(0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.01),
+    ),
+    "Adam": (Adam(0.01), lambda p: torch.optim.Adam(p, lr=0.01)),
+    "AdamW": (AdamW(0.01), lambda p: torch.optim.AdamW(p, lr=0.01)),
+    "RMSprop": (
+        RMSprop(0.001, momentum=0.5, centered=True),
+        lambda p: torch.optim.RMSprop(p, lr=0.001, momentum=0.5, centered=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("series", [(), (3,)])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_on_every_engine_is_torchs(name, engine, series):
+    rule, make = RULES[name]
+    if engine == "closed_form" and not isinstance(rule, SGD):
+        with pytest.raises(ValueError, match="does not apply: it needs the squared loss and SGD"):
+            polyfit.training.explain(rule, engine=engine)
+        return
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(*series, 150, dtype=F64, generator=generator) * 2 - 1
+    y, start = torch.exp(x), torch.randn(*series, 4, dtype=F64, generator=generator)
+    path = eager_path(x, y, start, make, 500)
+    seen = {}
+    result = polyfit.train(
+        x, y, start, optimizer=rule, epochs=500, record_every=50, engine=engine,
+        monitor=lambda epoch, loss, coef: seen.update({epoch: (loss, coef)}),
+    )  # fmt: skip
+    for epoch, (loss, coef) in seen.items():
+        assert loss == pytest.approx(path[epoch][0], rel=1e-9)
+        torch.testing.assert_close(coef, path[epoch][1], rtol=1e-9, atol=1e-12)
+    assert torch.equal(result.coef, seen[500][1])
+
+
+@pytest.mark.parametrize("loss", ["huber", "log_cosh", "cauchy"])
+def test_other_losses_step_by_step(loss):
+    x = torch.linspace(-1, 1, 100, dtype=F64)
+    y, start = torch.sin(3 * x), torch.randn(4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    path = eager_path(x, y, start, lambda p: torch.optim.Adam(p, lr=0.01), 200, pointwise=LOSSES[loss].oracle)
+    result = polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=200, loss=loss)
+    assert result.engine == "stepwise"
+    torch.testing.assert_close(result.coef, path[200][1], rtol=1e-10, atol=1e-12)
+    assert (result.optimum, result.max_stable_lr, result.slowest_share) == (None, None, None)
+    with pytest.raises(ValueError, match="does not apply: it needs the squared loss"):
+        polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=2, loss=loss, engine="moments")
+
+
+@pytest.mark.parametrize("engine", ["moments", "stepwise"])
+def test_a_schedule_runs_within_the_loop(engine):
+    x = torch.linspace(-1, 1, 100, dtype=F64)
+    y, start = torch.sin(3 * x), torch.randn(4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    scheduler = lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=300)  # noqa: E731
+    path = eager_path(x, y, start, lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.5), 300, scheduler)
+    rule = SGD(Cosine(0.3, epochs=300), momentum=0.5)
+    result = polyfit.train(x, y, start, optimizer=rule, epochs=300, engine=engine)
+    torch.testing.assert_close(result.coef, path[300][1], rtol=1e-9, atol=1e-12)
+    assert polyfit.training.explain(rule)[0] == "moments"
+    assert result.max_stable_lr is None
+
+
+def test_the_tutorials_run_in_closed_form_is_that_of_the_eager_loop():
+    # Epochs and rates of very different speeds of descent: the slowest direction moves by 1e-7 an epoch.
+    x = torch.linspace(-np.pi, np.pi, 2000, dtype=F64)
+    y, start = torch.sin(x), torch.randn(6, dtype=F64, generator=torch.Generator().manual_seed(0))
+    rows = np.vander(x.numpy(), 6, increasing=True)
+    coef, lr = start.numpy().copy(), 0.55e-7
+    losses = []
+    for epoch in range(20_001):
+        left = rows @ coef - y.numpy()
+        if epoch % 2000 == 0:
+            losses.append(left @ left)
+        if epoch < 20_000:
+            coef -= lr * 2.0 * (rows.T @ left)
+    for engine in ("closed_form", "moments"):
+        result = polyfit.train(
+            x, y, start, optimizer=SGD(lr), epochs=20_000, reduction="sum", record_every=2000, engine=engine
+        )
+        np.testing.assert_allclose(result.losses.values.numpy(), losses, rtol=1e-9)
+        np.testing.assert_allclose(result.coef.numpy(), coef, rtol=1e-9)
+
+
+def test_the_loss_keeps_its_digits_on_the_way_down():
+    # It falls by 20 orders of magnitude, of which a difference of sums would show 16.
+    x = torch.linspace(-1, 1, 40, dtype=F64)
+    y = 2.0 - x + 0.5 * x**2
+    result = polyfit.train(x, y, torch.zeros(3, dtype=F64), optimizer=SGD(0.7), epochs=400, record_every=10)
+    path = eager_path(x, y, torch.zeros(3, dtype=F64), 0.7, 400)
+    for epoch, value in zip(result.losses.epochs.tolist(), result.losses.values.tolist(), strict=True):
+        # Eager code rounds residuals of y of size 3: what that leaves is relative to the root of the loss.
+        rounding = 8 * 2.0**-52
+        assert value == pytest.approx(path[epoch][0], rel=1e-9, abs=rounding * math.sqrt(value) + rounding**2)
+    assert result.loss < 1e-25
+
+
+@pytest.mark.parametrize("rule", [SGD(0.05), SGD(0.05, momentum=0.9), SGD(0.05, momentum=0.9, nesterov=True)])
+def test_what_is_said_of_the_run_is_true(rule):
+    x = torch.rand(200, dtype=F64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = torch.exp(x)
+    start = torch.zeros(3, dtype=F64)
+    result = polyfit.train(x, y, start, optimizer=rule, epochs=3000)
+    rows = np.vander(x.numpy(), 3, increasing=True)
+    best = np.linalg.lstsq(rows, y.numpy(), rcond=None)[0]
+    assert result.optimum is not None
+    np.testing.assert_allclose(result.optimum.numpy(), best, rtol=1e-12)
+    assert result.optimal_loss == pytest.approx(((rows @ best - y.numpy()) ** 2).mean(), rel=1e-12)
+    # The largest stable rate: just below it the run is bounded, just above it grows.
+    largest = result.max_stable_lr
+    assert largest is not None
+    plain = 2.0 / np.linalg.eigvalsh(2.0 * rows.T @ rows / 200)[-1]
+    if not rule.nesterov:
+        assert largest == pytest.approx(plain * (1.0 + rule.momentum), rel=1e-9)
+    for share, grows in ((0.999, False), (1.001, True)):
+        other = replace(rule, lr=share * largest)
+        run = polyfit.train(x, y, start, optimizer=other, epochs=20_000, check_stability=False)
+        assert (not run.loss < 100.0) == grows
+        if grows:
+            with pytest.raises(ValueError, match="must diverge on these data: the largest stable rate is"):
+                polyfit.train(x, y, start, optimizer=other, epochs=20_000)
+    # Along the slowest direction the error shrinks by the rate that is told.
+    halfway = polyfit.train(x, y, start, optimizer=rule, epochs=1500)
+    left, half = (float((r.coef - result.optimum).norm()) for r in (result, halfway))
+    assert result.slowest_rate is not None
+    if left > 1e-12:
+        assert (left / half) ** (1 / 1500) == pytest.approx(result.slowest_rate, rel=1e-3)
+    epochs = result.epochs_to(0.01)
+    assert epochs is not None
+    assert result.slowest_rate**epochs <= 0.01 < result.slowest_rate ** (epochs - 1)
+    assert result.slowest_share == result.slowest_rate**3000
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_leaves_the_finite_numbers_says_when(engine):
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    result = polyfit.train(
+        x, torch.exp(x), torch.zeros(3, dtype=F64), optimizer=SGD(10.0), epochs=1000, record_every=50, engine=engine,
+        check_stability=False,
+    )  # fmt: skip
+    assert not math.isfinite(result.loss)
+    last = result.finite_until
+    assert last is not None
+    assert last % 50 == 0
+    assert 0 < last < 1000
+    assert polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.1), epochs=3).finite_until is None
+
+
+def test_shares_that_are_none_are_refused():
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    result = polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.1), epochs=3)
+    with pytest.raises(ValueError, match=r"share=1\.5 is no share"):
+        result.epochs_to(1.5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float32_is_as_near_to_the_truth_as_an_eager_loop(engine):
     x = torch.linspace(-np.pi, np.pi, 500)
     y, start = torch.sin(x), torch.randn(6)
     lr, epochs = 0.9 * max_stable_lr(x, 5), 2000
     truth = eager_path(x.double(), y.double(), start.double(), lr, epochs)[-1][1]
     eager = eager_path(x, y, start, lr, epochs)[-1][1]
-    ours = polyfit.train(x, y, start, optimizer=SGD(lr), epochs=epochs).coef
+    ours = polyfit.train(x, y, start, optimizer=SGD(lr), epochs=epochs, engine=engine).coef
     assert ours.dtype == torch.float32
     assert (ours - truth).abs().max() <= 2 * (eager - truth).abs().max() + 1e-6
 
@@ -134,7 +308,8 @@ def test_just_below_the_largest_stable_rate_converges_and_above_diverges():
     y, start = torch.exp(x), torch.randn(4, dtype=F64)
     largest = max_stable_lr(x, 3)
     below, above = (
-        polyfit.train(x, y, start, optimizer=SGD(share * largest), epochs=4000).losses.values for share in (0.99, 1.01)
+        polyfit.train(x, y, start, optimizer=SGD(share * largest), epochs=4000, check_stability=False).losses.values
+        for share in (0.99, 1.01)
     )
     assert below[-1] < below[0]
     assert above[-1] > 1e6 * above[0]
@@ -154,7 +329,7 @@ BAD = [
     ({"epochs": True}, TypeError, "epochs=True is bool"),
     ({"epochs": -1}, ValueError, "epochs=-1 is too small"),
     ({"record_every": 0}, ValueError, "record_every=0 is too small"),
-    ({"engine": "resident"}, ValueError, "engine='resident' is unknown; pass one of 'auto', 'stepwise'"),
+    ({"engine": "resident"}, ValueError, "engine='resident' is unknown; pass one of 'auto', 'closed_form', 'moments'"),
     ({"reduction": "none"}, ValueError, "pass 'mean' or 'sum'"),
     ({"x": torch.zeros(4)}, ValueError, "last axis is samples"),
     ({"x": torch.zeros(5, dtype=torch.int32)}, TypeError, "torch.int32"),

@@ -1,0 +1,237 @@
+r"""The squared loss of a polynomial as what it is, a quadratic function of the coefficients; and descent on it.
+
+Two passes over the data give, for every series, the Hessian H, a reference c* at the minimum or near it, and loss and
+gradient there. All that a descent does follows from these, at a cost that does not depend on the number of samples ::
+
+    grad L(c) = H e + grad L(c*),    L(c) = L(c*) + grad L(c*).e + e.H e / 2,    e = c - c*
+
+No term of L cancels: e.H e is taken in Chebyshev polynomials on the range of the data, where H is well conditioned.
+
+Plain descent, and descent with momentum, are affine maps of the coefficients. In the eigenvectors of H they fall apart
+into one recurrence for each eigenvalue v, with ``x = lr v`` ::
+
+    z_t = z_0 - (slope of z_0) phi_t,    phi_t = (1 - (1 - x)**t) / v        (plain)
+
+so that epoch t costs what epoch 1 costs. (Any text on descent; Polyak, USSR Comput. Math. 4 (1964), for momentum.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyfit import bases, ops, solver
+from polyfit.extended import to_array
+from polyfit.functional import Problem
+from polyfit.optimizers import SGD, Rule, rate
+from polyfit.solver import Array
+
+# How much above 1 a spectral radius may be by rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The loss of S series, each with its coefficients; the loss is the sum over the series.
+
+    Attributes:
+        hessian: (S, p, p).
+        reference: coefficients at the minimum, or near it, (S, p).
+        gradient: at the reference, (S, p).
+        loss: at the reference, (S,).
+        to_own: takes coefficients to Chebyshev polynomials on the range of the data, (p, p).
+        own_hessian: the Hessian there, (S, p, p).
+    """
+
+    hessian: Array
+    reference: Array
+    gradient: Array
+    loss: Array
+    to_own: Array
+    own_hessian: Array
+
+    def gradients(self, coef: Array) -> Array:
+        """The gradient (S, p) at coef (S, p)."""
+        return (self.hessian @ (coef - self.reference)[..., None])[..., 0] + self.gradient
+
+    def losses(self, coef: Array) -> Array:
+        """The loss (...) at coef (..., S, p), summed over series."""
+        left = coef - self.reference
+        own = left @ self.to_own.T
+        with np.errstate(all="ignore"):  # a run that diverges says so by its losses
+            curved = (own * (self.own_hessian @ own[..., None])[..., 0]).sum(-1)
+            return (self.loss + (left * self.gradient).sum(-1) + 0.5 * curved).sum(-1)
+
+    def eigenvalues(self) -> Array:
+        """Of the Hessians, ascending, (S, p); not negative."""
+        return np.maximum(np.linalg.eigvalsh(self.hessian), 0.0)
+
+
+def quadratic(problem: Problem, scale: float) -> Quadratic:
+    """The quadratic function that the squared loss of a problem is.
+
+    Args:
+        problem: canonical, with the squared loss.
+        scale: what the sum over all samples is multiplied with.
+    """
+    x, coef = problem.x, problem.coef
+    degree, n_series = coef.shape[-1] - 1, coef.shape[0] if coef.dim() == 2 else 1
+    own = bases.widened(*(float(bound) for bound in torch.aminmax(x)))
+    impl = "torch" if problem.impl == "compile" else problem.impl
+    change = bases.conversion_matrix(problem.basis, "chebyshev", problem.domain, own, degree)
+    to_own = np.eye(degree + 1) if change is None else change.numpy()
+
+    sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
+    of_x, of_y = (np.broadcast_to(to_array(part), (n_series, part.shape[-1])) for part in sums[:2])
+    grams = solver.gram(of_x, degree)
+    own_best = np.stack([solver.from_gram(g).correction(b) for g, b in zip(grams, of_y, strict=True)])
+    best = bases.convert(
+        torch.from_numpy(own_best), "chebyshev", problem.basis, domain=own, to_domain=problem.domain
+    ).numpy()
+    # Residuals about what the reference has been rounded to.
+    about = torch.from_numpy(best @ to_own.T).to(x.device)
+    sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)
+    own_hessian = 2.0 * scale * grams
+    return Quadratic(
+        hessian=to_own.T @ own_hessian @ to_own,
+        reference=best,
+        gradient=-2.0 * scale * (to_array(sums.of_residuals) @ to_own),
+        loss=scale * to_array(sums.squares),
+        to_own=to_own,
+        own_hessian=own_hessian,
+    )
+
+
+# --- stability ---
+
+
+def spectral_radius(rule: SGD, values: Array, lr: float) -> float:
+    """By how much an update multiplies the worst error in the long run, for eigenvalues of the Hessian."""
+    slopes = values + rule.weight_decay
+    if not rule.momentum:
+        return float(np.abs(1.0 - lr * slopes).max())
+    return float(np.abs(np.linalg.eigvals(_momentum_step(rule, slopes, lr))).max())
+
+
+def _momentum_step(rule: SGD, slopes: Array, lr: float) -> Array:
+    """The matrices (..., 2, 2) of an update of (error, momentum) for each slope."""
+    new = 1.0 - rule.dampening
+    ahead, kept = (1.0 + rule.momentum, rule.momentum**2) if rule.nesterov else (new, rule.momentum)
+    rows = [
+        [1.0 - lr * ahead * slopes, np.full_like(slopes, -lr * kept)],
+        [new * slopes, np.full_like(slopes, rule.momentum)],
+    ]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+
+
+def largest_stable_lr(rule: SGD, values: Array) -> float:
+    """The largest rate at which a rule does not diverge, for eigenvalues of the Hessian; infinite where all are zero.
+
+    2 / v for plain descent, 2 (1 + m) / v with momentum m, less with nesterov: by bisection to a relative 1e-13.
+    """
+    largest = float(values.max()) + rule.weight_decay
+    if not largest > 0.0:
+        return math.inf
+    if not rule.momentum:
+        return 2.0 / largest
+    low, high = 0.0, 2.0 * (1.0 + rule.momentum) / largest * (1.0 + rule.dampening * (rule.dampening > 0.0)) * 4.0
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        is_stable = spectral_radius(rule, np.array([largest]), middle) <= 1.0 + _ROUNDING
+        low, high = (middle, high) if is_stable else (low, middle)
+    return low
+
+
+def is_stable(rule: SGD, values: Array, lr: float) -> bool:
+    """Whether a run at this rate stays bounded, give or take rounding."""
+    return spectral_radius(rule, values, lr) <= 1.0 + _ROUNDING
+
+
+# --- descent in closed form ---
+
+
+def closed_form(loss: Quadratic, start: Array, rule: SGD, epochs: Sequence[int]) -> Array:
+    """Coefficients (len(epochs), S, p) after so many updates each, ascending, from start (S, p)."""
+    values, vectors = np.linalg.eigh(loss.hessian)
+    lr, decay = rate(rule.lr, 0), rule.weight_decay
+    back = np.swapaxes(vectors, -1, -2)
+    position = (back @ (start - loss.reference)[..., None])[..., 0]  # (S, p)
+    constant = (back @ (loss.gradient + decay * loss.reference)[..., None])[..., 0]
+    slopes = values + decay
+    with np.errstate(all="ignore"):
+        if rule.momentum:
+            moves = _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
+        else:
+            counts = np.array(epochs, dtype=np.float64)[:, None, None]
+            moves = -(slopes * position + constant) * _phi(lr * slopes, counts, lr)
+        return start + (vectors @ moves[..., None])[..., 0]
+
+
+def _phi(x: Array, counts: Array, lr: float) -> Array:
+    """The function lr (1 - (1 - x)**t) / x of t = counts, without cancellation where x t is small."""
+    slow = -np.expm1(counts * np.log1p(-np.minimum(x, 0.5)))
+    fast = 1.0 - np.where(counts % 2 == 1, np.sign(1.0 - x), 1.0) * np.abs(1.0 - x) ** counts
+    share = np.where(x < 0.5, slow, fast) / np.where(x == 0.0, 1.0, x)
+    return lr * np.where(x == 0.0, counts, share)
+
+
+def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float, epochs: Sequence[int]) -> Array:
+    """How far (len(epochs), S, p) each eigenvector's coordinate has moved, with its gradient at the start (S, p)."""
+    # State: move, momentum, and one, for what is constant: the gradient at a move m is slope m + gradient.
+    step = np.zeros((*slopes.shape, 3, 3))
+    step[..., :2, :2] = _momentum_step(rule, slopes, lr)
+    step[..., 1, 2] = (1.0 - rule.dampening) * gradient
+    ahead = 1.0 + rule.momentum * (1.0 - rule.dampening) if rule.nesterov else 1.0 - rule.dampening
+    step[..., 0, 2] = -lr * ahead * gradient
+    step[..., 2, 2] = 1.0
+    first = np.stack((-lr * (1.0 + rule.momentum if rule.nesterov else 1.0) * gradient, gradient), -1)
+    state = np.concatenate((first, np.ones((*slopes.shape, 1))), -1)  # after the first update, which has no past
+    moves, done, powers = [], 1, {}
+    for epoch in epochs:
+        if epoch == 0:
+            moves.append(np.zeros_like(gradient))
+            continue
+        ahead_by = epoch - done
+        if ahead_by not in powers:
+            powers[ahead_by] = np.linalg.matrix_power(step, ahead_by)
+        state = (powers[ahead_by] @ state[..., None])[..., 0]
+        done = epoch
+        moves.append(state[..., 0])
+    return np.stack(moves)
+
+
+# --- descent on the quadratic, update by update ---
+
+
+def descend(
+    loss: Quadratic,
+    start: Array,
+    rule: Rule,
+    epochs: int,
+    record_every: int,
+    record: Callable[[int, Array], object],
+) -> Array:
+    """Coefficients (S, p) after so many updates of any rule; `record` sees them on the way."""
+    coef, state = start, rule.start(np.zeros_like(start))
+    hessian, offset = loss.hessian, loss.gradient
+    lr, is_fixed = rate(rule.lr, 0), isinstance(rule.lr, float | int)
+    with np.errstate(all="ignore"):
+        for epoch in range(epochs):
+            if epoch % record_every == 0:
+                record(epoch, coef)
+            left = coef - loss.reference
+            gradient = (hessian @ left[..., None])[..., 0]
+            gradient += offset
+            coef, state = rule.step(coef, gradient, state, lr if is_fixed else rate(rule.lr, epoch), epoch + 1)
+    record(epochs, coef)
+    return coef
+
+
+def tensor(values: Array, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Coefficients in the dtype and on the device of others."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype).reshape(tuple(shape))

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
-from polyfit import optimizers, plotting
+from polyfit import bases, optimizers, plotting
 from polyfit.files import check_writable, replacing
 from polyfit.fitting import fit
-from polyfit.formatting import format_polynomial
+from polyfit.formatting import format_polynomial, format_series
 from polyfit.functional import polyval
 from polyfit.monitor import ProgressBar
 from polyfit.result import Fit, FitWarning
@@ -45,9 +45,12 @@ _DEMO_SAMPLES = 2000
 _DEMO_DEGREE = 5
 _DEMO_LR = 0.55e-7
 _DEMO_SEED = 0
+_BETTER_EPOCHS = 1000
 # Share of the largest stable rate that is taken where a person names none: the fastest direction then overshoots and
 # comes back, shrinking by 0.9 an update, and the slowest is within 5 % of the best that a fixed rate can do.
 _SHARE_OF_MAX_LR = 0.95
+# The rate of rules that scale gradients themselves.
+_ADAPTIVE_LR = 0.01
 # The loss counts as still falling if it lost more than this share over the last tenth of the epochs.
 _STILL_FALLING = 1e-4
 
@@ -128,14 +131,15 @@ def demo(
         f"sin(x) on {_DEMO_SAMPLES} points of [-pi, pi], degree {_DEMO_DEGREE}, sum of squared errors,"
         f" gradient descent at {_DEMO_LR:g}, {epochs} epochs"
     )
+    train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")  # what a process does once is not the run's
     began = time.perf_counter()
-    with ProgressBar(epochs) as bar:
-        result = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum", monitor=bar)
+    result = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")
     seconds = time.perf_counter() - began
 
     console.print(f"\n{format_polynomial(result.coef.tolist())}", style="bold")
-    console.print(f"loss {result.loss:.6g} after {epochs} epochs in {seconds:.2f} s ({result.engine})")
-    _compare_with_eager(x, y, start, rule, eager_epochs)
+    console.print(f"loss {result.loss:.6g} after {epochs} epochs in {seconds * 1e3:.2g} ms ({result.engine})")
+    _show_landscape(x, y, start, result)
+    _compare_with_eager(x, y, start, rule, eager_epochs, epochs, seconds)
     figure = plotting.training_figure(
         result.losses,
         x,
@@ -146,24 +150,52 @@ def demo(
     _write(out, "picture", lambda path: plotting.save_figure(figure, path))
 
 
-def _compare_with_eager(x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, epochs: int) -> None:
-    """Both loops for the same number of epochs from the same start: time an epoch, and how far they end apart."""
-    began = time.perf_counter()
-    eager = eager_loop(x, y, start, _DEMO_LR, epochs)
-    eager_time = (time.perf_counter() - began) / epochs
-    began = time.perf_counter()
-    ours = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")
-    our_time = (time.perf_counter() - began) / epochs
+def _show_landscape(x: Tensor, y: Tensor, start: Tensor, result: Training) -> None:
+    """How far from the optimum the run ended, why, and what a better basis makes of it."""
+    assert result.optimal_loss is not None
+    assert result.slowest_share is not None
+    epochs = [result.epochs_to(share) for share in (0.01, 1e-6)]
+    console.print(
+        f"the least loss is {result.optimal_loss:.4g}: along the slowest direction {result.slowest_share:.1%} of the"
+        f" initial error is left; it would take {epochs[0]:.3g} epochs to 1 % and {epochs[1]:.3g} to 1e-6"
+    )
+    console.print(
+        f"powers of x are nearly dependent there: the curvature of the loss differs {result.condition:.2g}-fold between"
+        f" directions, and the largest stable rate, {result.max_stable_lr:.3g}, is set by the steepest"
+    )
+    domain = (-math.pi, math.pi)
+    largest = max_stable_lr(x, _DEMO_DEGREE, reduction="sum", basis="chebyshev", domain=domain)
+    rule = optimizers.SGD(lr=_SHARE_OF_MAX_LR * largest)
+    better = train(
+        x, y, start, optimizer=rule, epochs=_BETTER_EPOCHS, reduction="sum", basis="chebyshev", domain=domain,
+        record_every=1,
+    )  # fmt: skip
+    near = better.losses.values <= 1.01 * result.optimal_loss
+    if bool(near.any()):
+        first = int(better.losses.epochs[near.nonzero()[0]])
+        console.print(
+            f"on the Chebyshev basis of [-pi, pi] the same rule, at {rule.lr:.3g}, is within 1 % of the least loss"
+            f" after {first} epochs"
+        )
 
-    table = RichTable(title=f"the first {epochs} epochs, twice")
+
+def _compare_with_eager(
+    x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, eager_epochs: int, epochs: int, seconds: float
+) -> None:
+    """Time the tutorial's loop for some epochs, and see how far from it ours ends after as many."""
+    began = time.perf_counter()
+    eager = eager_loop(x, y, start, _DEMO_LR, eager_epochs)
+    eager_seconds = (time.perf_counter() - began) / eager_epochs * epochs
+    table = RichTable(title=f"{epochs} epochs")
     table.add_column("loop")
-    table.add_column("an epoch", justify="right")
-    table.add_row("eager autograd, as the tutorial writes it", f"{eager_time * 1e6:.0f} us")
-    table.add_row(f"polyfit.train ({ours.engine})", f"{our_time * 1e6:.0f} us")
-    table.add_row("ratio", f"{eager_time / our_time:.1f}")
+    table.add_column("seconds", justify="right")
+    table.add_row(f"eager autograd, as the tutorial writes it ({eager_epochs} epochs timed)", f"{eager_seconds:.3g}")
+    table.add_row("polyfit.train", f"{seconds:.3g}")
+    table.add_row("ratio", f"{eager_seconds / seconds:.4g}")
     console.print(table)
+    ours = train(x, y, start, optimizer=rule, epochs=eager_epochs, reduction="sum")
     difference = float((eager - ours.coef).abs().max())
-    console.print(f"largest difference of a coefficient after {epochs} epochs: {difference:.1e}")
+    console.print(f"largest difference of a coefficient after {eager_epochs} epochs: {difference:.1e}")
 
 
 # --- fit ---
@@ -247,15 +279,19 @@ def train_command(
     degree: Annotated[int, typer.Option(min=0, help="Degree of the polynomial.")],
     epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 20_000,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate; without it a stable one is chosen and shown.")
+        float | None, typer.Option(help="Learning rate; without it one is chosen and shown, for sgd a stable one.")
     ] = None,
+    optimizer: Annotated[str, typer.Option(help="Update rule: sgd, momentum, adam, adamw or rmsprop.")] = "sgd",
+    loss: Annotated[str, typer.Option(help="Loss: mse, l1, huber, log_cosh, cauchy, ...")] = "mse",
+    basis: Annotated[str, typer.Option(help="Basis of the coefficients, as numpy.polynomial names it.")] = "power",
+    engine: Annotated[str, typer.Option(help="auto, closed_form, moments or stepwise.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
 ) -> None:
-    """Fit a polynomial to two columns of a CSV file by gradient descent on the mean squared error.
+    """Fit a polynomial to two columns of a CSV file by gradient descent on the mean loss.
 
-    x is mapped to t in [-1, 1], in which the polynomial is shown and saved. Rows with a missing value are skipped and
-    counted.
+    x is mapped to t in the window of the basis, [-1, 1] but for laguerre, in which the polynomial is shown and saved.
+    Rows with a missing value are skipped and counted.
     """
     _check_outputs(out, save, file)
     table = read_columns(file, x, y)
@@ -264,25 +300,34 @@ def train_command(
     _show_table(file, table)
     domain = _domain(table.x)
     try:
-        largest = max_stable_lr(x_values, degree, domain=domain)
+        largest = max_stable_lr(x_values, degree, basis=basis, domain=domain)
     except ValueError as error:
         raise UserError(f"{table.x.name}: {error}") from None
-    rule = _rule(lr, largest)
-    chosen = "" if lr is not None else f", chosen as {_SHARE_OF_MAX_LR:.0%} of the largest stable one, {largest:.4g}"
-    console.print(f"learning rate {rule.lr:.4g}{chosen}")
+    rule = _rule(optimizer, lr, largest, loss)
+    chosen = ""
+    if lr is None and isinstance(rule, optimizers.SGD):
+        chosen = f", chosen as {_SHARE_OF_MAX_LR:.0%} of the largest stable one for mse, {largest:.4g}"
+    console.print(f"{optimizer}, learning rate {rule.lr:.4g}{chosen}")
 
     start = torch.zeros(degree + 1, dtype=torch.float64)
-    with ProgressBar(epochs) as bar:
-        result = train(x_values, y_values, start, optimizer=rule, epochs=epochs, domain=domain, monitor=bar)
+    try:
+        with ProgressBar(epochs) as bar:
+            result = train(
+                x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
+                engine=engine, monitor=bar,
+            )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if not math.isfinite(result.loss):
         raise UserError(f"the loss left the finite numbers; pass a smaller --lr than {rule.lr:.4g}, or scale y down")
-    r_squared = _r_squared(y_values, result.loss)
-    _show_result(table, domain, result, r_squared)
+    residuals = polyval(x_values, result.coef, basis=basis, domain=domain) - y_values
+    r_squared = _r_squared(y_values, float(residuals.square().mean()))
+    _show_result(table, basis, domain, loss, result, r_squared)
     if save is not None:
-        document = _document(file, table, domain, result, rule, r_squared)
+        document = _document(file, table, basis, domain, (optimizer, rule.lr), loss, result, r_squared)
         _write(save, "polynomial", lambda path: _save_json(document, path))
     if out is not None:
-        fitted = polyval(x_values, result.coef, domain=domain)
+        fitted = polyval(x_values, result.coef, basis=basis, domain=domain)
         figure = plotting.training_figure(
             result.losses,
             x_values,
@@ -316,14 +361,27 @@ def _domain(column: Column) -> tuple[float, float]:
     return low, high
 
 
-def _rule(lr: float | None, largest: float) -> optimizers.SGD:
+def _rule(
+    name: str, lr: float | None, largest: float, loss: str
+) -> optimizers.SGD | optimizers.Adam | optimizers.AdamW | optimizers.RMSprop:
+    """The update rule of that name; `largest` is the largest stable rate of plain descent on the squared error."""
+    makers = {
+        "sgd": lambda lr: optimizers.SGD(lr=lr),
+        "momentum": lambda lr: optimizers.SGD(lr=lr, momentum=0.9),
+        "adam": lambda lr: optimizers.Adam(lr=lr),
+        "adamw": lambda lr: optimizers.AdamW(lr=lr),
+        "rmsprop": lambda lr: optimizers.RMSprop(lr=lr),
+    }
+    if name not in makers:
+        raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(makers)}")
+    is_descent = name in {"sgd", "momentum"}
     if lr is None:
-        return optimizers.SGD(lr=_SHARE_OF_MAX_LR * largest)
+        return makers[name](_SHARE_OF_MAX_LR * largest if is_descent else _ADAPTIVE_LR)
     try:
-        rule = optimizers.SGD(lr=lr)
+        rule = makers[name](lr)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    if lr > largest:
+    if name == "sgd" and loss == "mse" and lr > largest:
         raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {_round_down(largest)}")
     return rule
 
@@ -340,12 +398,19 @@ def _r_squared(y: Tensor, loss: float) -> float:
     return 1.0 - loss / total if total > 0 else math.nan
 
 
-def _show_result(table: Table, domain: tuple[float, float], result: Training, r_squared: float) -> None:
-    center, half_width = 0.5 * domain[0] + 0.5 * domain[1], 0.5 * domain[1] - 0.5 * domain[0]
+def _show_result(
+    table: Table, basis: str, domain: tuple[float, float], loss: str, result: Training, r_squared: float
+) -> None:
     name = f"{table.x.name} in days since 1970-01-01" if table.x.is_date else table.x.name
-    console.print(f"\n{format_polynomial(result.coef.tolist(), 't')}", style="bold")
-    console.print(f"with t = ({name} - {center:.15g}) / {half_width:.15g}")
-    console.print(f"loss {result.loss:.6g} (mean squared error) after {result.epochs} epochs ({result.engine})")
+    window_lo, window_hi = bases.BASES[basis].window
+    scale = (0.5 * domain[1] - 0.5 * domain[0]) / (0.5 * (window_hi - window_lo))
+    series, _, _ = format_series(result.coef.tolist(), basis, domain).partition(", t = ")
+    console.print(f"\n{series}", style="bold")
+    console.print(f"with t = ({name} - {domain[0] - scale * window_lo:.15g}) / {scale:.15g}")
+    meaning = "mean squared error" if loss == "mse" else f"mean {loss}"
+    console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
+    if result.optimal_loss is not None:
+        console.print(f"the least loss is {result.optimal_loss:.6g}")
     console.print(
         f"R^2 {r_squared:.4f}" if math.isfinite(r_squared) else f"R^2 is not defined: {table.y.name} is constant"
     )
@@ -359,15 +424,17 @@ def _show_result(table: Table, domain: tuple[float, float], result: Training, r_
 def _document(
     file: Path,
     table: Table,
+    basis: str,
     domain: tuple[float, float],
+    rule: tuple[str, object],
+    loss: str,
     result: Training,
-    rule: optimizers.SGD,
     r_squared: float,
 ) -> dict[str, object]:
     return {
         "format": "polyfit training",
         "version": 1,
-        "basis": "power",
+        "basis": basis,
         "domain": list(domain),
         "coef": result.coef.tolist(),
         "file": file.name,
@@ -375,11 +442,11 @@ def _document(
         "y": {"column": table.y.name, "unit": "days since 1970-01-01" if table.y.is_date else None},
         "n_rows": table.n_rows,
         "n_used": len(table.x.values),
-        "loss": "mse",
+        "loss": loss,
         "loss_value": result.loss,
         "r_squared": r_squared if math.isfinite(r_squared) else None,
         "epochs": result.epochs,
-        "optimizer": {"rule": "SGD", "lr": rule.lr},
+        "optimizer": {"rule": "SGD" if rule[0] == "sgd" else rule[0], "lr": rule[1]},
         "engine": result.engine,
     }
 

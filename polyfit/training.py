@@ -62,6 +62,7 @@ class Training:
         optimal_loss: their loss.
         max_stable_lr: for SGD at a constant rate, the largest that does not diverge.
         slowest_rate: for the same, what an update leaves of the error along the slowest direction of descent.
+        condition: of the Hessian: the largest curvature over the least, which decides how slow that is.
         finite_until: None; or for a run that left the finite numbers the last recorded epoch with a finite loss, -1 for
             none.
     """
@@ -74,6 +75,7 @@ class Training:
     optimal_loss: float | None = None
     max_stable_lr: float | None = None
     slowest_rate: float | None = None
+    condition: float | None = None
     finite_until: int | None = None
 
     @property
@@ -371,6 +373,13 @@ class _Records:
         if self._monitor is not None:
             self._monitor(epoch, float(value), coef())
 
+    def add_all(self, epochs: list[int], values: list[float], coef: Callable[[int], Tensor]) -> None:
+        """All of a run at once."""
+        self.epochs, self.values = epochs, list(values)
+        if self._monitor is not None:
+            for i, (epoch, value) in enumerate(zip(epochs, values, strict=True)):
+                self._monitor(epoch, value, coef(i))
+
     def losses(self) -> Losses:
         """All so far."""
         if self.values and isinstance(self.values[0], Tensor):
@@ -408,9 +417,9 @@ class _Run(NamedTuple):
 def _closed_form(run: _Run, landscape: quadratic.Quadratic) -> Tensor:
     """All recorded epochs at once."""
     assert isinstance(run.optimizer, optimizers.SGD)
-    path = quadratic.closed_form(landscape, run.start, run.optimizer, run.recorded)
-    for epoch, coef, value in zip(run.recorded, path, landscape.losses(path).tolist(), strict=True):
-        run.records.add(epoch, value, lambda coef=coef: run.tensor(coef))
+    epochs = run.recorded
+    path = quadratic.closed_form(landscape, run.start, run.optimizer, epochs)
+    run.records.add_all(epochs, landscape.losses(path).tolist(), lambda i: run.tensor(path[i]))
     return run.tensor(path[-1])
 
 
@@ -467,13 +476,17 @@ def _training(run: _Run, coef: Tensor, engine: str, landscape: quadratic.Quadrat
     result = Training(coef, recorded, run.epochs, engine, finite_until=finite_until)
     if landscape is None:
         return result
+    values = landscape.eigenvalues()
+    least = float(values.min())
     result = replace(
-        result, optimum=run.tensor(landscape.reference), optimal_loss=float(landscape.losses(landscape.reference))
+        result,
+        optimum=run.tensor(landscape.reference),
+        optimal_loss=float(landscape.losses(landscape.reference)),
+        condition=float(values.max()) / least if least > 0.0 else math.inf,
     )
     rule = run.optimizer
     if not isinstance(rule, optimizers.SGD) or isinstance(rule.lr, optimizers.Schedule):
         return result
-    values = landscape.eigenvalues()
     return replace(
         result,
         max_stable_lr=quadratic.largest_stable_lr(rule, values),

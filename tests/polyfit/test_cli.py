@@ -168,6 +168,17 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     assert 0 <= difference <= 2 * epochs * 2.0**-23
     assert "picture in demo.png" in outcome.out
     assert_shows_curves(Path("demo.png"))
+    # What is said of the landscape: the least loss by numpy, and curvatures by its singular values.
+    x = np.linspace(-math.pi, math.pi, 2000)
+    powers = np.vander(x, 6, increasing=True)
+    best = np.linalg.lstsq(powers, np.sin(x), rcond=None)[0]
+    assert outcome.number(rf"the least loss is {NUMBER}:") == pytest.approx(
+        ((powers @ best - np.sin(x)) ** 2).sum(), rel=1e-3
+    )
+    singular = np.linalg.svd(powers, compute_uv=False)
+    assert outcome.number(rf"differs {NUMBER}-fold") == pytest.approx((singular[0] / singular[-1]) ** 2, rel=0.05)
+    assert outcome.number(rf"largest stable rate, {NUMBER}, is set") == pytest.approx(1 / singular[0] ** 2, rel=1e-2)
+    assert 10 < outcome.number(rf"within 1 % of the least loss after {NUMBER} epochs") < 1000
     assert set(contents(Path())) == {"line.csv", "demo.png"}
 
 
@@ -240,7 +251,7 @@ def test_lr_and_epochs_are_those_asked_for(command: Command):
 def test_rate_is_chosen_below_the_largest_stable_one(command: Command):
     outcome = command(*train(degree=4, save="fit.json"))
     largest = largest_stable_lr(np.arange(11.0), 4)
-    named = outcome.number(rf"chosen as 95% of the largest stable one, {NUMBER}$")
+    named = outcome.number(rf"chosen as 95% of the largest stable one for mse, {NUMBER}$")
     assert named == pytest.approx(largest, rel=1e-3)
     document = json.loads(Path("fit.json").read_text("utf-8"))
     assert document["optimizer"]["lr"] == pytest.approx(0.95 * largest, rel=1e-12)
@@ -579,6 +590,40 @@ def test_main_ends_the_process_with_the_status_of_the_command(monkeypatch: pytes
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss", "basis", "engine"),
+    [
+        ("sgd", "mse", "chebyshev", "closed_form"),
+        ("momentum", "mse", "legendre", "closed_form"),
+        ("adam", "mse", "power", "moments"),
+        ("adamw", "huber", "legendre", "stepwise"),
+        ("rmsprop", "cauchy", "hermite_e", "stepwise"),
+    ],
+)
+def test_train_takes_rules_losses_bases_and_says_its_engine(command, optimizer, loss, basis, engine):
+    options = {"optimizer": optimizer, "loss": loss, "basis": basis, "epochs": 3000, "save": "line.json"}
+    outcome = command(*train(**options))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"after 3000 epochs ({engine})" in outcome.out
+    saved = json.loads(Path("line.json").read_text())
+    assert (saved["basis"], saved["loss"], saved["engine"]) == (basis, loss, engine)
+    x = torch.arange(11, dtype=torch.float64)
+    values = polyfit.polyval(x, torch.tensor(saved["coef"], dtype=torch.float64), basis=basis, domain=saved["domain"])
+    # y = 1 + 2 x on eleven points; rules with a rate of their own come near and hover there.
+    torch.testing.assert_close(
+        values, 1 + 2 * x, rtol=0, atol=1e-6 if "m" in optimizer[:1] or optimizer == "sgd" else 1.0
+    )
+
+
+def test_names_that_train_does_not_know_are_refused(refused):
+    assert "--optimizer newton is unknown" in refused(*train(optimizer="newton"))
+    assert "loss='hinge' is unknown" in refused(*train(loss="hinge"))
+    assert "basis='cubic' is unknown" in refused(*train(basis="cubic"))
+    assert "engine='fast' is unknown" in refused(*train(engine="fast"))
+    assert "does not apply" in refused(*train(engine="closed_form", optimizer="adam"))
+    assert "must diverge" in refused(*train(lr=10.0))
 
 
 # --- fit ---

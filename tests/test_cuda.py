@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from typing import Any
 
 import pytest
 import torch
 from cases import LOSSES
+from moments_oracle import Mapping, Moments, eager_moments, make_data, true_moments
+from moments_oracle import assert_no_worse_than_eager as assert_moments_no_worse
 from oracle import NUMPY_CLASSES
 from problems import Problem, assert_no_worse_than_eager, make_problem
 from torch import Tensor
@@ -17,6 +21,7 @@ from polyfit import ops
 pytest.importorskip("triton")
 from polyfit_kernels import launch, partials
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
 pytestmark = pytest.mark.cuda
@@ -35,8 +40,8 @@ VARIANTS = {
 def run(problem: Problem) -> dict[str, Tensor]:
     """Everything that the objective gives, by the kernel."""
     operands = (problem.x, problem.y, problem.coef, problem.weight, problem.upstream, problem.mapping, problem.basis)
-    wants = {"want_coef": True, "want_x": True, "want_y": True, "want_weight": problem.weight is not None}
-    results = objective(*operands, *problem.case.loss.kernel, **wants)
+    wants: dict[str, Any] = {"want_coef": True, "want_x": True, "want_y": True}
+    results = objective(*operands, *problem.case.loss.kernel, **wants, want_weight=problem.weight is not None)
     names = ("value", "weight", "grad_coef", "grad_x", "grad_y", "grad_weight")
     return {name: result for name, result in zip(names, results, strict=True) if result is not None}
 
@@ -189,6 +194,123 @@ def test_one_launch_gives_value_and_gradients():
     if not kernels:
         pytest.skip("needs a profiler that may trace kernels (CUPTI), to count launches")
     assert len(kernels) == 1, kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("n_samples", SIZES)
+def test_narrow_operands_computed_in_float64(n_samples, dtype):
+    problem = make_problem(n_samples, 5, n_series=2, weight=True, upstream=True, domain=True, basis="chebyshev")
+    problem = problem.to(dtype, "cuda")
+    wide = problem.to(torch.float64)
+    coef = torch.randn(2, 6, dtype=torch.float64, device="cuda")
+    wants: dict[str, Any] = {"want_x": True, "want_y": True, "want_weight": True}
+    results = [
+        objective(p.x, p.y, coef, p.weight, p.upstream, wide.mapping, "chebyshev", "huber", 0.5, **wants, compute=to)
+        for p, to in ((problem, torch.float64), (wide, None))
+    ]
+    for result, expected in zip(*results, strict=True):
+        assert result is not None
+        assert expected is not None
+        assert result.dtype == torch.float64
+        size = float(expected.abs().max()) if expected.numel() else 0.0
+        torch.testing.assert_close(result, expected, rtol=1e-13, atol=1e-12 * size)
+
+
+# From make_data's [-2.25, 3.75] to [-0.875, 1], exact in float32.
+MAPPING = (0.75, 0.3125, 0.0625)
+MOMENTS_ROWS = {"one series": (1, 1, None), "weight": (1, 1, 1), "own x": (5, 5, 5), "shared x": (1, 5, None)}
+
+
+def check_moments(x: Tensor, y: Tensor, weight: Tensor | None, degree: int, mapping: Mapping, offset: float) -> Moments:
+    """No worse than eager in the dtype that computes."""
+    truth = true_moments(x, y, weight, degree, mapping, offset)
+    eager = eager_moments(x, y, weight, degree, mapping, offset)
+    results = moments(x, y, weight, degree, mapping, offset)
+    assert_moments_no_worse(results, eager, truth, degree)
+    return results
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", MOMENTS_ROWS)
+@pytest.mark.parametrize("n_samples", [*SIZES, 2047, 2048, 2049])
+def test_moments(n_samples, variant, dtype):
+    check_moments(*make_data(n_samples, *MOMENTS_ROWS[variant], dtype=dtype, device="cuda"), 5, MAPPING, 0.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", ["one series", "weight"])
+@pytest.mark.parametrize("degree", [0, 1, 2, 8, 10, 11, 20, 24])
+def test_degrees_of_moments(degree, variant, dtype):
+    check_moments(*make_data(10_007, *MOMENTS_ROWS[variant], dtype=dtype, device="cuda"), degree, MAPPING, 0.0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_samples", [4099, 100_003, 2**24])
+def test_the_error_of_moments_does_not_grow_with_the_number_of_samples(n_samples, weighted):
+    # All terms alike, so that roundings add up: 15 additions in float32 at most, whatever n is, and those of a term.
+    value = torch.tensor([0.3, 0.7, 0.9], device="cuda")
+    x, y, weight = (row.expand(1, n_samples) for row in value[:, None, None])
+    t, v, w = value.double().tolist()
+    w = w if weighted else 1.0
+    squares, with_y, of_x = moments(x, y, weight if weighted else None, 3, None)
+    angle = math.acos(t)
+    terms = torch.tensor([math.cos(k * angle) for k in range(7)], dtype=torch.float64, device="cuda")
+    # Of the sum without cancellation: half an ulp of float32 for each addition and for 4 roundings at each of 3 steps,
+    # and twice that where the sum of a product is doubled.
+    allowed = 2 * (15 + 4 * 3) * 2.0**-24 * n_samples
+    assert abs(squares.item() - n_samples * w * v * v) <= allowed * w * v * v
+    assert (with_y[0] - n_samples * w * v * terms[:4]).abs().max().item() <= allowed * w * v
+    assert (of_x[0] - n_samples * w * terms).abs().max().item() <= allowed * w
+
+
+def test_moments_count_samples():
+    x = torch.zeros(1, 2**24 + 5, device="cuda")
+    squares, with_y, of_x = moments(x, torch.ones_like(x), None, 2, None)
+    n_samples = x.shape[1]
+    assert squares.item() == n_samples
+    assert with_y.tolist() == [[n_samples, 0, -n_samples]]
+    assert of_x.tolist() == [[n_samples, 0, -n_samples, 0, n_samples]]
+
+
+@pytest.mark.parametrize("n_samples", [2049, 100_003, 2**24])
+@pytest.mark.parametrize("degree", [0, 5, 20])
+def test_the_same_moments_again(degree, n_samples):
+    data = make_data(n_samples, 1, 1, 1, device="cuda")
+    first = moments(*data, degree, MAPPING)
+    for _ in range(max(5, 10_000_000 // n_samples)):
+        for again, before in zip(moments(*data, degree, MAPPING), first, strict=True):
+            assert torch.equal(again, before)
+    assert_tickets_are_back()
+
+
+def test_moments_on_several_streams_at_once():
+    problems = [make_data(30_001 + 1000 * i, 1, 1 + i % 3, 1 if i % 2 else None, device="cuda") for i in range(8)]
+    expected = [moments(*problem, 5, MAPPING) for problem in problems]
+    streams = [torch.cuda.Stream() for _ in problems]
+    torch.cuda.synchronize()
+    runs = []
+    for _ in range(100):
+        for problem, alone, stream in zip(problems, expected, streams, strict=True):
+            with torch.cuda.stream(stream):
+                runs.append((moments(*problem, 5, MAPPING), alone))
+    assert_tickets_are_back()
+    for results, alone in runs:
+        for result, before in zip(results, alone, strict=True):
+            assert torch.equal(result, before)
+
+
+def test_moments_of_more_samples_than_int32_counts():
+    # Stride 0 for x: only y, 4.3 GB in float16, takes memory.
+    n_samples = 2**31 + 2**20 + 3
+    if torch.cuda.mem_get_info()[0] < 3 * n_samples:
+        pytest.skip("needs 7 GB of free memory on the GPU")
+    x = torch.full((1, 1), 0.5, dtype=torch.float16, device="cuda").expand(1, n_samples)
+    y = torch.zeros(1, n_samples, dtype=torch.float16, device="cuda")
+    y[0, -1] = 1000.0  # beyond the reach of int32
+    squares, with_y, of_x = moments(x, y, None, 1, None)
+    assert squares.item() == 1e6
+    assert with_y.tolist() == [[1000.0, 500.0]]
+    assert of_x.tolist() == [[n_samples, n_samples / 2, -n_samples / 2]]
 
 
 def test_many_short_series():

@@ -15,6 +15,12 @@ SHARED_BUFFER = 1 << 26
 # Programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 exceed; CUDA would take 2^31 - 1.
 LARGEST_GRID = 1 << 23
 NVIDIA_WARP = 32
+# Rows where float64 is made of narrower loads, at 2 registers a number: smaller programs fit a multiprocessor to within
+# 4 warps. (With 256, ptxas spills 2 registers to fit one more program of the objective at degree 5 on sm_80.)
+WIDENING_ROWS = 128
+# Up to this degree of moments a thread holds 16 samples (8 with weights) at a time; 4 above it, or sm_100 spills from
+# degree 13 on.
+LARGEST_LOW_DEGREE = 10
 # Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
 IDENTITY = (0.0, 1.0, 0.0)
 
@@ -28,17 +34,19 @@ class LaunchConfig:
         columns: contiguous samples that a thread loads at once.
         num_warps: of a program.
         programs: per series; program p takes tiles p, p + programs, ...
+        groups: how many times a thread loads for one tile.
     """
 
     rows: int
     columns: int
     num_warps: int
     programs: int
+    groups: int = 1
 
     @property
     def tile(self) -> int:
         """Samples in a tile."""
-        return self.rows * self.columns
+        return self.groups * self.rows * self.columns
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -50,15 +58,25 @@ def _next_power_of_2(n: int) -> int:
 
 
 def choose(
-    n_samples: int, n_series: int, itemsize: int, n_processors: int, warp_size: int = 32, n_sums: int = 1
+    n_samples: int,
+    n_series: int,
+    itemsize: int,
+    n_processors: int,
+    warp_size: int = 32,
+    n_sums: int = 1,
+    *,
+    widens: bool = False,
 ) -> LaunchConfig:
     """The cut for n_samples of each of n_series, of elements of itemsize bytes.
+
+    `widens` is whether float64 is computed from narrower elements.
 
     Short series get a tile of their size. Long ones get whole waves of programs, as many as keep `LONGEST_RUN`; one
     program where there are more sums than `sums.store_totals` can hand over.
     """
     columns = LOAD_BYTES // itemsize
-    rows = min(LARGEST_ROWS, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
+    largest = WIDENING_ROWS if widens else LARGEST_ROWS
+    rows = min(largest, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     # gfx942 loses its wide loads with a wave for each 32 rows; with one for each 64 it keeps them.
     num_warps = max(1, rows // warp_size)
     tiles = _ceil_div(n_samples, rows * columns)
@@ -66,6 +84,37 @@ def choose(
     waves = max(1, _ceil_div(_ceil_div(tiles, LONGEST_RUN), wave))
     programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
     return LaunchConfig(rows, columns, num_warps, programs)
+
+
+def choose_moments(
+    n_samples: int,
+    n_series: int,
+    itemsize: int,
+    n_processors: int,
+    warp_size: int,
+    degree: int,
+    *,
+    weighted: bool,
+) -> LaunchConfig:
+    """The cut of moments. Their sums are float64, so that a program may take any number of tiles.
+
+    A thread holds 16 samples at a time, all loaded before it computes: the more, the fewer sums are converted to
+    float64. With weights it holds 8, since they leave half as much time more, and a third load takes registers.
+    float64 is not converted, and a number takes 2 registers: a quarter.
+
+    There are as many programs as a multiprocessor holds at once, or whole waves of them: 4 of at most 128 registers a
+    thread (degree 7 on sm_90), 3 of at most 168 (degree 10) or 2. No more, as the last program reads the sums of all.
+    """
+    held = 4 if degree > LARGEST_LOW_DEGREE else 8 if weighted else 16
+    held = max(2, held // 4) if itemsize == 8 else held
+    columns = min(held, LOAD_BYTES // itemsize)
+    rows = min(WIDENING_ROWS, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
+    groups = held // columns if n_samples >= held * rows else 1
+    tiles = _ceil_div(n_samples, groups * rows * columns)
+    per_processor = 4 if degree <= 7 else 6
+    wave = max(1, n_processors * per_processor // max(n_series, 1))
+    programs = 1 if warp_size > NVIDIA_WARP and 3 * degree + 3 > warp_size else max(1, min(tiles, wave))
+    return LaunchConfig(rows, columns, rows // warp_size, programs, groups)
 
 
 def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool) -> int:

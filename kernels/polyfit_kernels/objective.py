@@ -210,6 +210,7 @@ def objective(
     want_x: bool = False,
     want_y: bool = False,
     want_weight: bool = False,
+    compute: torch.dtype | None = None,
 ) -> tuple[
     torch.Tensor,
     torch.Tensor | None,
@@ -234,6 +235,9 @@ def objective(
         want_x: to x.
         want_y: to y.
         want_weight: to weight, which must be given then.
+        compute: the dtype that computes, float32 or float64; by default float64 for float64 and float32 for all others.
+            With float64 and narrower operands these are read as they are, coef may be float64, and all that follows,
+            terms, sums and per-sample gradients, is float64.
 
     Returns:
         value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
@@ -241,7 +245,7 @@ def objective(
         not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
-    compute, _ = compute_dtypes(x.dtype)
+    compute = compute or compute_dtypes(x.dtype)[0]
     heads = 1 if weight is None else 2
     totals = torch.empty(n_series, heads + (coef.shape[1] if want_coef else 0), dtype=torch.float64, device=x.device)
     wanted = ((x, want_x), (y, want_y), (weight, want_weight))
@@ -259,6 +263,7 @@ def objective(
             parameter,
             rows(totals, part),
             want_coef,
+            compute,
             *(gradient.target(part, part.stop - part.start) for gradient in gradients),
         )
         for gradient in gradients:
@@ -283,6 +288,7 @@ def _launch(
     parameter,
     totals,
     want_coef,
+    compute,
     grad_x,
     grad_y,
     grad_weight,
@@ -290,7 +296,14 @@ def _launch(
     """Write the sums of these series to totals (S, count), and per-sample gradients to where they are given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device), n_sums=count)
+    config = launch.choose(
+        n_samples,
+        n_series,
+        x.element_size(),
+        *processors_and_warp(x.device),
+        n_sums=count,
+        widens=compute == torch.float64 and x.dtype != torch.float64,
+    )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[n_series * config.programs,](
         x, y, weight, coef, upstream, totals, partial, tickets, grad_x, grad_y, grad_weight,
@@ -311,6 +324,6 @@ def _launch(
         LEVELS=sums.levels(count),
         ROWS=config.rows,
         COLUMNS=config.columns,
-        COMPUTE=compute_dtypes(x.dtype)[1],
+        COMPUTE=compute_dtypes(compute)[1],
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import polyfit_kernels.evaluate
+import polyfit_kernels.moments
 import polyfit_kernels.objective
 from polyfit import losses
 
@@ -64,6 +65,7 @@ class Code:
         loop_wide_loads: 128-bit loads in the loop over the data.
         loop_instructions: instructions in it.
         loop_float_instructions: those on float32.
+        loop_widenings: those that turn float32 into float64.
     """
 
     registers: int
@@ -77,6 +79,7 @@ class Code:
     loop_wide_loads: int
     loop_instructions: int
     loop_float_instructions: int
+    loop_widenings: int
 
 
 class _Recorder:
@@ -99,6 +102,7 @@ _LAUNCHERS = {
     "objective": (polyfit_kernels.objective, "_objective_kernel", "objective"),
     "evaluate": (polyfit_kernels.evaluate, "_evaluate_kernel", "evaluate"),
     "evaluate_backward": (polyfit_kernels.evaluate, "_evaluate_backward_kernel", "evaluate_backward"),
+    "moments": (polyfit_kernels.moments, "_moments_kernel", "moments"),
 }
 
 
@@ -166,6 +170,7 @@ class _Language:
     wide_load: str
     wide_store: str
     float32: str
+    widening: str
 
 
 _SASS = _Language(
@@ -183,6 +188,7 @@ _SASS = _Language(
     wide_load=r"LDG\.E\.128\b",
     wide_store=r"STG\.E\.128\b",
     float32=r"F(?:FMA|ADD|MUL)2?\b",
+    widening=r"F2F\.F64\.F32\b",
 )
 _AMDGCN = _Language(
     instruction=r"^\t([a-z]\w+)",
@@ -199,6 +205,7 @@ _AMDGCN = _Language(
     wide_load=r"(?:global|buffer)_load_dwordx4",
     wide_store=r"(?:global|buffer)_store_dwordx4",
     float32=r"v_(?:pk_)?(?:fma|fmac|add|sub|subrev|mul)_f32",
+    widening=r"v_cvt_f64_f32",
 )
 
 
@@ -247,6 +254,7 @@ def _read(assembly: str, language: _Language, registers: int, spills: int) -> Co
         _count(language.wide_load, loop),
         len(loop),
         _count(language.float32, loop),
+        _count(language.widening, loop),
     )
 
 
@@ -296,6 +304,7 @@ class Variant:
     want_x: bool = False
     want_y: bool = False
     want_weight: bool = False
+    compute: torch.dtype | None = None
 
     @property
     def atomics(self) -> int:
@@ -320,10 +329,12 @@ class Variant:
         mapping = (0.5, 2.0, 0.25) if self.domain else None
         if self.launcher == "evaluate":
             return record("evaluate", device, x, coef, mapping, self.basis)
+        if self.launcher == "moments":
+            return record("moments", device, x, y, weight if self.weight else None, self.degree, mapping, 0.25)
         wants = {"want_coef": self.want_coef, "want_x": self.want_x}
         if self.launcher == "evaluate_backward":
             return record("evaluate_backward", device, y, x, coef, mapping, self.basis, **wants)
-        wants |= {"want_y": self.want_y, "want_weight": self.want_weight}
+        wants |= {"want_y": self.want_y, "want_weight": self.want_weight, "compute": self.compute}
         operands = (x, y, coef, weight if self.weight else None, None, mapping, self.basis, *self.loss.kernel)
         return record("objective", device, *operands, **wants)
 
@@ -391,10 +402,18 @@ VARIANTS = {
     "objective d=5, float16": Variant("objective", 5, 2, dtype=torch.float16),
     "objective d=5, bfloat16": Variant("objective", 5, 2, dtype=torch.bfloat16),
     "objective d=5, float64": Variant("objective", 5, 2, dtype=torch.float64),
+    "objective d=5, chebyshev, float32 computed in float64": Variant(
+        "objective", 5, 2, basis="chebyshev", domain=True, compute=torch.float64
+    ),
     "evaluate d=5": Variant("evaluate", 5, 1, 1),
     "evaluate d=20": Variant("evaluate", 20, 1, 1),
     "evaluate_backward d=5": Variant("evaluate_backward", 5, 2),
     "evaluate_backward d=5, gradient to x": Variant("evaluate_backward", 5, 2, 1, want_x=True),
+    # A thread loads 16 samples of each operand at a time, 8 with weights, and 4 above degree 10.
+    **{f"moments d={d}": Variant("moments", d, 8 if d <= 10 else 2, domain=True) for d in (1, 5, 8, 10, 20)},
+    **{f"moments d={d}, weight": Variant("moments", d, 6, weight=True, domain=True) for d in (5, 8)},
+    "moments d=5, float64": Variant("moments", 5, 4, dtype=torch.float64, domain=True),
+    "moments d=5, batch": Variant("moments", 5, 8, n_series=8, n_samples=1 << 12, domain=True),
 }
 FULL_GRID = _grid(BASES, ALL_LOSSES)
 CEILINGS = Path(__file__).with_name("register_ceilings.json")
@@ -405,6 +424,7 @@ def triton_series() -> str:
     return ".".join(triton.__version__.split(".")[:2])
 
 
+@functools.cache
 def code_of(variant: Variant, device: Device) -> Code:
     """Compile a variant for a device and read its code."""
     return inspect(compile_recorded(variant.record(device), device), device)

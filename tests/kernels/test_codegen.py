@@ -13,6 +13,8 @@ pytestmark = pytest.mark.codegen
 
 # Of a Triton version or a variant that none are recorded for: the most that was seen, rounded up.
 _ANY_VERSION = {1: 64, 5: 72, 10: 104, 20: 256}
+# The same where sums of narrower samples are float64, 2 registers each. (A thread has 255 on NVIDIA's, 512 on AMD's.)
+_ANY_VERSION_WIDE = {1: 96, 5: 176, 8: 256, 10: 272, 20: 288}
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -22,7 +24,9 @@ def test_code(name, device):
     code = code_of(variant, DEVICES[device])
     assert variant.faults(code) == []
     recorded = json.loads(CEILINGS.read_text()).get(triton_series(), {}).get(name, {})
-    assert code.registers <= recorded.get(device, _ANY_VERSION[variant.degree])
+    is_wide = variant.launcher == "moments" or variant.compute == torch.float64
+    any_version = (_ANY_VERSION_WIDE if is_wide else _ANY_VERSION)[variant.degree]
+    assert code.registers <= recorded.get(device, any_version)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -46,6 +50,17 @@ def test_the_power_basis_pays_nothing_for_the_others(degree, device):
     assert code.loop_instructions <= tiles * (12 * degree + 14 + 20)
 
 
+@pytest.mark.parametrize("degree", [1, 5, 8, 10])
+def test_what_moments_spend_on_a_sample(degree):
+    # Of a sample: 2 for t, 1 for 2 t, 1 for v, 1 for its square; d - 1 steps of the recurrence; d + 1 terms of with_y
+    # and 2 d of of_x. Of the 16 of a thread: each of 3 d + 2 sums is widened and added once. Besides: 8 loads,
+    # addresses and the loop itself. Half an instruction a sample is left to the compiler.
+    code = code_of(VARIANTS[f"moments d={degree}"], DEVICES["sm_90"])
+    assert code.loop_float_instructions <= 16 * (4 * degree + 5.5)
+    assert code.loop_widenings == 3 * degree + 2
+    assert code.loop_instructions <= code.loop_float_instructions + 2 * code.loop_widenings + 40
+
+
 _LAYOUTS = {
     "more samples than int32 counts": ((1, 2**31 + 3), 1),
     "the last number of samples that it does": ((1, 2**31 - 1), 1),
@@ -57,7 +72,7 @@ _LAYOUTS = {
 
 
 @pytest.mark.parametrize("device", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("launcher", ["objective", "evaluate", "evaluate_backward"])
+@pytest.mark.parametrize("launcher", ["objective", "evaluate", "evaluate_backward", "moments"])
 @pytest.mark.parametrize("layout", _LAYOUTS)
 def test_addresses_are_64_bits(layout, launcher, device):
     (n_series, n_samples), step = _LAYOUTS[layout]
@@ -72,6 +87,8 @@ def test_addresses_are_64_bits(layout, launcher, device):
         wants = {"want_x": True, "want_y": True, "want_weight": True}
     elif launcher == "evaluate":
         operands, wants = (operand(), coef, None, "power"), {}
+    elif launcher == "moments":
+        operands, wants = (operand(), operand(), operand(), 2, None), {}
     else:
         operands, wants = (operand(), operand(), coef, None, "power"), {"want_x": True, "want_coef": True}
     ir = compile_recorded(record(launcher, DEVICES[device], *operands, **wants), DEVICES[device]).asm["ttir"]

@@ -16,7 +16,7 @@ from polyfit_kernels import launch, partials
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.objective import objective
 
-pytestmark = pytest.mark.interpreter
+pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]
 
 BASES = list(NUMPY_CLASSES)
 TILE = 1024  # of float32 and n >= 1024
@@ -33,22 +33,6 @@ VARIANTS = {
     "shared x and y": {"n_series": 3, "shared_y": True, "weight": True, "upstream": True},
     "own x, shared y": {"n_series": 2, "shared_x": False, "shared_y": True},
 }
-
-
-@pytest.fixture(autouse=True)
-def poison(monkeypatch):
-    """Fresh memory is NaN, and -1 in integers: what a kernel leaves out shows."""
-    empty, new_empty = torch.empty, Tensor.new_empty
-
-    def poisoned(make):
-        def wrapper(*args, **kwargs):
-            tensor = make(*args, **kwargs)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-
-        return wrapper
-
-    monkeypatch.setattr(torch, "empty", poisoned(empty))
-    monkeypatch.setattr(Tensor, "new_empty", poisoned(new_empty))
 
 
 def narrow_eager(problem):
@@ -98,6 +82,29 @@ def test_objective_at_the_edges_of_a_tile(n_samples, variant):
 @pytest.mark.parametrize("degree", [0, 1, 2, 5, 9])
 def test_objective_of_all_degrees_and_dtypes(degree, dtype):
     check_objective(make_problem(301, degree, n_series=2, weight=True, upstream=True, domain=True, dtype=dtype), "")
+
+
+@pytest.mark.parametrize("coef_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("n_series", [1, 3])
+def test_narrow_operands_computed_in_float64_are_as_good_as_wide_ones(n_series, dtype, coef_dtype):
+    # Bit for bit only on the same tile, which is as wide as what is loaded: it decides the order of additions.
+    problem = make_problem(TILE + 5, 5, n_series=n_series, weight=True, upstream=True, domain=True, basis="chebyshev")
+    problem = problem.to(dtype)
+    wide = problem.to(torch.float64)
+    coef = torch.randn(problem.coef.shape, dtype=torch.float64).to(coef_dtype)
+    wants = {"want_x": True, "want_y": True, "want_weight": True}
+
+    def run(problem, coef, **options):
+        operands = (problem.x, problem.y, coef, problem.weight, problem.upstream)
+        return objective(*operands, wide.mapping, "chebyshev", "huber", 0.5, **wants, **options)
+
+    results, expected = run(problem, coef, compute=torch.float64), run(wide, coef.double())
+    for result, truth in zip(results, expected, strict=True):
+        assert result is not None
+        assert truth is not None
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result, truth, rtol=1e-13, atol=1e-13 * float(truth.abs().max()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -14,9 +14,10 @@ from polyfit_kernels import launch
     itemsize=st.sampled_from([2, 4, 8]),
     processors=st.integers(1, 304),
     warp=st.sampled_from([32, 64]),
+    widens=st.booleans(),
 )
-def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsize, processors, warp):
-    config = launch.choose(n_samples, n_series, itemsize, processors, warp)
+def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsize, processors, warp, widens):
+    config = launch.choose(n_samples, n_series, itemsize, processors, warp, widens=widens)
     tiles = -(-n_samples // config.tile)
     assert 1 <= config.programs <= max(tiles, 1)
     assert -(-tiles // config.programs) <= launch.LONGEST_RUN
@@ -34,16 +35,61 @@ def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsi
     itemsize=st.sampled_from([2, 4, 8]),
     processors=st.integers(1, 304),
     shared=st.booleans(),
+    widens=st.booleans(),
+    degree=st.integers(0, 40),
 )
-def test_no_launch_has_more_programs_than_a_grid(n_samples, n_series, itemsize, processors, shared):
+def test_no_launch_has_more_programs_than_a_grid(n_samples, n_series, itemsize, processors, shared, widens, degree):
     series = launch.series_per_launch(n_series, n_samples, itemsize, shared=shared)
     assert 1 <= series <= n_series
-    programs = series * launch.choose(n_samples, series, itemsize, processors).programs
-    assert programs < 2 * launch.LARGEST_GRID
-    # HIP's limit, and a fortiori CUDA's.
-    assert programs * launch.LARGEST_ROWS < 2**32
+    for config in (
+        launch.choose(n_samples, series, itemsize, processors, widens=widens),
+        launch.choose_moments(n_samples, series, itemsize, processors, 32, degree, weighted=widens),
+    ):
+        programs = series * config.programs
+        assert programs < 3 * launch.LARGEST_GRID  # programs that widen are smaller, and up to twice as many
+        # HIP's limit, and a fortiori CUDA's.
+        assert programs * config.rows < 2**32
     if shared:
         assert series == 1 or series * n_samples <= launch.SHARED_BUFFER
+
+
+@given(
+    n_samples=st.one_of(st.integers(0, 10_000), st.integers(0, 2**40)),
+    n_series=st.integers(1, 10**6),
+    itemsize=st.sampled_from([2, 4, 8]),
+    processors=st.integers(1, 304),
+    warp=st.sampled_from([32, 64]),
+    degree=st.integers(0, 40),
+    weighted=st.booleans(),
+)
+def test_moments_have_a_place_for_every_sample(n_samples, n_series, itemsize, processors, warp, degree, weighted):
+    config = launch.choose_moments(n_samples, n_series, itemsize, processors, warp, degree, weighted=weighted)
+    tiles = -(-n_samples // config.tile)
+    assert 1 <= config.programs <= max(tiles, 1)
+    # Short series compute few samples that are not there.
+    assert config.groups == 1 or n_samples >= config.tile
+    assert config.columns * itemsize <= launch.LOAD_BYTES
+    assert config.rows == config.num_warps * warp
+    assert config.rows & (config.rows - 1) == 0
+    # What is added up in the dtype that computes, before it is widened.
+    assert config.groups * config.columns <= 16
+    assert config.programs == 1 or warp == 32 or 3 * degree + 3 <= 64
+
+
+def test_what_a_thread_holds_of_moments():
+    for degree, weighted, itemsize, held in (
+        (10, False, 4, 16),
+        (10, True, 4, 8),
+        (11, False, 4, 4),
+        (11, True, 4, 4),
+        (10, False, 2, 16),
+        (11, True, 2, 4),
+        (10, False, 8, 4),
+        (10, True, 8, 2),
+        (11, False, 8, 2),
+    ):
+        config = launch.choose_moments(2**20, 1, itemsize, 132, 32, degree, weighted=weighted)
+        assert config.groups * config.columns == held
 
 
 def test_ten_million_short_series_take_two_launches():

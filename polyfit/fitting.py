@@ -46,6 +46,8 @@ PRECISIONS = ("auto", "double", "extended")
 _EXTENDED_UP_TO = 100_000
 # Condition from which on the squares of singular values have too few digits.
 _LARGEST_CONDITION = 1e4
+# Condition up to which quadratic forms of the Gram matrix have 12 digits.
+_SMALL_CONDITION = 32.0
 _REMEDY = "pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
 _EPS = torch.finfo(torch.float64).eps
 # Refinement stops where what the next correction would bring is expected below this share of the coefficients.
@@ -89,6 +91,7 @@ class _Solution(NamedTuple):
     gram: Array
     directions: solver.Directions
     squares: float  # of the residuals
+    moments: Array  # of the residuals
     method: str
 
 
@@ -201,7 +204,7 @@ def fit(
     with torch.no_grad(), ops.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
-        total = _total(data, has_constant=0 not in values)
+        total = _total(data, solution, has_constant=0 not in values)
     return make_fit(
         solution.high,
         solution.low,
@@ -397,15 +400,25 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
         after = squares, moments
     if directions.null is not None:  # nothing along what is open, whatever was begun with
         high, low = _add(high, low, -directions.without_open(high))
-    return _Solution(high, low, gram, directions, after[0], method)
+    return _Solution(high, low, gram, directions, *after, method)
 
 
-def _total(data: Data, *, has_constant: bool) -> float:
+def _total(data: Data, solution: _Solution, *, has_constant: bool) -> float:
     """The sum of squares of y, about its mean where there is a constant; 0 where it is no more than rounding.
 
     About a number m near the mean, ``sum(w (y - m)**2) - sum(w (y - m))**2 / sum(w)`` is exact to rounding, however m
-    was rounded (Chan, Golub & LeVeque, Am. Stat. 37 (1983)).
+    was rounded (Chan, Golub & LeVeque, Am. Stat. 37 (1983)). For long data of small condition it is put together from
+    what is known: with e the coefficients less the mean, y - mean = r + V e.
     """
+    gram, about = solution.gram, solution.high
+    if data.n_samples > few_samples.FEW and solution.directions.condition < _SMALL_CONDITION:
+        sum_of_weights, mean, total = float(gram[0, 0]), 0.0, solution.squares
+        if has_constant:
+            above = -float(solution.moments[0] + gram[0, 1:] @ about[1:]) / sum_of_weights
+            mean = float(about[0]) - above
+            about = np.concatenate(([above], about[1:]))
+        total += float(about @ (gram @ about + 2.0 * solution.moments))
+        return _unless_rounding(total, sum_of_weights, mean) if has_constant else total
     if data.n_samples <= few_samples.FEW:
         values = to_array(data.y)
         weights = None if data.weight is None else to_array(data.weight)
@@ -415,7 +428,7 @@ def _total(data: Data, *, has_constant: bool) -> float:
         weighted = left if weights is None else weights * left
         first, total = float(weighted.sum()), float(weighted @ left)
     else:
-        sum_of_weights, mean, total = 0.0, 0.0, 0.0
+        sum_of_weights, mean = 0.0, 0.0
         if has_constant:
             sum_of_weights, first, _ = _sums_about(data, 0.0)
             mean = first / sum_of_weights
@@ -423,6 +436,10 @@ def _total(data: Data, *, has_constant: bool) -> float:
     if not has_constant:
         return total
     total -= first * (first / sum_of_weights)  # squares of large weights overflow
+    return _unless_rounding(total, sum_of_weights, mean)
+
+
+def _unless_rounding(total: float, sum_of_weights: float, mean: float) -> float:
     return total if total > sum_of_weights * (4.0 * _EPS * mean) ** 2 else 0.0
 
 

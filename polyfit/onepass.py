@@ -90,6 +90,24 @@ def _lay_out(rows: Sequence[Tensor], samples: Tensor, steps: Steps, mapping: Aff
             after.add_(rows[k], alpha=b)
 
 
+def _lay_out_signed(rows: Sequence[Tensor], samples: Tensor, mapping: AffineMap | None) -> None:
+    """Fill rows[1:] by Chebyshev's polynomials times `_signs`: then a step is one operation, not two.
+
+    For signs +, +, -, -, +, ... it is S_{k+1} = S_{k-1} -+ 2 t S_k.
+    """
+    if mapping is not None:
+        samples.sub_(mapping.center).mul_(mapping.scale)
+        if mapping.shift:
+            samples.add_(mapping.shift)
+    for k in range(1, len(rows) - 2):
+        torch.addcmul(rows[k - 1], rows[k], rows[1], value=-2.0 if k % 2 else 2.0, out=rows[k + 1])
+
+
+def _signs(like: Tensor, size: int) -> Tensor:
+    """The signs +, +, -, -, +, ... of `_lay_out_signed`, (size,) float64."""
+    return like.new_tensor([1.0 if k % 4 < 2 else -1.0 for k in range(size)], dtype=torch.float64)
+
+
 class _Matrix:
     """The matrix P of n samples that all series share, or of n samples of each of s series.
 
@@ -117,10 +135,13 @@ class _Matrix:
         self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
         self._functions = self._whole.narrow(0 if is_shared else 1, 0, degree + 1)
         self._values: Tensor | None = None
+        self._left: Tensor | None = None
 
-    def lay_out(self, x: Tensor, steps: Steps, mapping: AffineMap | None) -> None:
+    def lay_out(self, x: Tensor, steps: Steps, mapping: AffineMap | None, *, is_signed: bool = False) -> None:
         """Fill it for x (g, n)."""
-        if steps:
+        if steps and is_signed:
+            _lay_out_signed(self._rows, self.samples(self._rows[1]).copy_(x), mapping)
+        elif steps:
             _lay_out(self._rows, self.samples(self._rows[1]).copy_(x), steps, mapping)
 
     def samples(self, padded: Tensor) -> Tensor:
@@ -199,12 +220,35 @@ class _Matrix:
         """P_k of the samples, and zero in the filling: (g, width)."""
         return self._rows[k]
 
-    def moments_of(self, deltas: Sequence[Tensor], n_series: int) -> list[Tensor]:
-        """Moments of each of deltas (g or s, width), (s, degree + 1), in one product where series share the matrix."""
-        if not self._is_shared:
-            return [self.moments(delta.expand(n_series, -1).contiguous(), None) for delta in deltas]
-        sums = self.moments(torch.cat(list(deltas)), None).split([len(delta) for delta in deltas])
-        return [rows.expand(n_series, -1) for rows in sums]
+    def normal(self, residuals: Tensor, weight: Tensor | None) -> Tensor:
+        """Sums of w P_k, of w P_d P_k and of w r P_k, k = 0 .. d, and of w r**2: (s, 3 d + 4).
+
+        Args:
+            residuals: what `residuals` gave last, (s, width).
+            weight: (s or 1, n), or None.
+        """
+        padded = None if weight is None else self.pad(weight)
+        n_series, last = residuals.shape[0], self._rows[-2]
+        if self._is_shared and n_series == 1:
+            # In a buffer that stays: from the system, a megabyte for each chunk would take as long as its sums.
+            if self._left is None:
+                self._left = self._all.new_empty(3, self.width)
+            for row, values in zip(self._left, (self._rows[0], last, residuals), strict=True):
+                if padded is None:
+                    row.copy_(values[0])
+                else:
+                    torch.mul(values[0], padded[0], out=row)
+            sums = self.moments(self._left, residuals)
+            return torch.cat((sums[:, :-1].flatten(), sums[2, -1:])).unsqueeze(0)
+        left = [self._rows[0], last, residuals]
+        if padded is not None:
+            left = [values * padded for values in left]
+        if self._is_shared:
+            sums = self.moments(torch.cat(left), None).split([len(values) for values in left])
+            parts = [rows.expand(n_series, -1) for rows in sums]
+        else:
+            parts = [self.moments(values.expand(n_series, -1).contiguous(), None) for values in left]
+        return torch.cat((*parts, self.dots(left[2], residuals)), 1)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
         """Dot products of matching rows (s, width): (s, 1), over blocks in float64."""
@@ -270,7 +314,9 @@ class _Parts:
         *,
         dtype: torch.dtype | None = None,
         at_once: int = 0,
+        is_signed: bool = False,
     ) -> None:
+        self._is_signed = is_signed
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, _steps(basis, degree)
         self._is_shared = x.shape[0] == 1
@@ -294,7 +340,7 @@ class _Parts:
         if self.is_one:
             if self._n_samples and self._n_series:
                 matrix = self._matrix(self._n_series, self._n_samples)
-                matrix.lay_out(self._x, self._steps, self._mapping)
+                matrix.lay_out(self._x, self._steps, self._mapping, is_signed=self._is_signed)
                 everything = slice(None)
                 yield _Part(everything, everything, matrix, self.dtype, self._n_series, True)
             return
@@ -310,7 +356,7 @@ class _Parts:
                 matrix = made[shape]
                 if not (self._is_shared and is_laid_out):
                     x = self._x if self._is_shared else self._x[series]
-                    matrix.lay_out(x[:, samples], self._steps, self._mapping)
+                    matrix.lay_out(x[:, samples], self._steps, self._mapping, is_signed=self._is_signed)
                     is_laid_out = True
                 yield _Part(series, samples, matrix, self.dtype, self._n_series, False)
 
@@ -628,24 +674,18 @@ def normal(
     with the matrix of the functions, instead of as many functions again.
     """
     n_series = max(rows.shape[0] for rows in (x, y, weight) if rows is not None)
-    parts = _Parts(x, n_series, degree, mapping, "chebyshev", dtype=torch.float64)
+    parts = _Parts(x, n_series, degree, mapping, "chebyshev", dtype=torch.float64, is_signed=True)
     size = degree + 1
-    coef = x.new_zeros((1, size), dtype=torch.float64) if coef is None else coef.double()
+    signs = _signs(x, size)
+    coef = x.new_zeros((1, size), dtype=torch.float64) if coef is None else coef.double() * signs
     total = None
     for part in parts:
-        matrix = part.matrix
-        n = n_series if part.is_all else part.series.stop - part.series.start
-        residual = matrix.residuals(part.coefficients(coef.expand(n_series, size)), part.operand(y))
-        weights, last = matrix.row(0), matrix.row(degree)  # (g, width)
-        delta = residual
-        if weight is not None:
-            weights = matrix.pad(part.operand(weight))
-            last, delta = last * weights, residual * weights
-        sums = matrix.moments_of((weights, last, delta), n)
-        total = part.add(torch.cat((*sums, matrix.dots(delta, residual)), 1), total)
+        residuals = part.matrix.residuals(part.coefficients(coef.expand(n_series, size)), part.operand(y))
+        total = part.add(part.matrix.normal(residuals, None if weight is None else part.operand(weight)), total)
     if total is None:  # no samples
         total = x.new_zeros((n_series, 3 * size + 1), dtype=torch.float64)
     low, high, of_residuals, squares = total.split((size, size, size, 1), 1)
+    low, high, of_residuals = low * signs, high * (signs[-1] * signs), of_residuals * signs
     of_x = torch.cat((low, 2.0 * high[:, 1:] - low.flip(1)[:, 1:]), 1)
     return Normal(of_x, -of_residuals, squares.squeeze(1))
 

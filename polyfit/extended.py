@@ -27,9 +27,11 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyfit.bases import CHEBYSHEV, affine_map
 from polyfit.errorfree import SPLITTER, split, two_sum
 
 Array = NDArray[np.float64]
@@ -102,6 +104,7 @@ class ExtendedResiduals:
 
     def __init__(self, x: Tensor, y: Tensor, weight: Tensor | None, degree: int, domain: tuple[float, float]) -> None:
         self._data, self._degree = (x, y, weight), degree
+        affine_map(domain, CHEBYSHEV, torch.float64)  # says so if it is too narrow or too wide
         # Splitting overflows near the largest number, and the reciprocal of a range near the smallest.
         exponent = math.frexp(max(map(abs, domain)))[1]
         self._unit = math.ldexp(1.0, -exponent // 2) if abs(exponent) > _FAR else 1.0
@@ -113,7 +116,7 @@ class ExtendedResiduals:
 
     def __call__(self, high: Array, low: Array) -> tuple[Array, float]:
         """The moments g, (degree + 1,), and the sum of squares s, for high and low parts of the coefficients."""
-        coef, largest = _pair(high[:, None], low[:, None]), float(np.abs(high).max())
+        coef, largest = _pair(high[:, None], low[:, None]), max(map(abs, high.tolist()))
         squares, leading, rest = [], np.zeros_like(high), np.zeros_like(high)
         for laid in self._chunks():
             square, more, more_rest = _chunk_sums(laid, coef, largest)

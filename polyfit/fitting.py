@@ -201,7 +201,7 @@ def fit(
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds is None else bounds
     values = {k: value / data.unit for k, value in values.items()}
-    with torch.no_grad(), ops.without_autocast(x.device), np.errstate(all="ignore"):
+    with ops.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
         total = _total(data, solution, has_constant=0 not in values)
@@ -301,14 +301,13 @@ def prepare(
     functional.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
     ops.resolve_fit_impl(impl, x.device)
     x, y = x.detach(), y.detach()
-    with torch.no_grad():
-        if sigma is not None:
-            weight = _weight_of(sigma.detach(), nan_policy)
-        elif weight is not None:
-            weight = weight.detach()
-        if weight is not None:
-            x, y, weight = _with_weight(x, y, weight, nan_policy)
-        return _finite(x, y, weight, nan_policy, impl)
+    if sigma is not None:
+        weight = _weight_of(sigma.detach(), nan_policy)
+    elif weight is not None:
+        weight = weight.detach()
+    if weight is not None:
+        x, y, weight = _with_weight(x, y, weight, nan_policy)
+    return _finite(x, y, weight, nan_policy, impl)
 
 
 def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
@@ -353,9 +352,10 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
     if not n:
         raise ValueError("no samples are left to fit; pass some that are finite and of positive weight")
     # One look at all of x is needed anyway, and smallest and largest are NaN where anything is.
-    lo, hi, least, most = (float(bound) for rows in (x, y) for bound in torch.aminmax(rows))
-    known = (lo, hi, least, most) if weight is None else (lo, hi, least, most, float(weight.max()))
-    if not all(map(math.isfinite, known)):
+    (low, high), (bottom, top) = torch.aminmax(x), torch.aminmax(y)
+    lo, hi, least, most = low.item(), high.item(), bottom.item(), top.item()
+    largest_weight = 0.0 if weight is None else weight.max().item()
+    if not all(map(math.isfinite, (lo, hi, least, most, largest_weight))):
         if nan_policy == "propagate":
             return None
         functional.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
@@ -371,7 +371,6 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
 
 def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _Solution:
     """The coefficients, by a first polynomial and corrections; see the module."""
-    bases.affine_map(data.domain, CHEBYSHEV, torch.float64)  # says so if it is too narrow or too wide
     extended = None
     if precision == "extended":
         extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
@@ -388,15 +387,16 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
     residuals = _residuals(data, degree, few, extended)
     # The first residuals of long data are small, and their moments exact: a step of refinement already.
     is_refined = few is None and extended is None
+    after = squares, moments
     for _ in range(_MOST_STEPS):
         change = _correction(high, low, moments, directions, gram, conditions)
-        after = _after(squares, moments, change, gram)
         high, low = _add(high, low, change)
-        if is_refined and _is_enough(high, change, squares, after[0], directions, precision, method):
-            break
+        if is_refined:
+            after = _after(squares, moments, change, gram)
+            if _is_enough(high, change, squares, after[0], directions, precision, method):
+                break
         is_refined = True
         moments, squares = residuals(high, low)
-    else:
         after = squares, moments
     if directions.null is not None:  # nothing along what is open, whatever was begun with
         high, low = _add(high, low, -directions.without_open(high))
@@ -547,7 +547,7 @@ def _is_enough(
 ) -> bool:
     """Whether one more correction would bring nothing that counts."""
     error = 8.0 * _EPS * directions.condition ** (2 if method == "moments" else 1)
-    size, last = float(np.abs(high).max()), float(np.abs(change).max())
+    size, last = (max(map(abs, values.tolist())) for values in (high, change))
     return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
         squares <= _SHRINKS * rss or last <= _ENOUGH["double"] * size
     )

@@ -478,7 +478,7 @@ def make_fit(
             FitWarning,
             stacklevel=3,
         )
-    elif not bool(coef.isfinite().all()):
+    elif not all(map(math.isfinite, coef.tolist())):
         warnings.warn(
             f"coefficients of {basis} on {domain} are larger than float64 holds; pass a domain nearer to the data",
             FitWarning,

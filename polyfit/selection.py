@@ -179,11 +179,11 @@ def select_degree(
         )
     total = sums.total()
     degrees = range(n_degrees)
-    rss = [float(_errors(coef, total, total, degree)[0]) for degree in degrees]
+    rss = _errors(coef, total, total, n_degrees)[0].tolist()
     if folds:
         total_weight = float(total.gram[0, 0, 0])
         training = _Sums(*(whole - fold for whole, fold in zip(total, sums, strict=True)))
-        values = [float(_errors(coef, training, sums, degree).sum()) / total_weight for degree in degrees]
+        values = (_errors(coef, training, sums, n_degrees).sum(0) / total_weight).tolist()
     else:
         values = [
             _information(criterion, rss[degree], degree, data.n_samples, has_variance=not absolute_sigma)
@@ -240,24 +240,36 @@ def _resolved(sums: _Sums, max_degree: int) -> int:
     grams = total if sums.gram.shape[0] == 1 else total - sums.gram
     scale = grams.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).rsqrt()
     scaled = grams * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    factors, failed = torch.linalg.cholesky_ex(scaled)
+    if not bool(failed.any()) and float(factors.diagonal(dim1=-2, dim2=-1).min()) ** 2 >= _RESOLVED:
+        return max_degree + 1
     for degree in range(1, max_degree + 1):
-        factor, failed = torch.linalg.cholesky_ex(scaled[:, : degree + 1, : degree + 1])
-        if bool(failed.any()) or float(factor[:, -1, -1].min()) ** 2 < _RESOLVED:
+        factors, failed = torch.linalg.cholesky_ex(scaled[:, : degree + 1, : degree + 1])
+        if bool(failed.any()) or float(factors[:, -1, -1].min()) ** 2 < _RESOLVED:
             return degree
     return max_degree + 1
 
 
-def _errors(coef: Tensor, training: _Sums, test: _Sums, degree: int) -> Tensor:
-    """Sums of squared errors (k,) on each of `test`, of the polynomials of a degree fitted to each of `training`."""
-    size = degree + 1
-    gram = training.gram[:, :size, :size]
-    wanted = training.moments[:, :size] + training.gram[:, :size, size:] @ coef[size:]
-    scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt()
-    factor = torch.linalg.cholesky(gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
-    solution = torch.cholesky_solve((wanted * scale).unsqueeze(-1), factor).squeeze(-1) * scale
-    change = torch.cat((solution, -coef[size:].expand(len(gram), -1)), -1)
-    by_change = (test.gram @ change.unsqueeze(-1)).squeeze(-1)
-    return (test.squares + (change * (by_change - 2.0 * test.moments)).sum(-1)).clamp(min=0.0)
+def _errors(coef: Tensor, training: _Sums, test: _Sums, n_degrees: int) -> Tensor:
+    """Sums of squared errors (k, n_degrees) on each of `test`, of the polynomials fitted to each of `training`.
+
+    With the Cholesky factor L of the Gram matrix of all degrees that is wanted, that of degree d is its leading block.
+    A polynomial of degree d differs from coef: up to d by ``L_d^-T (L_d^-1 g + L_tail.T c_tail)``, and above by -c. One
+    triangular system with a column for each degree gives all of them.
+    """
+    gram = training.gram[:, :n_degrees, :n_degrees]
+    wanted = training.moments[:, :n_degrees] + training.gram[:, :n_degrees, n_degrees:] @ coef[n_degrees:]
+    scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-1)
+    factor = torch.linalg.cholesky(gram * scale * scale.mT)
+    own = torch.linalg.solve_triangular(factor, wanted.unsqueeze(-1) * scale, upper=False)  # (k, n_degrees, 1)
+    above = torch.tril(coef.new_ones(n_degrees, n_degrees), -1)  # [j, d]: whether j is above d
+    tail = coef[:n_degrees, None] * above
+    right = (own + factor.mT @ (tail / scale)) * (1.0 - above)
+    change = torch.linalg.solve_triangular(factor.mT, right, upper=True) * scale - tail
+    rest = -coef[n_degrees:, None].expand(len(gram), -1, n_degrees)
+    change = torch.cat((change, rest), 1)  # (k, p, n_degrees)
+    by_change = test.gram @ change - 2.0 * test.moments.unsqueeze(-1)
+    return (test.squares.unsqueeze(-1) + (change * by_change).sum(1)).clamp(min=0.0)
 
 
 def _information(criterion: str, rss: float, degree: int, n: int, *, has_variance: bool) -> float:

@@ -4,7 +4,10 @@ r"""What an update rule is: plain data, the rules of torch.optim to the letter.
 state before the first update, and `step` makes one: plain arithmetic, element by element, on whatever holds the
 coefficients, arrays of numpy or tensors.
 
-A learning rate may change along the run: in place of a number pass a schedule, a function of the updates made so far.
+A learning rate may change along the run: in place of a number pass a schedule, a function of the epochs made so far.
+
+Whatever depends on the number of an update, and not on the coefficients, is three numbers: the rate, and two factors of
+the rule (`Rule.factors`). `table` gives them for a stretch of a run; loops on a GPU and in C++ read the same table.
 """
 
 from __future__ import annotations
@@ -13,7 +16,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 State: TypeAlias = tuple[Any, ...]
+Array: TypeAlias = NDArray[np.float64]
+Constants: TypeAlias = tuple[float, float, float, float]
 
 
 def _check_number(name: str, value: object, least: float, below: float = math.inf, *, is_open: bool = False) -> None:
@@ -39,10 +47,10 @@ def _check_rate(value: object) -> None:
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A learning rate that depends on the number of updates made."""
+    """A learning rate that depends on the number of epochs made: of updates, unless there are batches."""
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of the update that follows after `epoch` updates."""
+        """The learning rate of the updates that follow after `epoch` epochs."""
         ...
 
 
@@ -157,13 +165,43 @@ class Rule(Protocol):
         """Learning rate."""
         ...
 
+    @property
+    def kernel(self) -> tuple[str, Constants]:
+        """The name of the variant that a kernel compiles, and its constants."""
+        ...
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """The two factors a and b of updates with these numbers, from 1 on."""
+        ...
+
     def start(self, zeros: Any) -> State:
         """The state before the first update, made of zeros in the shape of the coefficients."""
         ...
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: float, count: int) -> tuple[Any, State]:
-        """Coefficients and state after update number `count`, from 1 on, at the rate `lr`."""
+    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+        """Coefficients and state after an update at the rate `lr`, a number or one for each series, (S, 1)."""
         ...
+
+
+# Tables are made in whole blocks, so that an update's numbers do not depend on where a run is cut: powers of a vector
+# may round differently at different places of it.
+_BLOCK = 1024
+
+
+def table(rule: Rule, first: int, stop: int, batches: int = 1) -> Array:
+    """Rate and factors (n, 3) of the updates after the first `first`, up to number `stop`, with so many an epoch."""
+    low = first - first % _BLOCK
+    counts = np.arange(low + 1, low + 1 + -(-(stop - low) // _BLOCK) * _BLOCK, dtype=np.float64)
+    rows = np.empty((len(counts), 3))
+    with np.errstate(all="ignore"):
+        rows[:, 1], rows[:, 2] = rule.factors(counts)
+    rows = rows[first - low : stop - low]
+    if isinstance(rule.lr, Schedule):
+        rates = [rule.lr.rate(epoch) for epoch in range(first // batches, -(-stop // batches))]
+        rows[:, 0] = np.repeat(rates, batches)[first % batches :][: len(rows)]
+    else:
+        rows[:, 0] = rule.lr
+    return rows
 
 
 def _check_lr(lr: float | Schedule) -> None:
@@ -204,29 +242,49 @@ class SGD:
         if self.nesterov and (not self.momentum or self.dampening):
             raise ValueError("nesterov=True needs momentum above 0 and no dampening; pass momentum=0.9, say")
 
+    @property
+    def kernel(self) -> tuple[str, Constants]:
+        """See `Rule`."""
+        name = "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
+        return name, (self.weight_decay, self.momentum, 0.0, 0.0)
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """The shares of the momentum and of the gradient in the new momentum, which begins as the gradient."""
+        is_first = counts == 1.0
+        return np.where(is_first, 0.0, self.momentum), np.where(is_first, 1.0, 1.0 - self.dampening)
+
     def start(self, zeros: Any) -> State:
         """The momentum, where there is some."""
         return (zeros,) if self.momentum else ()
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: float, count: int) -> tuple[Any, State]:
+    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
         if not self.momentum:
             return coef - lr * gradient, ()
-        kept = gradient if count == 1 else self.momentum * state[0] + (1.0 - self.dampening) * gradient
+        kept = a * state[0] + b * gradient
         return coef - lr * (gradient + self.momentum * kept if self.nesterov else kept), (kept,)
 
 
+def _root(values: Any) -> Any:
+    return np.sqrt(values) if isinstance(values, np.ndarray) else values**0.5
+
+
 def _adam(
-    coef: Any, gradient: Any, state: State, lr: float, count: int, betas: tuple[float, float], eps: float
+    coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float, betas: tuple[float, float], eps: float
 ) -> tuple[Any, State]:
     first, second = betas
     mean, square = state
     mean = mean + (1.0 - first) * (gradient - mean)
     square = second * square + (1.0 - second) * (gradient * gradient)
-    size = square**0.5 / math.sqrt(1.0 - second**count) + eps
-    return coef - (lr / (1.0 - first**count)) * (mean / size), (mean, square)
+    return coef - (lr * a) * (mean / (_root(square) * b + eps)), (mean, square)
+
+
+def _bias_corrections(betas: tuple[float, float], counts: Array) -> tuple[Array, Array]:
+    """What running means that begin at zero are short of: 1 / (1 - beta1**t), and the root of that for beta2."""
+    first, second = betas
+    return 1.0 / (1.0 - first**counts), 1.0 / np.sqrt(1.0 - second**counts)
 
 
 def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -263,15 +321,24 @@ class Adam:
         _check_lr(self.lr)
         _check_adam(self.betas, self.eps, self.weight_decay)
 
+    @property
+    def kernel(self) -> tuple[str, Constants]:
+        """See `Rule`."""
+        return "adam", (self.weight_decay, *self.betas, self.eps)
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """What makes up for the running means' start at zero."""
+        return _bias_corrections(self.betas, counts)
+
     def start(self, zeros: Any) -> State:
         """Running means of the gradient and of its square."""
         return zeros, zeros
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: float, count: int) -> tuple[Any, State]:
+    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
-        return _adam(coef, gradient, state, lr, count, self.betas, self.eps)
+        return _adam(coef, gradient, state, lr, a, b, self.betas, self.eps)
 
 
 @dataclass(frozen=True)
@@ -301,14 +368,23 @@ class AdamW:
         _check_lr(self.lr)
         _check_adam(self.betas, self.eps, self.weight_decay)
 
+    @property
+    def kernel(self) -> tuple[str, Constants]:
+        """See `Rule`."""
+        return "adamw", (self.weight_decay, *self.betas, self.eps)
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """What makes up for the running means' start at zero."""
+        return _bias_corrections(self.betas, counts)
+
     def start(self, zeros: Any) -> State:
         """Running means of the gradient and of its square."""
         return zeros, zeros
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: float, count: int) -> tuple[Any, State]:
+    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
         """See `Rule`."""
         coef = coef * (1.0 - lr * self.weight_decay)
-        return _adam(coef, gradient, state, lr, count, self.betas, self.eps)
+        return _adam(coef, gradient, state, lr, a, b, self.betas, self.eps)
 
 
 @dataclass(frozen=True)
@@ -346,20 +422,32 @@ class RMSprop:
         _check_number("weight_decay", self.weight_decay, 0.0)
         _check_number("momentum", self.momentum, 0.0)
 
-    def start(self, zeros: Any) -> State:
-        """Running mean of the square, of the gradient, and the momentum."""
-        return zeros, zeros, zeros
-
-    def step(self, coef: Any, gradient: Any, state: State, lr: float, count: int) -> tuple[Any, State]:
+    @property
+    def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
-        square, mean, kept = state
+        name = "rmsprop" + "_centered" * self.centered + "_momentum" * bool(self.momentum)
+        return name, (self.weight_decay, self.alpha, self.momentum, self.eps)
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """None: ones."""
+        return np.ones_like(counts), np.ones_like(counts)
+
+    def start(self, zeros: Any) -> State:
+        """Running mean of the square; where they are used that of the gradient, and the momentum."""
+        return (zeros,) * (1 + self.centered + bool(self.momentum))
+
+    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+        """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
-        square = self.alpha * square + (1.0 - self.alpha) * (gradient * gradient)
+        square = self.alpha * state[0] + (1.0 - self.alpha) * (gradient * gradient)
+        new = [square]
         if self.centered:
-            mean = mean + (1.0 - self.alpha) * (gradient - mean)
-        size = (square - mean * mean if self.centered else square) ** 0.5 + self.eps
-        if not self.momentum:
-            return coef - lr * (gradient / size), (square, mean, kept)
-        kept = self.momentum * kept + gradient / size
-        return coef - lr * kept, (square, mean, kept)
+            mean = state[1] + (1.0 - self.alpha) * (gradient - state[1])
+            square = square - mean * mean
+            new.append(mean)
+        step = gradient / (_root(square) + self.eps)
+        if self.momentum:
+            step = self.momentum * state[-1] + step
+            new.append(step)
+        return coef - lr * step, tuple(new)

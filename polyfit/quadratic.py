@@ -28,7 +28,7 @@ from torch import Tensor
 from polyfit import bases, ops, solver
 from polyfit.extended import to_array
 from polyfit.functional import Problem
-from polyfit.optimizers import SGD, Rule, rate
+from polyfit.optimizers import SGD, Rule, rate, table
 from polyfit.solver import Array
 
 # How much above 1 a spectral radius may be by rounding.
@@ -219,15 +219,13 @@ def descend(
     """Coefficients (S, p) after so many updates of any rule; `record` sees them on the way."""
     coef, state = start, rule.start(np.zeros_like(start))
     hessian, offset = loss.hessian, loss.gradient
-    lr, is_fixed = rate(rule.lr, 0), isinstance(rule.lr, float | int)
     with np.errstate(all="ignore"):
-        for epoch in range(epochs):
-            if epoch % record_every == 0:
-                record(epoch, coef)
-            left = coef - loss.reference
-            gradient = (hessian @ left[..., None])[..., 0]
-            gradient += offset
-            coef, state = rule.step(coef, gradient, state, lr if is_fixed else rate(rule.lr, epoch), epoch + 1)
+        for first in range(0, epochs, record_every):
+            record(first, coef)
+            for row in table(rule, first, min(first + record_every, epochs)).tolist():
+                gradient = (hessian @ (coef - loss.reference)[..., None])[..., 0]
+                gradient += offset
+                coef, state = rule.step(coef, gradient, state, *row)
     record(epochs, coef)
     return coef
 

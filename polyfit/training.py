@@ -454,14 +454,13 @@ def _stepwise(run: _Run, scale: float) -> Tensor:
         records.add(epoch, value.sum(), lambda: coef.clone().view(run.coef.shape))
 
     state = optimizer.start(torch.zeros_like(coef))
-    lr, is_fixed = optimizers.rate(optimizer.lr, 0), not isinstance(optimizer.lr, optimizers.Schedule)
-    for epoch in range(run.epochs):
-        is_recorded = epoch % run.record_every == 0
-        value, gradient = pass_over_data(coef, is_recorded)
-        if is_recorded:
-            record(epoch, value)
-        now = lr if is_fixed else optimizers.rate(optimizer.lr, epoch)
-        coef, state = optimizer.step(coef, gradient.to(coef.dtype), state, now, epoch + 1)
+    for first in range(0, run.epochs, run.record_every):
+        rows = optimizers.table(optimizer, first, min(first + run.record_every, run.epochs)).tolist()
+        for epoch, row in enumerate(rows, start=first):
+            value, gradient = pass_over_data(coef, epoch == first)
+            if epoch == first:
+                record(epoch, value)
+            coef, state = optimizer.step(coef, gradient.to(coef.dtype), state, *row)
     record(run.epochs, pass_over_data(coef, True)[0])
     return coef.view(run.coef.shape)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from polyfit.optimizers import SGD, Adam, AdamW, Cosine, Exponential, RMSprop, Step, Warmup, rate
+from polyfit.optimizers import SGD, Adam, AdamW, Cosine, Exponential, RMSprop, Step, Warmup, table
 
 RULES = {
     "plain": (SGD(0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
@@ -49,13 +50,11 @@ def test_a_rule_is_that_of_torch(name, is_array):
     optimizer = make([parameter])
     coef = start.numpy().copy() if is_array else start.clone()
     state = rule.start(np.zeros_like(coef) if is_array else torch.zeros_like(start))
-    for count in range(1, 30):
+    for count, row in enumerate(table(rule, 0, 29).tolist(), start=1):
         gradient = torch.randn(2, 4, dtype=torch.float64, generator=generator)
         parameter.grad = gradient
         optimizer.step()
-        coef, state = rule.step(
-            coef, gradient.numpy() if is_array else gradient, state, rate(rule.lr, count - 1), count
-        )
+        coef, state = rule.step(coef, gradient.numpy() if is_array else gradient, state, *row)
         # The same operations but for the order of some: a few roundings an update.
         torch.testing.assert_close(torch.as_tensor(coef), parameter.detach(), rtol=1e-14 * count, atol=1e-15 * count)
 
@@ -87,6 +86,20 @@ def test_a_schedule_is_that_of_torch(name):
         assert schedule.rate(epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-16)
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("name", ["plain", "dampening, decay", "Adam, all", "RMSprop"])
+def test_a_table_does_not_depend_on_where_it_is_cut(name):
+    rule = replace(RULES[name][0], lr=Cosine(0.3, epochs=5000))
+    whole = table(rule, 0, 5000)
+    np.testing.assert_array_equal(
+        np.concatenate([table(rule, *cut) for cut in ((0, 7), (7, 1500), (1500, 5000))]), whole
+    )
+    assert whole[:, 0].tolist() == [rule.lr.rate(epoch) for epoch in range(5000)]
+    # With batches the rate is that of the epoch, and the factors are those of the update.
+    cut = table(rule, 7, 1500, 3)
+    assert cut[:, 0].tolist() == [rule.lr.rate(update // 3) for update in range(7, 1500)]
+    np.testing.assert_array_equal(cut[:, 1:], whole[7:1500, 1:])
 
 
 BAD = [

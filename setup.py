@@ -22,10 +22,10 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["polyfit", "polyfit.bases", "polyfit_kernels"],
+    packages=["polyfit", "polyfit.bases", "polyfit.training", "polyfit_kernels"],
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
-    package_data={"polyfit": ["py.typed"]},
+    package_data={"polyfit": ["py.typed"], "polyfit.training": ["descent.cpp"]},
     install_requires=["numpy>=1.26", "torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
     extras_require={
         "cli": CLI,

@@ -520,20 +520,27 @@ def _squared_error(
 
 
 def _other_loss(
-    loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+    loss: Loss,
+    part: _Part,
+    coef: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    want_coef: bool,
+    want_value: bool,
+    want_losses: bool,
 ) -> _Terms:
     matrix = part.matrix
     values = matrix.series(coef)
     p = matrix.samples(values)
     y = y.expand_as(p)
     delta, to_y = loss.slopes(p, y)
-    losses = loss.value(p, y)
-    weighted = losses
+    losses = loss.value(p, y) if want_value or want_losses else None
     if weight is not None:
-        delta, to_y, weighted = delta * weight, to_y * weight, losses * weight
+        delta, to_y = delta * weight, to_y * weight
     delta = matrix.pad(delta)
     sums = [matrix.moments(delta, None)] if want_coef else []
-    if want_value:
+    if want_value and losses is not None:
+        weighted = losses if weight is None else losses * weight
         sums.append(weighted.sum(1, keepdim=True, dtype=torch.float64))
     return _Terms(delta, values, torch.cat(sums, 1) if sums else None, to_y, losses)
 
@@ -610,7 +617,7 @@ class Objective:
         factor = 2.0 if isinstance(self._loss, MSE) else 1.0  # of delta, see _Terms
         sums = total_weight = None
         for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
-            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value)
+            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value, want_weight)
             if terms.sums is not None:
                 sums = part.add(terms.sums, sums)
             if want_value and weight is not None:
@@ -639,11 +646,18 @@ class Objective:
         )
 
     def _terms(
-        self, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+        self,
+        part: _Part,
+        coef: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        want_coef: bool,
+        want_value: bool,
+        want_losses: bool,
     ) -> _Terms:
         if isinstance(self._loss, MSE):
             return _squared_error(part, coef, y, weight, want_coef, want_value)
-        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value)
+        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value, want_losses)
 
 
 def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:

@@ -17,18 +17,18 @@ so that epoch t costs what epoch 1 costs. (Any text on descent; Polyak, USSR Com
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit import bases, ops, solver
 from polyfit.extended import to_array
 from polyfit.functional import Problem
-from polyfit.optimizers import SGD, Rule, rate, table
+from polyfit.optimizers import SGD
 from polyfit.solver import Array
 
 # How much above 1 a spectral radius may be by rounding.
@@ -60,12 +60,12 @@ class Quadratic:
         return (self.hessian @ (coef - self.reference)[..., None])[..., 0] + self.gradient
 
     def losses(self, coef: Array) -> Array:
-        """The loss (...) at coef (..., S, p), summed over series."""
+        """The losses (..., S) at coef (..., S, p)."""
         left = coef - self.reference
-        own = left @ self.to_own.T
         with np.errstate(all="ignore"):  # a run that diverges says so by its losses
+            own = left @ self.to_own.T
             curved = (own * (self.own_hessian @ own[..., None])[..., 0]).sum(-1)
-            return (self.loss + (left * self.gradient).sum(-1) + 0.5 * curved).sum(-1)
+            return self.loss + (left * self.gradient).sum(-1) + 0.5 * curved
 
     def eigenvalues(self) -> Array:
         """Of the Hessians, ascending, (S, p); not negative."""
@@ -89,7 +89,7 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
     of_x, of_y = (np.broadcast_to(to_array(part), (n_series, part.shape[-1])) for part in sums[:2])
     grams = solver.gram(of_x, degree)
-    own_best = np.stack([solver.from_gram(g).correction(b) for g, b in zip(grams, of_y, strict=True)])
+    own_best = solver.corrections(grams, of_y)
     best = bases.convert(
         torch.from_numpy(own_best), "chebyshev", problem.basis, domain=own, to_domain=problem.domain
     ).numpy()
@@ -110,55 +110,62 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
 # --- stability ---
 
 
-def spectral_radius(rule: SGD, values: Array, lr: float) -> float:
-    """By how much an update multiplies the worst error in the long run, for eigenvalues of the Hessian."""
+def spectral_radius(rule: SGD, values: Array, lr: float | Array) -> Array:
+    """By how much an update multiplies the worst error in the long run, (...) for eigenvalues (..., p) of the Hessian.
+
+    The rate is a number, or (..., 1).
+    """
     slopes = values + rule.weight_decay
     if not rule.momentum:
-        return float(np.abs(1.0 - lr * slopes).max())
-    return float(np.abs(np.linalg.eigvals(_momentum_step(rule, slopes, lr))).max())
+        return np.abs(1.0 - lr * slopes).max(-1)
+    return np.abs(np.linalg.eigvals(_momentum_step(rule, slopes, lr))).max((-2, -1))
 
 
-def _momentum_step(rule: SGD, slopes: Array, lr: float) -> Array:
+def _momentum_step(rule: SGD, slopes: Array, lr: float | Array) -> Array:
     """The matrices (..., 2, 2) of an update of (error, momentum) for each slope."""
     new = 1.0 - rule.dampening
     ahead, kept = (1.0 + rule.momentum, rule.momentum**2) if rule.nesterov else (new, rule.momentum)
     rows = [
-        [1.0 - lr * ahead * slopes, np.full_like(slopes, -lr * kept)],
+        [1.0 - lr * ahead * slopes, -lr * kept * np.ones_like(slopes)],
         [new * slopes, np.full_like(slopes, rule.momentum)],
     ]
     return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
-def largest_stable_lr(rule: SGD, values: Array) -> float:
-    """The largest rate at which a rule does not diverge, for eigenvalues of the Hessian; infinite where all are zero.
+def largest_stable_lr(rule: SGD, values: Array) -> Array:
+    """The largest rates (...) at which a rule does not diverge, for eigenvalues (..., p); infinite where all are zero.
 
     2 / v for plain descent, 2 (1 + m) / v with momentum m, less with nesterov: by bisection to a relative 1e-13.
     """
-    largest = float(values.max()) + rule.weight_decay
-    if not largest > 0.0:
-        return math.inf
-    if not rule.momentum:
-        return 2.0 / largest
-    low, high = 0.0, 2.0 * (1.0 + rule.momentum) / largest * (1.0 + rule.dampening * (rule.dampening > 0.0)) * 4.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        is_stable = spectral_radius(rule, np.array([largest]), middle) <= 1.0 + _ROUNDING
-        low, high = (middle, high) if is_stable else (low, middle)
-    return low
+    largest = np.asarray(values.max(-1) + rule.weight_decay)
+    limit = 2.0
+    if rule.momentum:
+        slope = np.ones(1)
+        plain = SGD(1.0, rule.momentum, rule.dampening, 0.0, rule.nesterov)
+        low, high = 0.0, 8.0 * (1.0 + rule.momentum) * (1.0 + max(rule.dampening, 0.0))
+        for _ in range(60):
+            limit = 0.5 * (low + high)
+            is_stable = bool(spectral_radius(plain, slope, limit) <= 1.0 + _ROUNDING)
+            low, high = (limit, high) if is_stable else (low, limit)
+        limit = low
+    return np.where(largest > 0.0, limit / np.where(largest > 0.0, largest, 1.0), np.inf)
 
 
-def is_stable(rule: SGD, values: Array, lr: float) -> bool:
-    """Whether a run at this rate stays bounded, give or take rounding."""
+def is_stable(rule: SGD, values: Array, lr: float | Array) -> NDArray[np.bool_]:
+    """Whether runs (...) at these rates stay bounded, give or take rounding."""
     return spectral_radius(rule, values, lr) <= 1.0 + _ROUNDING
 
 
 # --- descent in closed form ---
 
 
-def closed_form(loss: Quadratic, start: Array, rule: SGD, epochs: Sequence[int]) -> Array:
-    """Coefficients (len(epochs), S, p) after so many updates each, ascending, from start (S, p)."""
+def closed_form(loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epochs: Sequence[int]) -> Array:
+    """Coefficients (len(epochs), S, p) after so many updates each, ascending, from start (S, p).
+
+    The rate is a number, or one for each series, (S, 1).
+    """
     values, vectors = np.linalg.eigh(loss.hessian)
-    lr, decay = rate(rule.lr, 0), rule.weight_decay
+    decay = rule.weight_decay
     back = np.swapaxes(vectors, -1, -2)
     position = (back @ (start - loss.reference)[..., None])[..., 0]  # (S, p)
     constant = (back @ (loss.gradient + decay * loss.reference)[..., None])[..., 0]
@@ -172,7 +179,7 @@ def closed_form(loss: Quadratic, start: Array, rule: SGD, epochs: Sequence[int])
         return start + (vectors @ moves[..., None])[..., 0]
 
 
-def _phi(x: Array, counts: Array, lr: float) -> Array:
+def _phi(x: Array, counts: Array, lr: float | Array) -> Array:
     """The function lr (1 - (1 - x)**t) / x of t = counts, without cancellation where x t is small."""
     slow = -np.expm1(counts * np.log1p(-np.minimum(x, 0.5)))
     fast = 1.0 - np.where(counts % 2 == 1, np.sign(1.0 - x), 1.0) * np.abs(1.0 - x) ** counts
@@ -180,7 +187,7 @@ def _phi(x: Array, counts: Array, lr: float) -> Array:
     return lr * np.where(x == 0.0, counts, share)
 
 
-def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float, epochs: Sequence[int]) -> Array:
+def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float | Array, epochs: Sequence[int]) -> Array:
     """How far (len(epochs), S, p) each eigenvector's coordinate has moved, with its gradient at the start (S, p)."""
     # State: move, momentum, and one, for what is constant: the gradient at a move m is slope m + gradient.
     step = np.zeros((*slopes.shape, 3, 3))
@@ -203,31 +210,6 @@ def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float, e
         done = epoch
         moves.append(state[..., 0])
     return np.stack(moves)
-
-
-# --- descent on the quadratic, update by update ---
-
-
-def descend(
-    loss: Quadratic,
-    start: Array,
-    rule: Rule,
-    epochs: int,
-    record_every: int,
-    record: Callable[[int, Array], object],
-) -> Array:
-    """Coefficients (S, p) after so many updates of any rule; `record` sees them on the way."""
-    coef, state = start, rule.start(np.zeros_like(start))
-    hessian, offset = loss.hessian, loss.gradient
-    with np.errstate(all="ignore"):
-        for first in range(0, epochs, record_every):
-            record(first, coef)
-            for row in table(rule, first, min(first + record_every, epochs)).tolist():
-                gradient = (hessian @ (coef - loss.reference)[..., None])[..., 0]
-                gradient += offset
-                coef, state = rule.step(coef, gradient, state, *row)
-    record(epochs, coef)
-    return coef
 
 
 def tensor(values: Array, like: Tensor, shape: Sequence[int]) -> Tensor:

@@ -94,6 +94,24 @@ def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = No
     return _directions(vectors, np.sqrt(values[cut:]), cut, scale, free, condition)
 
 
+# Up to so many systems are solved one by one; more go together, which takes less for each.
+_FEW_SYSTEMS = 16
+
+
+def corrections(grams: Array, moments: Array) -> Array:
+    """What `from_gram` and `Directions.correction` give for many systems (S, p, p) with moments (S, p)."""
+    if len(grams) <= _FEW_SYSTEMS:
+        return np.stack([from_gram(gram).correction(b) for gram, b in zip(grams, moments, strict=True)])
+    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(grams, axis1=1, axis2=2), _TINY**2))
+    values, vectors = np.linalg.eigh(grams * scale[:, None, :] * scale[:, :, None])
+    is_known = values > 8.0 * values.shape[1] * _EPS * values[:, -1:]
+    along = (np.swapaxes(vectors, 1, 2) @ (scale * moments)[..., None])[..., 0]
+    found = scale * (vectors @ np.where(is_known, along / np.where(is_known, values, 1.0), 0.0)[..., None])[..., 0]
+    for i in np.flatnonzero(~is_known.all(1)):  # of all solutions the one with the least coefficients
+        found[i] = from_gram(grams[i]).correction(moments[i])
+    return found
+
+
 def from_triangle(
     triangle: Array, n_samples: int, penalty_root: Array | None = None, free: Array | None = None
 ) -> Directions:

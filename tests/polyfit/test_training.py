@@ -14,7 +14,7 @@ from oracle import polynomial_loss as plain_loss
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
-from polyfit.training import max_stable_lr
+from polyfit.training import EarlyStopping, Reason, max_stable_lr
 
 F64 = torch.float64
 
@@ -37,6 +37,12 @@ def eager_path(x, y, start, make, epochs, scheduler=None, **options):
 
 
 ENGINES = ["closed_form", "moments", "stepwise"]
+ALL_ENGINES = {
+    "closed_form": ("closed_form", "auto"),
+    "moments": ("moments", "auto"),
+    "moments in C++": ("moments", "compile"),
+    "stepwise": ("stepwise", "auto"),
+}
 
 
 PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -66,15 +72,14 @@ def test_path_is_that_of_torch_optim(problem, engine, several_chunks, request):
     start = torch.randn(coef_shape, dtype=F64)
     lr = 0.05 if options["reduction"] == "mean" else 0.0005
     path = eager_path(x, y, start, lr, 60, **options)
-    seen = []
-    monitor = lambda *at: seen.append(at)  # noqa: E731
     result = polyfit.train(
-        x, y, start, optimizer=SGD(lr), epochs=60, record_every=7, monitor=monitor, engine=engine, **options
+        x, y, start, optimizer=SGD(lr), epochs=60, record_every=7, keep_path=True, engine=engine, **options
     )
     assert result.losses.epochs.tolist() == [*range(0, 60, 7), 60]
-    for (epoch, loss, coef), value in zip(seen, result.losses.values.tolist(), strict=True):
-        expected_loss, expected_coef = path[epoch]
-        assert loss == value == pytest.approx(expected_loss, rel=1e-12)
+    assert result.path is not None
+    for epoch, coef, value in zip(*map(list, (result.losses.epochs, result.path, result.losses.values)), strict=True):
+        expected_loss, expected_coef = path[int(epoch)]
+        assert float(value) == pytest.approx(expected_loss, rel=1e-12)
         torch.testing.assert_close(coef, expected_coef, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(result.coef, path[60][1], rtol=1e-12, atol=1e-12)
     assert result.loss == result.losses.values[-1].item()
@@ -102,27 +107,27 @@ RULES = {
 
 
 @pytest.mark.parametrize("series", [(), (3,)])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ALL_ENGINES)
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_on_every_engine_is_torchs(name, engine, series):
     rule, make = RULES[name]
+    engine, impl = ALL_ENGINES[engine]
     if engine == "closed_form" and not isinstance(rule, SGD):
-        with pytest.raises(ValueError, match="does not apply: it needs the squared loss and SGD"):
+        with pytest.raises(ValueError, match="does not apply: it needs the squared loss, SGD at"):
             polyfit.training.explain(rule, engine=engine)
         return
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(*series, 150, dtype=F64, generator=generator) * 2 - 1
     y, start = torch.exp(x), torch.randn(*series, 4, dtype=F64, generator=generator)
     path = eager_path(x, y, start, make, 500)
-    seen = {}
     result = polyfit.train(
-        x, y, start, optimizer=rule, epochs=500, record_every=50, engine=engine,
-        monitor=lambda epoch, loss, coef: seen.update({epoch: (loss, coef)}),
+        x, y, start, optimizer=rule, epochs=500, record_every=50, engine=engine, impl=impl, keep_path=True,
     )  # fmt: skip
-    for epoch, (loss, coef) in seen.items():
-        assert loss == pytest.approx(path[epoch][0], rel=1e-9)
+    assert result.path is not None
+    for epoch, loss, coef in zip(result.losses.epochs.tolist(), result.losses.values, result.path, strict=True):
+        assert float(loss) == pytest.approx(path[epoch][0], rel=1e-9)
         torch.testing.assert_close(coef, path[epoch][1], rtol=1e-9, atol=1e-12)
-    assert torch.equal(result.coef, seen[500][1])
+    assert torch.equal(result.coef, result.path[-1])
 
 
 @pytest.mark.parametrize("loss", ["huber", "log_cosh", "cauchy"])
@@ -221,19 +226,27 @@ def test_what_is_said_of_the_run_is_true(rule):
     assert result.slowest_share == result.slowest_rate**3000
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_run_that_leaves_the_finite_numbers_says_when(engine):
+@pytest.mark.parametrize("epochs", [500, 1000])
+@pytest.mark.parametrize("engine", ALL_ENGINES)
+def test_a_run_that_leaves_the_finite_numbers_says_at_which_epoch(engine, epochs):
+    name, impl = ALL_ENGINES[engine]
     x = torch.linspace(-1, 1, 50, dtype=F64)
-    result = polyfit.train(
-        x, torch.exp(x), torch.zeros(3, dtype=F64), optimizer=SGD(10.0), epochs=1000, record_every=50, engine=engine,
-        check_stability=False,
-    )  # fmt: skip
+    y, start = torch.exp(x), torch.zeros(3, dtype=F64)
+    run = lambda **o: polyfit.train(  # noqa: E731
+        x, y, start, optimizer=SGD(1.4), epochs=epochs, engine=name, impl=impl, check_stability=False, **o
+    )
+    # 300: the record that shows it is the last, or one on the way.
+    result = run(record_every=300)
+    every = run(record_every=1, early_stopping=EarlyStopping(loss=-math.inf))
+    assert result.reason == every.reason == Reason.DIVERGED
+    assert result.epochs == every.epochs == int(result.updates) == int(result.losses.epochs[-1])
+    assert 300 < result.epochs < 500
     assert not math.isfinite(result.loss)
-    last = result.finite_until
-    assert last is not None
-    assert last % 50 == 0
-    assert 0 < last < 1000
-    assert polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.1), epochs=3).finite_until is None
+    before = polyfit.train(
+        x, y, start, optimizer=SGD(1.4), epochs=result.epochs - 1, engine=name, impl=impl, check_stability=False
+    )
+    assert math.isfinite(before.loss)
+    assert before.reason == Reason.EPOCHS
 
 
 def test_shares_that_are_none_are_refused():

@@ -1,0 +1,322 @@
+"""What a run of `polyfit.train` can do besides descending: end early, go on, many series, batches, Ctrl-C."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import LOSSES
+from oracle import polynomial_loss as plain_loss
+
+import polyfit
+from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
+from polyfit.training import EarlyStopping, Reason, shuffled
+
+F64 = torch.float64
+ENGINES: dict[str, dict[str, Any]] = {
+    "closed_form": {"engine": "closed_form"},
+    "moments": {"engine": "moments"},
+    "moments in C++": {"engine": "moments", "impl": "compile"},
+    "stepwise": {"engine": "stepwise"},
+}
+MAKERS = {
+    SGD: lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.5),
+    Adam: lambda p, lr: torch.optim.Adam(p, lr=lr),
+}
+
+
+def data(*series: int, n: int = 80, dtype: torch.dtype = F64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(*series, n, dtype=F64, generator=generator) * 2 - 1
+    noise = 0.1 * torch.randn(x.shape, dtype=F64, generator=generator)
+    start = torch.randn(*series, 4, dtype=F64, generator=generator)
+    return x.to(dtype), (torch.sin(3 * x) + noise).to(dtype), start.to(dtype)
+
+
+def eager(x, y, start, make, epochs, **options):
+    """Losses and coefficients after 0 .. epochs updates."""
+    coef = start.clone().requires_grad_()
+    optimizer = make([coef])
+    path = []
+    for _ in range(epochs + 1):
+        optimizer.zero_grad()
+        loss = plain_loss(x, y, coef, **options)
+        loss.backward()
+        path.append((loss.item(), coef.detach().clone(), coef.grad.norm().item()))
+        optimizer.step()
+    return path
+
+
+# --- early stopping ---
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_ends_where_it_is_told_to(engine):
+    x, y, start = data()
+    rule = SGD(0.1, momentum=0.5)
+    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5), 600)
+    losses = [loss for loss, _, _ in path]
+    level, norm = losses[130] * 1.000001, path[77][2] * 1.000001
+    cases = {
+        Reason.LOSS: (EarlyStopping(loss=level), next(t for t in range(0, 600, 5) if losses[t] <= level)),
+        Reason.GRADIENT: (
+            EarlyStopping(gradient_norm=norm),
+            next(t for t in range(0, 600, 5) if path[t][2] <= norm),
+        ),
+    }
+    for reason, (stopping, expected) in cases.items():
+        result = polyfit.train(
+            x, y, start, optimizer=rule, epochs=600, record_every=5, early_stopping=stopping, **ENGINES[engine]
+        )
+        assert (result.reason, result.epochs, int(result.updates)) == (reason, expected, expected)
+        assert result.losses.epochs.tolist() == list(range(0, expected + 1, 5))
+        torch.testing.assert_close(result.coef, path[expected][1], rtol=1e-9, atol=1e-12)
+        assert result.loss == pytest.approx(losses[expected], rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_patience_counts_from_the_least_loss(engine):
+    x, y, start = data()
+    delta = 1e-4
+    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.05), 2000)
+    best, best_epoch, expected = math.inf, 0, None
+    for t in range(0, 2000, 10):
+        if path[t][0] < best - delta:
+            best, best_epoch = path[t][0], t
+        if t - best_epoch >= 50:
+            expected = t
+            break
+    assert expected is not None
+    result = polyfit.train(
+        x, y, start, optimizer=SGD(0.05), epochs=2000, record_every=10,
+        early_stopping=EarlyStopping(patience=50, min_delta=delta), **ENGINES[engine],
+    )  # fmt: skip
+    assert (result.reason, result.epochs) == (Reason.PATIENCE, expected)
+
+
+def test_early_stopping_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"EarlyStopping\(\) never stops; pass loss="):
+        EarlyStopping()
+    with pytest.raises(ValueError, match="patience=0 is out of range; pass 1 or more"):
+        EarlyStopping(patience=0)
+    with pytest.raises(ValueError, match="gradient_norm=nan is out of range"):
+        EarlyStopping(gradient_norm=math.nan)
+    with pytest.raises(TypeError, match="loss='small' is not a number"):
+        EarlyStopping(loss="small")  # pyright: ignore[reportArgumentType]
+    x, y, start = data()
+    with pytest.raises(TypeError, match=r"early_stopping is float; pass a polyfit\.training\.EarlyStopping"):
+        polyfit.train(x, y, start, optimizer=SGD(0.1), epochs=2, early_stopping=0.1)  # pyright: ignore[reportArgumentType]
+
+
+# --- many series ---
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_series_with_losses_of_their_own_are_runs_of_their_own(engine, reduction, weighted):
+    x, y, start = data(2, 3)
+    weight = torch.rand(x.shape, dtype=F64, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
+    scale = torch.tensor([[1.0, 0.5, 0.2], [0.7, 1.3, 0.1]], dtype=F64)
+    lr = 0.05 if reduction == "mean" else 0.001
+    level = 0.08 if reduction == "mean" else 6.0
+    options: dict[str, Any] = {
+        "early_stopping": EarlyStopping(loss=level),
+        "epochs": 400,
+        "record_every": 7,
+        "reduction": reduction,
+    }
+    together = polyfit.train(
+        x, y, start, optimizer=SGD(lr, momentum=0.5), per_series=True, lr_scale=scale, weight=weight, keep_path=True,
+        **options, **ENGINES[engine],
+    )  # fmt: skip
+    assert together.path is not None
+    assert together.losses.values.shape == (len(together.losses.epochs), 2, 3)
+    assert len(set(together.updates.flatten().tolist())) > 2  # they do end at different epochs
+    for i in np.ndindex(2, 3):
+        alone = polyfit.train(
+            x[i], y[i], start[i], optimizer=SGD(lr * float(scale[i]), momentum=0.5),
+            weight=None if weight is None else weight[i], **options, engine="stepwise",
+        )  # fmt: skip
+        assert (int(together.updates[i]), int(together.reasons[i])) == (alone.epochs, int(alone.reason))
+        torch.testing.assert_close(together.coef[i], alone.coef, rtol=1e-9, atol=1e-12)
+        n = len(alone.losses.epochs)
+        torch.testing.assert_close(together.losses.values[:n, *i], alone.losses.values, rtol=1e-9, atol=1e-14)
+        # From then on its loss and its coefficients stay.
+        assert (together.losses.values[n:, *i] == together.losses.values[n - 1, *i]).all()
+        torch.testing.assert_close(together.path[-1][i], together.coef[i], rtol=1e-12, atol=1e-14)
+        for name in ("optimal_loss", "max_stable_lr", "slowest_rate", "condition"):
+            value = getattr(together, name)[i]
+            assert float(value) == pytest.approx(getattr(alone, name), rel=1e-6)
+        assert together.epochs_to(0.01)[i] == alone.epochs_to(0.01)
+    assert together.epochs == int(together.updates.max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_series_diverges_and_the_others_go_on(engine):
+    x, y, start = data(3)
+    scale = torch.tensor([1.0, 30.0, 0.5], dtype=F64)
+    options: dict[str, Any] = {"epochs": 900, "record_every": 200, "per_series": True, **ENGINES[engine]}
+    result = polyfit.train(x, y, start, optimizer=SGD(0.1), lr_scale=scale, check_stability=False, **options)
+    assert result.reasons.tolist() == [Reason.EPOCHS, Reason.DIVERGED, Reason.EPOCHS]
+    alone = polyfit.train(
+        x[1], y[1], start[1], optimizer=SGD(3.0), epochs=900, record_every=1, check_stability=False,
+        early_stopping=EarlyStopping(loss=-math.inf), **ENGINES[engine],
+    )  # fmt: skip
+    # (Engines differ by an epoch at times: a sum overflows before a mean.)
+    assert result.updates.tolist() == [900, alone.epochs, 900]
+    for i in (0, 2):
+        one = polyfit.train(x[i], y[i], start[i], optimizer=SGD(0.1 * float(scale[i])), epochs=900)
+        torch.testing.assert_close(result.coef[i], one.coef, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="must diverge on these data for 1 of 3 series, number 1 most: the largest"):
+        polyfit.train(x, y, start, optimizer=SGD(0.1), lr_scale=scale, **options)
+
+
+def test_rates_of_series_that_make_no_sense_are_refused():
+    x, y, start = data(3)
+    run = lambda scale: polyfit.train(x, y, start, optimizer=SGD(0.1), epochs=2, lr_scale=scale)  # noqa: E731
+    with pytest.raises(ValueError, match=r"lr_scale has shape \(2,\) and the series are \(3,\)"):
+        run(torch.ones(2))
+    with pytest.raises(ValueError, match="not positive and finite"):
+        run(torch.tensor([1.0, -1.0, 1.0]))
+    with pytest.raises(TypeError, match="lr_scale is no tensor of floats"):
+        run([1.0, 2.0, 3.0])
+
+
+# --- go on ---
+
+RULES = {
+    "momentum": SGD(0.05, momentum=0.9, nesterov=True),
+    "scheduled": SGD(Cosine(0.1, epochs=3000), momentum=0.3),
+    "Adam": Adam(0.01),
+    "AdamW": AdamW(0.01),
+    "RMSprop": RMSprop(0.001, momentum=0.5, centered=True),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_that_was_cut_goes_on_bit_for_bit(rule, engine, dtype, tmp_path):
+    x, y, start = data(2, dtype=dtype)
+    options: dict[str, Any] = {
+        "optimizer": RULES[rule], "record_every": 7, "per_series": True, "keep_path": True, **ENGINES[engine],
+        "early_stopping": EarlyStopping(patience=70, min_delta=1e-7),
+    }  # fmt: skip
+    whole = polyfit.train(x, y, start, epochs=1100, **options)
+    state, part = None, whole
+    for epochs in (1, 7, 300, 1053, 1100):
+        part = polyfit.train(x, y, start, epochs=epochs, resume=state, **options)
+        torch.save(part.state_dict(), tmp_path / "state.pt")
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(part.coef, whole.coef)
+    assert all(map(torch.equal, part.losses, whole.losses))
+    assert part.path is not None
+    assert whole.path is not None
+    assert torch.equal(part.path, whole.path)
+    assert torch.equal(part.updates, whole.updates)
+    assert torch.equal(part.reasons, whole.reasons)
+
+
+def test_a_run_in_closed_form_goes_on_and_batches_do():
+    x, y, start = data()
+    both: list[dict[str, Any]] = [{"optimizer": SGD(0.1)}, {"optimizer": Adam(0.01), "batch_size": 33, "seed": 5}]
+    for options in both:
+        whole = polyfit.train(x, y, start, epochs=90, record_every=20, **options)
+        part = polyfit.train(x, y, start, epochs=41, record_every=20, **options)
+        part = polyfit.train(x, y, start, epochs=90, record_every=20, resume=part.state_dict(), **options)
+        assert torch.equal(part.coef, whole.coef)
+        assert all(map(torch.equal, part.losses, whole.losses))
+
+
+def test_a_state_of_another_run_is_refused():
+    x, y, start = data()
+    state = polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=50).state_dict()
+
+    def run(**changed: Any) -> None:
+        options: dict[str, Any] = {"optimizer": Adam(0.01), "epochs": 90, "resume": state, **changed}
+        polyfit.train(x, y, start, **options)
+
+    with pytest.raises(ValueError, match=r"a run with optimizer=Adam\(lr=0.01, .*, not Adam\(lr=0.02"):
+        run(optimizer=Adam(0.02))
+    with pytest.raises(ValueError, match="a run with record_every=100, not 10"):
+        run(record_every=10)
+    with pytest.raises(ValueError, match="of engine 'moments'; pass engine='moments'"):
+        run(engine="stepwise")
+    with pytest.raises(ValueError, match="of epoch 50, beyond epochs=20"):
+        run(epochs=20)
+    with pytest.raises(TypeError, match="resume is no state of a run"):
+        run(resume={})
+    with pytest.raises(ValueError, match="begun without its path"):
+        run(keep_path=True)
+
+
+# --- Ctrl-C ---
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+def test_what_was_reached_is_returned_on_ctrl_c(engine):
+    x, y, start = data()
+
+    def interrupt(epoch: int, loss: float, coef: torch.Tensor) -> None:
+        if epoch >= 300:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupt.every_record = True  # pyright: ignore[reportFunctionMemberAccess]
+    options: dict[str, Any] = {"optimizer": Adam(0.001), "record_every": 50, **ENGINES[engine]}
+    before = signal.getsignal(signal.SIGINT)
+    result = polyfit.train(x, y, start, epochs=10**8, monitor=interrupt, **options)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert result.reason == Reason.INTERRUPTED
+    assert 300 <= result.epochs < 10**8
+    assert int(result.losses.epochs[-1]) == result.epochs
+    same = polyfit.train(x, y, start, epochs=result.epochs, **options)
+    assert torch.equal(result.coef, same.coef)
+    further = polyfit.train(x, y, start, epochs=result.epochs + 60, resume=result.state_dict(), **options)
+    assert torch.equal(further.coef, polyfit.train(x, y, start, epochs=result.epochs + 60, **options).coef)
+
+
+# --- batches ---
+
+
+@pytest.mark.parametrize("series", [(), (3,)])
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_batches_are_those_of_a_loop(reduction, loss, series):
+    x, y, start = data(*series, n=50)
+    weight = torch.rand(50, dtype=F64, generator=torch.Generator().manual_seed(2)) + 0.1
+    coef = start.clone().requires_grad_()
+    schedule_epochs = 12
+    optimizer = torch.optim.Adam([coef], lr=0.02)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=schedule_epochs)
+    options: dict[str, Any] = {"pointwise": LOSSES[loss].oracle, "reduction": reduction}
+    expected = [plain_loss(x, y, coef, weight=weight, **options).item()]
+    for epoch in range(schedule_epochs):
+        order = shuffled(50, 3, epoch)
+        assert sorted(order.tolist()) == list(range(50))
+        for cut in order.split(16):
+            optimizer.zero_grad()
+            plain_loss(x[..., cut], y[..., cut], coef, weight=weight[cut], **options).backward()
+            optimizer.step()
+        scheduler.step()
+        expected.append(plain_loss(x, y, coef, weight=weight, **options).item())
+    result = polyfit.train(
+        x, y, start, optimizer=Adam(Cosine(0.02, epochs=schedule_epochs)), epochs=schedule_epochs, loss=loss,
+        reduction=reduction, weight=weight, batch_size=16, seed=3, record_every=1,
+    )  # fmt: skip
+    assert result.engine == "stepwise"
+    torch.testing.assert_close(result.coef, coef.detach(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(result.losses.values.numpy(), expected, rtol=1e-10)
+
+
+def test_batches_need_the_engine_that_takes_them():
+    x, y, start = data()
+    with pytest.raises(ValueError, match="engine='moments' does not apply: it needs the squared loss and no batches"):
+        polyfit.train(x, y, start, optimizer=Adam(0.1), epochs=2, batch_size=8, engine="moments")
+    assert not torch.equal(shuffled(50, 0, 0), shuffled(50, 0, 1))
+    assert not torch.equal(shuffled(50, 0, 0), shuffled(50, 1, 0))

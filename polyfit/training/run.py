@@ -262,7 +262,7 @@ def shuffled(n_samples: int, seed: int, epoch: int) -> Tensor:
     It depends on nothing else, so that a run can be cut anywhere.
 
     >>> shuffled(5, seed=0, epoch=0).tolist()
-    [2, 0, 4, 3, 1]
+    [2, 4, 3, 0, 1]
     """
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n_samples))
 

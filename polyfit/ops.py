@@ -86,7 +86,7 @@ def _check_compile(device: torch.device, degree: int) -> None:
         raise ValueError("impl='compile' needs a C++ compiler and found none; install g++, or pass impl='torch'")
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make that the one of the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
@@ -166,7 +166,7 @@ def _objective_eager(
         from polyfit_kernels.objective import objective as launch
 
         x_rows, y_rows, weight_rows = operands
-        with _on(x.device):
+        with on(x.device):
             sums = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, *loss.kernel, **wants)
         sums = _scaled(Sums(*sums), scale)
     elif impl == "compile":
@@ -380,7 +380,7 @@ def normal(
 
     x_rows, y_rows, weight_rows = rows
     mapping = affine_map(domain, CHEBYSHEV, compute_dtype(x.dtype))
-    with _on(x.device):
+    with on(x.device):
         squares, of_y, of_x = launch(x_rows, y_rows, weight_rows, degree, mapping)
         if coef is None:
             return Normal(of_x, of_y, squares)
@@ -406,7 +406,7 @@ def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: s
     if impl == "triton":
         from polyfit_kernels.evaluate import evaluate as launch
 
-        with _on(x.device):
+        with on(x.device):
             values = launch(_rows(x), _rows(coef), mapping, basis)
     elif impl == "compile":
         from polyfit.compiled import evaluate as loop
@@ -460,7 +460,7 @@ def _evaluate_backward_eager(
         from polyfit.compiled import evaluate_backward as run
     else:
         run = onepass.evaluate_backward
-    with _on(x.device):
+    with on(x.device):
         grad_x, grad_coef = run(grad_rows, x_rows, coef_rows, mapping, basis, want_x=want_x, want_coef=want_coef)
     return _as(x, grad_x), _as(coef, grad_coef)
 

@@ -87,7 +87,8 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     to_own = np.eye(degree + 1) if change is None else change.numpy()
 
     sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
-    of_x, of_y = (np.broadcast_to(to_array(part), (n_series, part.shape[-1])) for part in sums[:2])
+    n_distinct = max(len(part) for part in sums[:2])  # one, where all series have the same data
+    of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in sums[:2])
     grams = solver.gram(of_x, degree)
     own_best = solver.corrections(grams, of_y)
     best = bases.convert(
@@ -97,13 +98,17 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     about = torch.from_numpy(best @ to_own.T).to(x.device)
     sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)
     own_hessian = 2.0 * scale * grams
+
+    def of_all(values: Array) -> Array:
+        return np.broadcast_to(values, (n_series, *values.shape[1:]))
+
     return Quadratic(
-        hessian=to_own.T @ own_hessian @ to_own,
-        reference=best,
-        gradient=-2.0 * scale * (to_array(sums.of_residuals) @ to_own),
-        loss=scale * to_array(sums.squares),
+        hessian=of_all(to_own.T @ own_hessian @ to_own),
+        reference=of_all(best),
+        gradient=of_all(-2.0 * scale * (to_array(sums.of_residuals) @ to_own)),
+        loss=of_all(scale * to_array(sums.squares)),
         to_own=to_own,
-        own_hessian=own_hessian,
+        own_hessian=of_all(own_hessian),
     )
 
 

@@ -128,3 +128,85 @@ def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: b
     if shared:
         most = min(most, SHARED_BUFFER // max(n_samples, 1))
     return max(1, min(n_series, most))
+
+
+# --- loops over epochs ---
+
+REGISTERS = 65536  # of a multiprocessor of NVIDIA's
+
+# Samples of a thread: a kernel for each of these, so that few columns have to be masked.
+_COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16)
+# Of 4 warps each multiprocessor scheduler has one: more would only add shuffles, which a multiprocessor makes for one
+# warp at a time, to the reduction of an epoch.
+_MOST_COLUMNS = {1: 8, 4: 16, 8: 16, 16: 16}  # by warps
+
+
+@dataclass(frozen=True)
+class ResidentConfig:
+    """How a program that keeps its data in registers is cut.
+
+    Attributes:
+        rows: threads.
+        columns: samples that each of them holds.
+        full_columns: of these columns, so many are samples all over.
+        num_warps: of the program.
+        registers: that a thread may take, or None for the compiler's choice. (Left to itself ptxas spilled 8 registers
+            of a loss with logarithms to get from 168 to 128, where one program is all that a multiprocessor has.)
+    """
+
+    rows: int
+    columns: int
+    full_columns: int
+    num_warps: int
+    registers: int | None
+
+
+def choose_resident(n_samples: int, warp_size: int = 32) -> ResidentConfig:
+    """The cut of a program for n_samples: one warp, which needs no barrier, for the shortest series."""
+    num_warps = next(warps for warps, most in _MOST_COLUMNS.items() if n_samples <= most * warps * warp_size)
+    rows = num_warps * warp_size
+    needed = _ceil_div(max(n_samples, 1), rows)
+    place = next(i for i, columns in enumerate(_COLUMNS) if columns >= needed)
+    full = _COLUMNS[place - 1] if place else 0
+    is_several = num_warps > 1 and warp_size == NVIDIA_WARP
+    registers = min(255, REGISTERS // rows) if is_several else None
+    return ResidentConfig(rows, _COLUMNS[place], min(full, n_samples // rows), num_warps, registers)
+
+
+def largest_resident(degree: int, itemsize: int, *, weighted: bool) -> int:
+    """The most samples of a series that a program holds in its registers; 0 where it can hold none.
+
+    Beside its samples a thread holds a sum and a coefficient for each degree, and what a rule remembers of it: of 512
+    threads each has 128 registers, of 256 or fewer 255.
+    """
+    if degree > LARGEST_RESIDENT_DEGREE:
+        return 0
+    most = 8192 if degree <= 10 else 4096
+    return most // ((2 if itemsize == 8 else 1) * (2 if weighted else 1))
+
+
+# Above it, sums, coefficients and the state of a rule fill the registers.
+LARGEST_RESIDENT_DEGREE = 20
+
+
+@dataclass(frozen=True)
+class DescentConfig:
+    """How descent on quadratics is cut: a lane a series.
+
+    Attributes:
+        block: series of a program.
+        num_warps: of it.
+    """
+
+    block: int
+    num_warps: int
+
+
+def choose_descent(n_series: int, warp_size: int = 32) -> DescentConfig:
+    """One warp a program: lanes need nothing of one another, and few series spread over many multiprocessors."""
+    return DescentConfig(min(warp_size, _next_power_of_2(max(n_series, 1))), 1)
+
+
+# The Hessian of a lane lies in its registers, 2 for each of (d + 1)(d + 2) / 2 numbers. At degree 6 a rule that
+# remembers three vectors takes 254 of 255; from 7 on it would spill.
+LARGEST_DESCENT_DEGREE = 6

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def loop(landscape: Quadratic, rule: Rule, lr_scale: Tensor | None) -> Callable[
     n_series, n_coef = landscape.reference.shape
     function = _compiled(n_coef, name)
     given = tuple(
-        torch.from_numpy(part).contiguous()
+        torch.from_numpy(np.array(part, order="C"))
         for part in (
             landscape.hessian, landscape.reference, landscape.gradient, landscape.loss, landscape.to_own,
             landscape.own_hessian,

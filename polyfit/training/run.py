@@ -17,8 +17,9 @@ from polyfit.training import engines, native
 from polyfit.training.result import EarlyStopping, Training
 from polyfit.training.watch import Interrupts, Watch
 from polyfit.training.watchers import Monitor, View, Watchers
+from polyfit_kernels import launch
 
-ENGINES = ("auto", "closed_form", "moments", "stepwise")
+ENGINES = ("auto", "closed_form", "moments", "resident", "stepwise")
 
 
 def _check_count(name: str, value: int, least: int) -> None:
@@ -84,7 +85,7 @@ def train(
         early_stopping: when to end before the last epoch, see `EarlyStopping`.
         monitor: called at records with the epoch, the loss (the mean of them with `per_series`) and the coefficients (a
             copy); or several. See `polyfit.monitor`, also for the share of the time that they may take.
-        engine: "auto", "closed_form", "moments" or "stepwise", see `polyfit.training`.
+        engine: "auto", "closed_form", "moments", "resident" or "stepwise", see `polyfit.training`.
         impl: as for `polynomial_loss`. With "compile" the engine "moments" runs in C++.
         check_stability: refuse SGD at a constant rate that must diverge on the squared loss, before any update. If
             False it is run up to the epoch at which it leaves the finite numbers.
@@ -140,7 +141,17 @@ def train(
         raise TypeError(
             "a loss of your own cannot be trained by an engine; pass one of polyfit.losses, or write the loop"
         )
-    engine, _ = explain(optimizer, problem.loss, engine=_resumed_engine(engine, resume), batch_size=batch_size)
+    engine, _ = explain(
+        optimizer,
+        problem.loss,
+        engine=_resumed_engine(engine, resume),
+        batch_size=batch_size,
+        impl=problem.impl,
+        n_samples=problem.x.shape[-1] * (problem.batch.numel() if coef.dim() == 1 else 1),
+        degree=coef.shape[-1] - 1,
+        dtype=x.dtype,
+        weighted=weight is not None,
+    )
     if coef.dim() == 1 and not per_series:
         problem = _as_one_series(problem)
     elif coef.shape[:-1] != problem.batch:
@@ -268,7 +279,16 @@ def shuffled(n_samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def explain(
-    optimizer: optimizers.Rule, loss: str | losses.Loss = "mse", *, engine: str = "auto", batch_size: int | None = None
+    optimizer: optimizers.Rule,
+    loss: str | losses.Loss = "mse",
+    *,
+    engine: str = "auto",
+    batch_size: int | None = None,
+    impl: str = "torch",
+    n_samples: int = 0,
+    degree: int = 0,
+    dtype: torch.dtype = torch.float32,
+    weighted: bool = False,
 ) -> tuple[str, str]:
     """The engine that `train` takes for a rule and a loss, and why.
 
@@ -277,6 +297,11 @@ def explain(
         loss: as for `train`.
         engine: as for `train`; one that is named must apply.
         batch_size: as for `train`.
+        impl: what computes, "torch", "compile" or "triton": `polyfit.ops.resolve_impl` tells for a device.
+        n_samples: of a series.
+        degree: of the polynomial.
+        dtype: of the data.
+        weighted: whether there are weights.
 
     Returns:
         Its name, and a sentence.
@@ -288,12 +313,15 @@ def explain(
     ('moments', 'the squared loss is a quadratic of the coefficients, on which every rule runs without the data')
     >>> explain(optimizers.SGD(1e-3), "huber")[0]
     'stepwise'
+    >>> explain(optimizers.SGD(1e-3), "huber", impl="triton", n_samples=2000, degree=5)[0]
+    'resident'
     """
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; pass one of {', '.join(map(repr, ENGINES))}")
     is_squared = isinstance(losses.resolve(loss), losses.MSE)
     is_affine = isinstance(optimizer, optimizers.SGD) and not isinstance(optimizer.lr, optimizers.Schedule)
     is_whole = batch_size is None
+    held = launch.largest_resident(degree, 8 if dtype == torch.float64 else 4, weighted=weighted)
     reasons = {
         "closed_form": (
             is_squared and is_affine and is_whole,
@@ -304,6 +332,11 @@ def explain(
             is_squared and is_whole,
             "the squared loss is a quadratic of the coefficients, on which every rule runs without the data",
             "it needs the squared loss and no batches",
+        ),
+        "resident": (
+            impl == "triton" and is_whole and n_samples <= held,
+            "the data of a series stay in the registers of a GPU, and many epochs are one launch",
+            f"it needs a GPU and Triton, no batches, and at most {held} samples of a series for this degree and dtype",
         ),
         "stepwise": (True, "one fused pass over the data an epoch serves every loss and rule, and batches", ""),
     }
@@ -332,14 +365,9 @@ def _engine(
         return engines.ClosedForm(run.optimizer, landscape, run.lr_scale)
     if name == "moments":
         assert landscape is not None
-        if run.problem.impl == "compile":
-            scales = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1)
-            zeros = torch.zeros(run.start.shape, dtype=torch.float64, device="cpu")
-            loop = native.loop(landscape, run.optimizer, scales)
-            return engines.Launching(run.optimizer, loop, lambda coef: landscape.losses(coef.numpy()), zeros)
-        return engines.Stepping(
-            run.optimizer, engines.quadratic_pass(landscape), np.zeros_like(run.start), run.lr_scale
-        )
+        return _moments(run, landscape)
+    if name == "resident":
+        return _resident(run, problem, scale)
     measure, zeros = engines.data_pass(problem, scale)
     lr_scale = run.lr_scale
     if lr_scale is not None:
@@ -349,6 +377,63 @@ def _engine(
     n_samples = run.problem.x.shape[-1]
     batches = _batches(run, zeros, batch_size, seed)
     return engines.Stepping(run.optimizer, measure, zeros, lr_scale, batches, -(-n_samples // batch_size))
+
+
+def _moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engine:
+    if run.problem.impl == "triton" and run.start.shape[1] - 1 <= launch.LARGEST_DESCENT_DEGREE:
+        return _launched_moments(run, landscape)
+    if run.problem.impl == "compile":
+        scales = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1)
+        zeros = torch.zeros(run.start.shape, dtype=torch.float64, device="cpu")
+        loop = native.loop(landscape, run.optimizer, scales)
+        return engines.Launching(run.optimizer, loop, lambda coef: landscape.losses(coef.numpy()), zeros)
+    return engines.Stepping(run.optimizer, engines.quadratic_pass(landscape), np.zeros_like(run.start), run.lr_scale)
+
+
+def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engine:
+    from polyfit_kernels.descent import descent
+
+    name, constants = run.optimizer.kernel
+    device = run.coef.device
+    parts = (
+        landscape.hessian, landscape.reference, landscape.gradient, landscape.loss, landscape.to_own,
+        landscape.own_hessian,
+    )  # fmt: skip
+    given = tuple(torch.from_numpy(np.array(part, order="C")).to(device) for part in parts)
+    lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(device)
+
+    def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
+        with ops.on(device):
+            descent(*given, coef, memory, name, constants, table, lr_scale, *rest)
+
+    zeros = torch.zeros(run.start.shape, dtype=torch.float64, device=device)
+    return engines.Launching(run.optimizer, loop, lambda coef: landscape.losses(coef.cpu().numpy()), zeros)
+
+
+def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.Engine:
+    from polyfit_kernels.resident import resident
+
+    assert isinstance(problem.loss, losses.Loss)
+    name, constants = run.optimizer.kernel
+    pointwise, parameter = problem.loss.kernel
+    x, y = torch.atleast_2d(problem.x), torch.atleast_2d(problem.y)
+    weight = None if problem.weight is None else torch.atleast_2d(problem.weight)
+    lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(run.coef.device)
+    measure, zeros = engines.data_pass(problem, scale)
+    zeros = zeros if isinstance(zeros, Tensor) else torch.from_numpy(zeros)
+
+    def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
+        with ops.on(coef.device):
+            resident(
+                x, y, weight, coef, memory, problem.mapping, problem.basis, pointwise, parameter, name, constants,
+                table, lr_scale, scale, *rest,
+            )  # fmt: skip
+
+    def of(coef: Tensor) -> Array:
+        values = measure(coef if coef.device.type != "cpu" else coef.numpy(), True)[0]
+        return values.double().cpu().numpy()
+
+    return engines.Launching(run.optimizer, loop, of, zeros)
 
 
 def _batches(run: _Run, zeros: Any, batch_size: int, seed: int) -> Callable[[int], Iterator[Callable[[Any], Any]]]:

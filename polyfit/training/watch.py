@@ -147,7 +147,11 @@ class Watch:
         self._epochs.append(epoch)
         self._values.append(totals)
         if self._keep_path:
-            self._path.append(self._as_coef(coef()))
+            now, ended = self._as_coef(coef()), self.ended
+            if ended is not None and self._path:  # a loop that has gone on meanwhile may show where they would be
+                kept = torch.from_numpy(ended.copy()).view(*now.shape[:-1], 1).to(now.device)
+                now = torch.where(kept, self._path[-1], now)
+            self._path.append(now)
         if self._watchers:
             try:
                 self._watchers(epoch, lambda: float(np.mean(totals)), lambda: self._as_coef(coef()), is_last=is_last)

@@ -342,7 +342,7 @@ BAD = [
     ({"epochs": True}, TypeError, "epochs=True is bool"),
     ({"epochs": -1}, ValueError, "epochs=-1 is too small"),
     ({"record_every": 0}, ValueError, "record_every=0 is too small"),
-    ({"engine": "resident"}, ValueError, "engine='resident' is unknown; pass one of 'auto', 'closed_form', 'moments'"),
+    ({"engine": "fast"}, ValueError, "engine='fast' is unknown; pass one of 'auto', 'closed_form', 'moments'"),
     ({"reduction": "none"}, ValueError, "pass 'mean' or 'sum'"),
     ({"x": torch.zeros(4)}, ValueError, "last axis is samples"),
     ({"x": torch.zeros(5, dtype=torch.int32)}, TypeError, "torch.int32"),

@@ -1,0 +1,228 @@
+"""Descent on the squared loss in one launch, without the data: it is a quadratic of the coefficients.
+
+    e = c - reference,    gradient = H e + gradient at the reference,    c = rule(c, gradient)
+
+A lane trains one series, in float64: it shares nothing with others, and there is no barrier and no shuffle. The loss of
+an epoch that is recorded is taken in Chebyshev polynomials on the range of the data, where H is well conditioned.
+
+Two numbers: nothing but the rule's table is read in an epoch, for (d + 1)**2 + 2 (d + 1) instructions on float64, 48 at
+d = 5, and those of the rule.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from polyfit_kernels import launch, rules
+from polyfit_kernels.operands import processors_and_warp
+
+
+@triton.jit
+def _load_lanes(ptr, lane, mask, COUNT: tl.constexpr):
+    """COUNT numbers of each lane, which lie one after the other, as a tuple of tensors."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out += (tl.load(ptr + lane * COUNT + i, mask=mask, other=0.0),)
+    return out
+
+
+@triton.jit
+def _store_lanes(ptr, lane, mask, values, COUNT: tl.constexpr):
+    """The reverse."""
+    for i in tl.static_range(COUNT):
+        tl.store(ptr + lane * COUNT + i, values[i], mask=mask)
+
+
+@triton.jit
+def _chosen(mask, new, old):
+    """Each of a tuple where the mask is set, and what it was elsewhere."""
+    out = ()
+    for i in tl.static_range(len(old)):
+        out += (tl.where(mask, new[i], old[i]),)
+    return out
+
+
+@triton.jit
+def _load_triangle(ptr, lane, mask, P: tl.constexpr):
+    """The upper triangle of symmetric matrices (P, P), row by row."""
+    out = ()
+    for j in tl.static_range(P):
+        for k in tl.static_range(j, P):
+            out += (tl.load(ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0),)
+    return out
+
+
+@triton.jit
+def _gradient(coef, reference, slope, hessian, P: tl.constexpr):
+    """The gradient, and how far the coefficients are from the reference."""
+    e = ()
+    for k in tl.static_range(P):
+        e += (coef[k] - reference[k],)
+    gradient = ()
+    for j in tl.static_range(P):
+        g = slope[j]
+        for k in tl.static_range(P):
+            if k >= j:
+                g += hessian[j * P - (j * (j - 1)) // 2 + k - j] * e[k]
+            else:
+                g += hessian[k * P - (k * (k - 1)) // 2 + j - k] * e[k]
+        gradient += (g,)
+    return gradient, e
+
+
+@triton.jit
+def _loss(e, slope, base, to_own_ptr, own_hessian_ptr, lane, mask, P: tl.constexpr):
+    """The loss at e from the reference."""
+    own = ()
+    loss = base
+    for j in tl.static_range(P):
+        part = tl.zeros_like(base)
+        for k in tl.static_range(P):
+            part += tl.load(to_own_ptr + (j * P + k)) * e[k]
+        own += (part,)
+        loss += slope[j] * e[j]
+    for j in tl.static_range(P):
+        part = tl.zeros_like(base)
+        for k in tl.static_range(P):
+            part += tl.load(own_hessian_ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0) * own[k]
+        loss += 0.5 * own[j] * part
+    return loss
+
+
+@triton.jit(do_not_specialize=["first", "record_every"])
+def _descent_kernel(
+    hessian_ptr,  # (S, P, P)
+    reference_ptr,  # (S, P)
+    slope_ptr,  # (S, P)
+    base_ptr,  # (S,)
+    to_own_ptr,  # (P, P)
+    own_hessian_ptr,  # (S, P, P)
+    coef_ptr,  # in and out (S, P)
+    state_ptr,  # in and out (S, MEMORY)
+    table_ptr,  # (epochs, 3)
+    lr_scale_ptr,  # (S,), or None without HAS_LR_SCALE
+    last_ptr,  # (S,) int64
+    losses_ptr,  # out (R, S)
+    norms_ptr,  # out (R, S)
+    path_ptr,  # out (R, S, P), or None without WANT_PATH
+    n_series,  # S
+    first,  # epochs made before
+    record_every,
+    decay: "fp64",  # noqa: F821 - Triton reads the annotation
+    constant_1: "fp64",  # noqa: F821
+    constant_2: "fp64",  # noqa: F821
+    constant_3: "fp64",  # noqa: F821
+    P: tl.constexpr,
+    RULE: tl.constexpr,
+    MEMORY: tl.constexpr,  # numbers that the rule remembers
+    HAS_LR_SCALE: tl.constexpr,
+    WANT_PATH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = lane < n_series
+    rule = rules.constants(decay, constant_1, constant_2, constant_3, tl.float64)
+    reference = _load_lanes(reference_ptr, lane, mask, P)
+    slope = _load_lanes(slope_ptr, lane, mask, P)
+    coef = _load_lanes(coef_ptr, lane, mask, P)
+    state = _load_lanes(state_ptr, lane, mask, MEMORY)
+    hessian = _load_triangle(hessian_ptr, lane, mask, P)
+    lr_scale = tl.full((BLOCK,), 1.0, tl.float64)
+    if HAS_LR_SCALE:
+        lr_scale = tl.load(lr_scale_ptr + lane, mask=mask, other=1.0)
+    last = tl.load(last_ptr + lane, mask=mask, other=0)
+
+    begin = tl.full((), first, tl.int64)
+    every = tl.full((), record_every, tl.int64)
+    end = tl.max(last, axis=0)
+    first_record = (begin + every - 1) // every
+    at = begin
+    for record in range(first_record, tl.maximum((end + every - 1) // every, first_record) + 1):
+        stop = tl.minimum(record * every, end)
+        for epoch in range(at, stop):
+            gradient, _ = _gradient(coef, reference, slope, hessian, P)
+            row = table_ptr + 3 * (epoch - begin)
+            lr = tl.load(row) * lr_scale
+            new, new_state = rules.update(coef, gradient, state, lr, tl.load(row + 1), tl.load(row + 2), rule, RULE)
+            coef = _chosen(epoch < last, new, coef)
+            state = _chosen(epoch < last, new_state, state)
+        at = tl.maximum(at, stop)
+        # One round or none: the epoch that is recorded, unless it is the end.
+        for epoch in range(record * every, tl.minimum(record * every + 1, end)):
+            gradient, e = _gradient(coef, reference, slope, hessian, P)
+            is_recorded = epoch < last
+            base = tl.load(base_ptr + lane, mask=mask, other=0.0)
+            loss = _loss(e, slope, base, to_own_ptr, own_hessian_ptr, lane, mask, P)
+            square = tl.zeros_like(loss)
+            for k in tl.static_range(P):
+                square += gradient[k] * gradient[k]
+            cell = (record - first_record) * n_series + lane
+            tl.store(losses_ptr + cell, loss, mask=is_recorded)
+            tl.store(norms_ptr + cell, tl.sqrt(square), mask=is_recorded)
+            if WANT_PATH:
+                _store_lanes(path_ptr, cell, is_recorded, coef, P)
+            row = table_ptr + 3 * (epoch - begin)
+            lr = tl.load(row) * lr_scale
+            new, new_state = rules.update(coef, gradient, state, lr, tl.load(row + 1), tl.load(row + 2), rule, RULE)
+            coef = _chosen(is_recorded, new, coef)
+            state = _chosen(is_recorded, new_state, state)
+            at = epoch + 1
+    _store_lanes(coef_ptr, lane, mask, coef, P)
+    _store_lanes(state_ptr, lane, mask, state, MEMORY)
+
+
+def descent(
+    hessian: torch.Tensor,
+    reference: torch.Tensor,
+    gradient: torch.Tensor,
+    base: torch.Tensor,
+    to_own: torch.Tensor,
+    own_hessian: torch.Tensor,
+    coef: torch.Tensor,
+    state: torch.Tensor,
+    rule: str,
+    constants: tuple[float, float, float, float],
+    table: torch.Tensor,
+    lr_scale: torch.Tensor | None,
+    first: int,
+    last: torch.Tensor,
+    record_every: int,
+    losses: torch.Tensor,
+    norms: torch.Tensor,
+    path: torch.Tensor | None,
+) -> None:
+    """Launch epochs of descent on S quadratics with P = degree + 1 coefficients; all float64 and contiguous.
+
+    Args:
+        hessian: (S, P, P), symmetric. P - 1 is at most `launch.LARGEST_DESCENT_DEGREE`.
+        reference: coefficients (S, P) at the minimum or near it.
+        gradient: there, (S, P).
+        base: the loss there, (S,).
+        to_own: takes coefficients to the basis of own_hessian, (P, P).
+        own_hessian: the Hessian there, (S, P, P).
+        coef: (S, P); changed.
+        state: what the rule remembers, (S, k, P); changed.
+        rule: the name of the update rule, see `polyfit_kernels.rules`.
+        constants: of the rule.
+        table: rate and factors (epochs, 3) of the updates from number `first` on, counted from 0.
+        lr_scale: factors of the rate (S,), or None.
+        first: epochs made before.
+        last: epochs that each series will have made, (S,) int64; one that has no more to make stays as it is.
+        record_every: the loss is recorded at multiples of it, from `first` on and before `last`, ahead of the update.
+        losses: out (R, S), the recorded losses.
+        norms: out (R, S), the Euclidean norms of their gradients.
+        path: out (R, S, P), the coefficients; or None.
+    """
+    n_series, n_coef = coef.shape
+    config = launch.choose_descent(n_series, processors_and_warp(coef.device)[1])
+    _descent_kernel[triton.cdiv(n_series, config.block),](
+        hessian, reference, gradient, base, to_own, own_hessian, coef, state, table, lr_scale, last, losses, norms,
+        path, n_series, first, record_every, *constants,
+        P=n_coef,
+        RULE=rule,
+        MEMORY=rules.STATES[rule] * n_coef,
+        HAS_LR_SCALE=lr_scale is not None,
+        WANT_PATH=path is not None,
+        BLOCK=config.block,
+        num_warps=config.num_warps,
+    )  # fmt: skip

@@ -1,0 +1,296 @@
+"""Descent on any loss in one launch: the data of a series stay in the registers of its program, epoch after epoch.
+
+    c_{t+1} = rule(c_t, gradient of  scale sum_n w_n l(p(x_n), y_n)  at c_t)
+
+A program trains one series. A thread holds `COLUMNS` samples of it; an epoch is one evaluation of all of them, one
+reduction that all sums share, and the update, which every thread makes for itself.
+
+Two numbers: nothing is read in an epoch but three numbers of the rule's table; 3 d + 4 instructions are spent on a
+sample. Beside them an epoch waits for its reduction: shuffles within a warp, and 3 barriers where there are several.
+
+What is computed at an epoch depends on whether it is recorded, and so on whether it is a multiple of `record_every`,
+but not on where a run is cut into launches.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from polyfit_kernels import bases, launch, losses, rules
+from polyfit_kernels.operands import compute_dtypes, processors_and_warp, rows, strides
+
+
+@triton.jit
+def _totals(parts, LEVELS: tl.constexpr):
+    """The sums of 2**LEVELS tensors [ROWS], each in every thread: one reduction.
+
+    The tensors are joined into one, [ROWS, 2, 2, ...], whose last axes lie in the registers of a thread; so do those of
+    its sum over the rows, and taking that apart moves nothing. (Level by level: first all lefts, then all rights, which
+    brings the sums back into their order.)
+    """
+    for level in tl.static_range(LEVELS):
+        joined = ()
+        for i in tl.static_range(1 << (LEVELS - 1 - level)):
+            joined += (tl.join(parts[i], parts[i + (1 << (LEVELS - 1 - level))]),)
+        parts = joined
+    totals = (tl.sum(parts[0], axis=0),)
+    for level in tl.static_range(LEVELS):
+        lefts = ()
+        rights = ()
+        for i in tl.static_range(1 << level):
+            left, right = tl.split(totals[i])
+            lefts += (left,)
+            rights += (right,)
+        totals = lefts + rights
+    return totals
+
+
+@triton.jit
+def _pass(
+    t,  # tuple of COLUMNS tensors [ROWS]
+    y,
+    weight,  # likewise, or empty without HAS_WEIGHT
+    coef,  # tuple of scalars
+    index,  # [ROWS], of the first column
+    n_samples,
+    parameter,  # of the loss
+    scale,
+    DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    LOSS: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    WANT_VALUE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FULL: tl.constexpr,  # columns that are samples all over
+    LEVELS: tl.constexpr,
+):
+    """The gradient as a tuple of scalars and, with WANT_VALUE, the loss behind it."""
+    sums = ()
+    for _ in tl.static_range(1 << LEVELS):
+        sums += (tl.zeros_like(t[0]),)
+    for i in tl.static_range(COLUMNS):
+        p = bases.series(t[i], coef, DEGREE, BASIS)
+        value, delta, _to_y = losses.pointwise(p, y[i], parameter, LOSS)
+        if HAS_WEIGHT:
+            delta = delta * weight[i]
+            value = value * weight[i]
+        if i >= FULL:
+            is_sample = index + i * index.shape[0] < n_samples
+            delta = tl.where(is_sample, delta, 0.0)
+            value = tl.where(is_sample, value, 0.0)
+        new = ()
+        term, before = delta, delta
+        for k in tl.static_range(1 << LEVELS):
+            if k <= DEGREE:
+                new += (sums[k] + term,)
+                if k < DEGREE:
+                    after = bases.next_term(t[i], term, before, k, BASIS)
+                    before = term
+                    term = after
+            elif k == DEGREE + 1 and WANT_VALUE:
+                new += (sums[k] + value,)
+            else:
+                new += (sums[k],)
+        sums = new
+    totals = _totals(sums, LEVELS)
+    out = ()
+    for k in tl.static_range(DEGREE + 2 if WANT_VALUE else DEGREE + 1):
+        out += (totals[k] * scale,)
+    return out
+
+
+@triton.jit(do_not_specialize=["first", "record_every"])
+def _resident_kernel(
+    x_ptr,  # (S or 1, N)
+    y_ptr,  # (S or 1, N)
+    weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
+    coef_ptr,  # in and out (S, DEGREE + 1)
+    state_ptr,  # in and out (S, STATES, DEGREE + 1)
+    table_ptr,  # (epochs, 3)
+    lr_scale_ptr,  # (S,), or None without HAS_LR_SCALE
+    last_ptr,  # (S,) int64
+    losses_ptr,  # out (R, S) float64
+    norms_ptr,  # out (R, S) float64
+    path_ptr,  # out (R, S, DEGREE + 1), or None without WANT_PATH
+    n_samples,  # N
+    n_series,  # from row to row of losses, norms and path
+    first,  # epochs made before
+    record_every,
+    stride_xs,
+    stride_xn,
+    stride_ys,
+    stride_yn,
+    stride_ws,
+    stride_wn,
+    center: "fp64",  # noqa: F821 - Triton reads the annotation
+    scale_x: "fp64",  # noqa: F821
+    shift: "fp64",  # noqa: F821
+    parameter: "fp64",  # noqa: F821
+    scale: "fp64",  # noqa: F821
+    decay: "fp64",  # noqa: F821
+    constant_1: "fp64",  # noqa: F821
+    constant_2: "fp64",  # noqa: F821
+    constant_3: "fp64",  # noqa: F821
+    DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    LOSS: tl.constexpr,
+    RULE: tl.constexpr,
+    MEMORY: tl.constexpr,  # numbers that the rule remembers
+    HAS_DOMAIN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    HAS_LR_SCALE: tl.constexpr,
+    WANT_PATH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    FULL: tl.constexpr,
+    LEVELS: tl.constexpr,  # of the sums without the loss
+    LEVELS_RECORDED: tl.constexpr,  # and with it
+    COMPUTE: tl.constexpr,
+):
+    series = tl.program_id(0).to(tl.int64)
+    x_ptr += series * stride_xs
+    y_ptr += series * stride_ys
+    if HAS_WEIGHT:
+        weight_ptr += series * stride_ws
+    coef_ptr += series * (DEGREE + 1)
+    state_ptr += series * MEMORY
+    c, s, h, loss_parameter, loss_scale = bases.scalars((center, scale_x, shift, parameter, scale), COMPUTE)
+    rule = rules.constants(decay, constant_1, constant_2, constant_3, COMPUTE)
+    lr_scale = tl.full((), 1.0, COMPUTE)
+    if HAS_LR_SCALE:
+        lr_scale = tl.load(lr_scale_ptr + series)
+    index = tl.arange(0, ROWS)
+    t = ()
+    y = ()
+    weight = ()
+    for i in tl.static_range(COLUMNS):
+        place = (index + i * ROWS).to(tl.int64)
+        mask = place < n_samples
+        x = tl.load(x_ptr + place * stride_xn, mask=mask, other=0.0).to(COMPUTE)
+        # What is no sample is 0 in the window: times a delta of 0 it must not give NaN.
+        t += (tl.where(mask, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
+        y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
+        if HAS_WEIGHT:
+            weight += (tl.load(weight_ptr + place * stride_wn, mask=mask, other=0.0).to(COMPUTE),)
+    coef = rules.load(coef_ptr, DEGREE + 1)
+    state = rules.load(state_ptr, MEMORY)
+
+    begin = tl.full((), first, tl.int64)
+    every = tl.full((), record_every, tl.int64)
+    last = tl.load(last_ptr + series)
+    first_record = (begin + every - 1) // every
+    at = begin
+    for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
+        stop = tl.minimum(record * every, last)
+        for epoch in range(at, stop):
+            row = table_ptr + 3 * (epoch - begin)  # read ahead of the pass, which hides the latency
+            lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
+            gradient = _pass(
+                t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
+                DEGREE, BASIS, LOSS, HAS_WEIGHT, False, COLUMNS, FULL, LEVELS,
+            )  # fmt: skip
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
+        at = tl.maximum(at, stop)
+        # One round or none: the epoch that is recorded, unless it is the end.
+        for epoch in range(record * every, tl.minimum(record * every + 1, last)):
+            row = table_ptr + 3 * (epoch - begin)
+            lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
+            sums = _pass(
+                t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
+                DEGREE, BASIS, LOSS, HAS_WEIGHT, True, COLUMNS, FULL, LEVELS_RECORDED,
+            )  # fmt: skip
+            gradient = ()
+            square = tl.full((), 0.0, COMPUTE)
+            for k in tl.static_range(DEGREE + 1):
+                gradient += (sums[k],)
+                square += sums[k] * sums[k]
+            cell = (record - first_record) * n_series + series
+            tl.store(losses_ptr + cell, sums[DEGREE + 1].to(tl.float64))
+            tl.store(norms_ptr + cell, tl.sqrt(square.to(tl.float64)))
+            if WANT_PATH:
+                rules.store(path_ptr + cell * (DEGREE + 1), coef, DEGREE + 1)
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
+            at = epoch + 1
+    rules.store(coef_ptr, coef, DEGREE + 1)
+    rules.store(state_ptr, state, MEMORY)
+
+
+def resident(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weight: torch.Tensor | None,
+    coef: torch.Tensor,
+    state: torch.Tensor,
+    mapping: tuple[float, float, float] | None,
+    basis: str,
+    loss: str,
+    parameter: float,
+    rule: str,
+    constants: tuple[float, float, float, float],
+    table: torch.Tensor,
+    lr_scale: torch.Tensor | None,
+    scale: float,
+    first: int,
+    last: torch.Tensor,
+    record_every: int,
+    losses: torch.Tensor,
+    norms: torch.Tensor,
+    path: torch.Tensor | None,
+) -> None:
+    """Launch epochs of descent on canonical operands, any strides of x, y and weight.
+
+    Args:
+        x: (S or 1, N); one row is shared by all series. N is at most what `launch.largest_resident` says.
+        y: (S or 1, N).
+        weight: (S or 1, N) or None.
+        coef: (S, degree + 1), contiguous, in the dtype that computes; changed.
+        state: what the rule remembers, (S, k, degree + 1), likewise; changed.
+        mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
+        basis: its name.
+        loss: the name of its variant, see `polyfit_kernels.losses.pointwise`.
+        parameter: of the loss.
+        rule: the name of the update rule, see `polyfit_kernels.rules`.
+        constants: of the rule.
+        table: rate and factors (epochs, 3) float64 of the updates from number `first` on, counted from 0.
+        lr_scale: factors of the rate (S,) float64, or None.
+        scale: what sums over samples are multiplied with to give the loss.
+        first: epochs made before.
+        last: epochs that each series will have made, (S,) int64; one that has no more to make stays as it is.
+        record_every: the loss is recorded at multiples of it, from `first` on and before `last`, ahead of the update.
+        losses: out (R, S) float64, the recorded losses.
+        norms: out (R, S) float64, the Euclidean norms of their gradients.
+        path: out (R, S, degree + 1) in the dtype that computes, the coefficients; or None.
+    """
+    n_series, n_coef = coef.shape
+    wide, compute = compute_dtypes(x.dtype)
+    table = table.to(wide)
+    lr_scale = None if lr_scale is None else lr_scale.to(wide)
+    config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1])
+    options = {} if config.registers is None else {"maxnreg": config.registers}
+    for start in range(0, n_series, launch.LARGEST_GRID):
+        part = slice(start, min(start + launch.LARGEST_GRID, n_series))
+        count = part.stop - part.start
+        x_rows, y_rows, weight_rows = rows(x, part), rows(y, part), rows(weight, part)
+        _resident_kernel[count,](
+            x_rows, y_rows, weight_rows, coef[part], state[part], table, None if lr_scale is None else lr_scale[part],
+            last[part], losses[:, part], norms[:, part], None if path is None else path[:, part],
+            x.shape[1], n_series, first, record_every, *strides(x_rows), *strides(y_rows), *strides(weight_rows),
+            *(mapping or launch.IDENTITY), parameter, scale, *constants,
+            DEGREE=n_coef - 1,
+            BASIS=basis,
+            LOSS=loss,
+            RULE=rule,
+            MEMORY=rules.STATES[rule] * n_coef,
+            HAS_DOMAIN=mapping is not None,
+            HAS_WEIGHT=weight is not None,
+            HAS_LR_SCALE=lr_scale is not None,
+            WANT_PATH=path is not None,
+            ROWS=config.rows,
+            COLUMNS=config.columns,
+            FULL=config.full_columns,
+            LEVELS=(n_coef - 1).bit_length(),
+            LEVELS_RECORDED=n_coef.bit_length(),
+            COMPUTE=compute,
+            num_warps=config.num_warps,
+            **options,
+        )  # fmt: skip

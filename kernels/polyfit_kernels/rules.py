@@ -1,0 +1,117 @@
+"""Update rules inside a kernel: those of torch.optim, to the letter.
+
+An update takes three numbers from a table that the host has made: the learning rate, and two factors a and b which
+depend on the number of the update alone (momentum's shares, Adam's bias corrections). Coefficients, gradients and what
+a rule remembers are tuples with an entry for each coefficient: scalars, or tensors with a series for each element.
+
+Of the four constants of a rule the first is the weight decay; the others are
+
+    momentum, nesterov    the momentum
+    adam, adamw           beta1, beta2, eps
+    rmsprop...            alpha, the momentum, eps
+"""
+
+import triton
+import triton.language as tl
+
+# Vectors of coefficients that a rule remembers.
+STATES = {
+    "sgd": 0,
+    "momentum": 1,
+    "nesterov": 1,
+    "adam": 2,
+    "adamw": 2,
+    "rmsprop": 1,
+    "rmsprop_momentum": 2,
+    "rmsprop_centered": 2,
+    "rmsprop_centered_momentum": 3,
+}
+
+
+@triton.jit
+def constants(decay, first, second, eps, COMPUTE: tl.constexpr):
+    """The four constants in the dtype that computes, and what the two in the middle leave to one, with its digits."""
+    return (
+        tl.full((), decay, COMPUTE),
+        tl.full((), first, COMPUTE),
+        tl.full((), second, COMPUTE),
+        tl.full((), eps, COMPUTE),
+        tl.full((), 1.0 - first, COMPUTE),
+        tl.full((), 1.0 - second, COMPUTE),
+    )
+
+
+@triton.jit
+def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
+    """Coefficients and state after an update.
+
+    Args:
+        coef: tuple of p entries.
+        gradient: likewise.
+        state: `STATES[RULE]` times p entries, one vector of coefficients after the other.
+        lr: learning rate.
+        a: first factor.
+        b: second factor.
+        constants: what `constants` gives.
+        RULE: the name of the rule.
+    """
+    decay, first, second, eps, without_first, without_second = constants
+    P: tl.constexpr = len(coef)
+    new = ()
+    one = ()  # the vectors of the new state
+    two = ()
+    three = ()
+    for k in tl.static_range(P):
+        c, g = coef[k], gradient[k]
+        if RULE == "adamw":
+            c = c * (1.0 - lr * decay)
+        else:
+            g = g + decay * c
+        if RULE == "adam" or RULE == "adamw":
+            mean = state[k] + without_first * (g - state[k])
+            square = second * state[P + k] + without_second * (g * g)
+            c = c - lr * a * (mean / (tl.sqrt(square) * b + eps))
+            one += (mean,)
+            two += (square,)
+        elif RULE == "sgd":
+            c = c - lr * g
+        elif RULE == "momentum" or RULE == "nesterov":
+            kept = a * state[k] + b * g
+            step = kept
+            if RULE == "nesterov":
+                step = g + first * kept
+            c = c - lr * step
+            one += (kept,)
+        else:
+            square = first * state[k] + without_first * (g * g)
+            one += (square,)
+            if RULE == "rmsprop_centered" or RULE == "rmsprop_centered_momentum":
+                mean = state[P + k] + without_first * (g - state[P + k])
+                square = square - mean * mean
+                two += (mean,)
+            step = g / (tl.sqrt(square) + eps)
+            if RULE == "rmsprop_momentum":
+                step = second * state[P + k] + step
+                two += (step,)
+            elif RULE == "rmsprop_centered_momentum":
+                step = second * state[2 * P + k] + step
+                three += (step,)
+            c = c - lr * step
+        new += (c,)
+    return new, one + two + three
+
+
+@triton.jit
+def load(ptr, COUNT: tl.constexpr):
+    """COUNT numbers, one after the other, as a tuple of scalars."""
+    out = ()
+    for i in tl.static_range(COUNT):
+        out += (tl.load(ptr + i),)
+    return out
+
+
+@triton.jit
+def store(ptr, values, COUNT: tl.constexpr):
+    """The reverse."""
+    for i in tl.static_range(COUNT):
+        tl.store(ptr + i, values[i])

@@ -215,6 +215,68 @@ class Stepping:
         return torch.from_numpy(column.copy()).to(self._zeros.device) if isinstance(self._zeros, Tensor) else column
 
 
+# Rows of the rule's table that a graph reads before new ones are brought.
+_ROWS = 1024
+
+
+def captured(function: Callable[[], None]) -> Callable[[], None]:
+    """What a function launches on the current GPU, as a CUDA graph: a call replays it."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles and allocates what a capture may not
+        function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+class Graphed(Stepping):
+    """The same on a GPU, an epoch being one replay of a graph: its launches cost the host a microsecond or so each."""
+
+    _replay: Callable[[], None] | None = None
+
+    def _whole(self, state: State, stop: int, gradient: Any, watch: AnyWatch, frozen: Any) -> State:
+        if self._replay is None:
+            self._capture()
+        assert self._replay is not None
+        self._coef.copy_(state.coef)
+        for held, part in zip(self._memory, state.memory, strict=True):
+            held.copy_(part)
+        self._frozen.fill_(False) if frozen is None else self._frozen.copy_(frozen)
+        epoch = state.epoch
+        while epoch < stop and not watch.is_interrupted:
+            rows = table(self._rule, epoch, min(stop, epoch + _ROWS))
+            self._rows[: len(rows)].copy_(torch.from_numpy(rows))
+            self._place.zero_()
+            for _ in range(len(rows)):
+                if watch.is_interrupted:
+                    break
+                self._replay()
+                epoch += 1
+        return State(epoch, self._coef.clone(), tuple(held.clone() for held in self._memory))
+
+    def _capture(self) -> None:
+        self._coef = torch.zeros_like(self._zeros)
+        self._memory = tuple(torch.zeros_like(part) for part in self._rule.start(self._zeros))
+        self._frozen = torch.zeros_like(self._zeros[:, :1], dtype=torch.bool)
+        self._rows = self._zeros.new_ones((_ROWS, 3), dtype=torch.float64)
+        self._place = torch.zeros(1, dtype=torch.int64, device=self._zeros.device)
+
+        def epoch() -> None:
+            lr, a, b = self._rows.index_select(0, self._place).squeeze(0).unbind(0)
+            lr = lr if self._lr_scale is None else lr.to(self._zeros.dtype) * self._lr_scale
+            gradient = self._measure(self._coef, False)[1]
+            new, memory = self._rule.step(self._coef, gradient, self._memory, lr, a, b)
+            self._coef.copy_(torch.where(self._frozen, self._coef, new))
+            for held, part in zip(self._memory, memory, strict=True):
+                held.copy_(part)
+            self._place += 1
+
+        self._replay = captured(epoch)
+
+
 def _where(mask: Any, kept: Any, new: Any) -> Any:
     return torch.where(mask, kept, new) if isinstance(kept, Tensor) else np.where(mask, kept, new)
 

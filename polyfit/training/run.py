@@ -373,7 +373,8 @@ def _engine(
     if lr_scale is not None:
         lr_scale = torch.from_numpy(lr_scale).to(zeros) if isinstance(zeros, Tensor) else lr_scale.astype(zeros.dtype)
     if batch_size is None:
-        return engines.Stepping(run.optimizer, measure, zeros, lr_scale)
+        engine = engines.Graphed if run.coef.device.type == "cuda" else engines.Stepping
+        return engine(run.optimizer, measure, zeros, lr_scale)
     n_samples = run.problem.x.shape[-1]
     batches = _batches(run, zeros, batch_size, seed)
     return engines.Stepping(run.optimizer, measure, zeros, lr_scale, batches, -(-n_samples // batch_size))
@@ -391,8 +392,9 @@ def _moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engine:
 
 
 def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engine:
-    from polyfit_kernels.descent import descent
+    from polyfit_kernels import descent
 
+    launch_descent: Callable[..., None] = descent.descent
     name, constants = run.optimizer.kernel
     device = run.coef.device
     parts = (
@@ -404,15 +406,16 @@ def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engi
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
         with ops.on(device):
-            descent(*given, coef, memory, name, constants, table, lr_scale, *rest)
+            launch_descent(*given, coef, memory, name, constants, table, lr_scale, *rest)
 
     zeros = torch.zeros(run.start.shape, dtype=torch.float64, device=device)
     return engines.Launching(run.optimizer, loop, lambda coef: landscape.losses(coef.cpu().numpy()), zeros)
 
 
 def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.Engine:
-    from polyfit_kernels.resident import resident
+    from polyfit_kernels import resident
 
+    launch_resident: Callable[..., None] = resident.resident
     assert isinstance(problem.loss, losses.Loss)
     name, constants = run.optimizer.kernel
     pointwise, parameter = problem.loss.kernel
@@ -424,7 +427,7 @@ def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.E
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
         with ops.on(coef.device):
-            resident(
+            launch_resident(
                 x, y, weight, coef, memory, problem.mapping, problem.basis, pointwise, parameter, name, constants,
                 table, lr_scale, scale, *rest,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from oracle import polynomial_loss as plain_loss
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
-from polyfit.training import EarlyStopping, Reason, shuffled
+from polyfit.training import EarlyStopping, Reason, engines, shuffled
 
 F64 = torch.float64
 ENGINES: dict[str, dict[str, Any]] = {
@@ -279,6 +279,36 @@ def test_what_was_reached_is_returned_on_ctrl_c(engine):
     assert torch.equal(result.coef, same.coef)
     further = polyfit.train(x, y, start, epochs=result.epochs + 60, resume=result.state_dict(), **options)
     assert torch.equal(further.coef, polyfit.train(x, y, start, epochs=result.epochs + 60, **options).coef)
+
+
+# --- a CUDA graph, with a stand-in for the graph ---
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_epoch_made_for_a_graph_is_the_same(rule, monkeypatch):
+    # What is captured works on buffers of its own and reads rates and factors from memory, here as on a GPU.
+    x, y, start = data(3)
+    scale = np.array([[1.0], [0.5], [0.3]])
+    options: dict[str, Any] = {
+        "optimizer": RULES[rule], "epochs": 2100, "record_every": 1500, "loss": "huber", "engine": "stepwise",
+        "per_series": True, "lr_scale": torch.from_numpy(scale).squeeze(1),
+        "early_stopping": EarlyStopping(gradient_norm=0.02),
+    }  # fmt: skip
+    plain = polyfit.train(x, y, start, **options)
+
+    def graphed(rule, measure, zeros, lr_scale=None):
+        def on_tensors(coef, want_losses):
+            losses, gradient = measure(coef.numpy(), want_losses)
+            return losses, torch.from_numpy(gradient)
+
+        return engines.Graphed(rule, on_tensors, torch.from_numpy(zeros), torch.from_numpy(lr_scale))
+
+    monkeypatch.setattr(engines, "captured", lambda function: function)
+    monkeypatch.setattr(engines, "Stepping", graphed)
+    result = polyfit.train(x, y, start, **options)
+    torch.testing.assert_close(result.coef, plain.coef, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(result.losses.values, plain.losses.values, rtol=1e-12, atol=1e-14)
+    assert torch.equal(result.updates, plain.updates)
 
 
 # --- batches ---

@@ -467,6 +467,68 @@ def test_train():
     torch.testing.assert_close(runs[0].coef, runs[1].coef, rtol=1e-4, atol=1e-5)
 
 
+RULES = {
+    "sgd": polyfit.optimizers.SGD(0.02),
+    "nesterov": polyfit.optimizers.SGD(0.02, momentum=0.9, nesterov=True),
+    "adam": polyfit.optimizers.Adam(polyfit.optimizers.Cosine(0.02, epochs=2000)),
+    "adamw": polyfit.optimizers.AdamW(0.02),
+    "rmsprop": polyfit.optimizers.RMSprop(0.001, centered=True, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("n_samples", [1, 64, 300, 2000, 8192])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("engine", "loss"), [("moments", "mse"), ("resident", "mse"), ("resident", "huber"), ("stepwise", "huber")]
+)
+def test_every_engine_trains_as_the_cpu_does(engine, loss, rule, n_samples):
+    generator = torch.Generator().manual_seed(0)
+    n_samples = n_samples if engine != "resident" else min(n_samples, launch.largest_resident(3, 8, weighted=True))
+    x = torch.rand(3, n_samples, dtype=torch.float64, generator=generator) * 2 - 1
+    weight = torch.rand(n_samples, dtype=torch.float64, generator=generator) + 0.5
+    start = torch.randn(3, 4, dtype=torch.float64, generator=generator)
+    options: dict[str, Any] = {
+        "optimizer": RULES[rule], "epochs": 2000, "loss": loss, "per_series": True, "record_every": 70,
+        "early_stopping": polyfit.training.EarlyStopping(loss=1e-3), "check_stability": False,
+    }  # fmt: skip
+    plain = polyfit.train(x, x.sin(), start, weight=weight, engine="stepwise", **options)
+    x, weight, start = x.cuda(), weight.cuda(), start.cuda()
+    ours = polyfit.train(x, x.sin(), start, weight=weight, engine=engine, **options)
+    torch.testing.assert_close(ours.losses.values, plain.losses.values, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(ours.coef.cpu(), plain.coef, rtol=1e-8, atol=1e-10)
+    assert torch.equal(ours.updates, plain.updates)
+    # Cut anywhere, by resuming and by launches of other lengths: the same bits.
+    part = polyfit.train(x, x.sin(), start, weight=weight, engine=engine, **{**options, "epochs": 777})
+    again = polyfit.train(x, x.sin(), start, weight=weight, engine=engine, resume=part.state_dict(), **options)
+    assert torch.equal(again.coef, ours.coef)
+    assert torch.equal(again.losses.values, ours.losses.values)
+
+
+def test_auto_keeps_data_on_chip():
+    x = torch.linspace(-1, 1, 2000, device="cuda")
+    start = torch.zeros(6, device="cuda")
+    run = lambda **o: polyfit.train(x, x.sin(), start, optimizer=polyfit.optimizers.Adam(), epochs=3, **o)  # noqa: E731
+    assert run(loss="huber").engine == "resident"
+    assert run().engine == "moments"
+
+
+def test_a_million_series_train_in_one_call():
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    x = torch.rand(1_000_000, 64, device="cuda", generator=generator) * 2 - 1
+    start = torch.zeros(1_000_000, 4, device="cuda")
+    result = polyfit.train(
+        x, x.sin(), start, optimizer=polyfit.optimizers.Adam(0.01), epochs=1000, loss="huber", per_series=True,
+        record_every=500,
+    )  # fmt: skip
+    assert result.engine == "resident"
+    some = slice(None, None, 250_000)
+    plain = polyfit.train(
+        x[some].double(), x[some].double().sin(), start[some].double(), optimizer=polyfit.optimizers.Adam(0.01),
+        epochs=1000, loss="huber", per_series=True, record_every=500, engine="stepwise",
+    )  # fmt: skip
+    torch.testing.assert_close(result.coef[some].double(), plain.coef, rtol=1e-3, atol=1e-4)
+
+
 def test_a_device_that_is_not_the_current_one():
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")

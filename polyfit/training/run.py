@@ -12,11 +12,11 @@ from torch import Tensor
 
 from polyfit import functional, losses, onepass, ops, optimizers, quadratic
 from polyfit.extended import to_array
+from polyfit.monitor import Monitor, View, Watchers
 from polyfit.optimizers import Array
 from polyfit.training import engines, native
 from polyfit.training.result import EarlyStopping, Training
 from polyfit.training.watch import Interrupts, Watch
-from polyfit.training.watchers import Monitor, View, Watchers
 from polyfit_kernels import launch
 
 ENGINES = ("auto", "closed_form", "moments", "resident", "stepwise")

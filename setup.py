@@ -10,6 +10,7 @@ VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "polyfit/__init__.py").re
 assert VERSION is not None
 
 CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8", "scipy>=1.11"]
+TENSORBOARD = ["tensorboard>=2.16", "matplotlib>=3.8"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
 STATS = ["scipy>=1.11"]
 
@@ -30,10 +31,10 @@ setup(
     extras_require={
         "cli": CLI,
         "stats": STATS,
-        "tensorboard": ["tensorboard>=2.16"],
+        "tensorboard": TENSORBOARD,
         "visdom": ["visdom>=0.2.4"],
         "bench": BENCH,
-        "dev": [*CLI, *BENCH, "hypothesis>=6.100", "ruff", "pyright[nodejs]", "setuptools>=77", "wheel"],
+        "dev": [*CLI, *BENCH, *TENSORBOARD, "hypothesis>=6.100", "ruff", "pyright[nodejs]", "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
     classifiers=[

@@ -22,11 +22,11 @@ from polyfit.files import check_writable, replacing
 from polyfit.fitting import fit
 from polyfit.formatting import format_polynomial, format_series
 from polyfit.functional import polyval
-from polyfit.monitor import ProgressBar
+from polyfit.monitor import Monitor, MonitorWarning, ProgressBar, TensorBoard, Visdom
 from polyfit.result import Fit, FitWarning
 from polyfit.selection import select_degree
 from polyfit.tables import Column, Table, TableError, read_columns
-from polyfit.training import Training, max_stable_lr, train
+from polyfit.training import EarlyStopping, Reason, Training, max_stable_lr, train
 from polyfit.tutorial import eager_loop
 
 app = typer.Typer(
@@ -53,6 +53,10 @@ _SHARE_OF_MAX_LR = 0.95
 _ADAPTIVE_LR = 0.01
 # The loss counts as still falling if it lost more than this share over the last tenth of the epochs.
 _STILL_FALLING = 1e-4
+_STOPPED = {
+    Reason.PATIENCE: "stopped: the loss has not come down any more",
+    Reason.INTERRUPTED: "stopped by Ctrl-C: this is what was reached",
+}
 
 
 class UserError(Exception):
@@ -284,7 +288,13 @@ def train_command(
     optimizer: Annotated[str, typer.Option(help="Update rule: sgd, momentum, adam, adamw or rmsprop.")] = "sgd",
     loss: Annotated[str, typer.Option(help="Loss: mse, l1, huber, log_cosh, cauchy, ...")] = "mse",
     basis: Annotated[str, typer.Option(help="Basis of the coefficients, as numpy.polynomial names it.")] = "power",
-    engine: Annotated[str, typer.Option(help="auto, closed_form, moments or stepwise.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, closed_form, moments, resident or stepwise.")] = "auto",
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop when the loss has not come down for so many epochs.")
+    ] = None,
+    monitor: Annotated[
+        str, typer.Option(help="What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas.")
+    ] = "bar",
     out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
 ) -> None:
@@ -311,13 +321,17 @@ def train_command(
 
     start = torch.zeros(degree + 1, dtype=torch.float64)
     try:
-        with ProgressBar(epochs) as bar:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MonitorWarning)
             result = train(
                 x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
-                engine=engine, monitor=bar,
+                engine=engine, monitor=_monitors(monitor),
+                early_stopping=None if patience is None else EarlyStopping(patience=patience),
             )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from None
+    for warning in caught:
+        console.print(f"warning: {warning.message}")
     if not math.isfinite(result.loss):
         raise UserError(f"the loss left the finite numbers; pass a smaller --lr than {rule.lr:.4g}, or scale y down")
     residuals = polyval(x_values, result.coef, basis=basis, domain=domain) - y_values
@@ -339,6 +353,33 @@ def train_command(
             title=f"{file.name}: degree {degree}, R² = {r_squared:.4f}",
         )
         _write(out, "picture", lambda path: plotting.save_figure(figure, path))
+    if result.reason == Reason.INTERRUPTED:
+        raise typer.Exit(_INTERRUPTED)
+
+
+def _monitors(names: str) -> list[Monitor]:
+    """Monitors by the names of --monitor."""
+    monitors: list[Monitor] = []
+    for name in names.split(","):
+        kind, _, rest = name.strip().partition(":")
+        host, _, port = rest.partition(":")
+        try:
+            if kind == "bar" and not rest:
+                monitors.append(ProgressBar())
+            elif kind == "tensorboard" and rest:
+                monitors.append(TensorBoard(rest))
+            elif kind == "visdom":
+                options = {"server": f"http://{host}"} if host else {}
+                monitors.append(Visdom(**options, port=int(port or 8097)))
+            elif kind != "none" or rest:
+                raise UserError(f"--monitor {name} is unknown; pass bar, tensorboard:DIR, visdom[:HOST:PORT] or none")
+        except (ImportError, ConnectionError) as error:
+            raise UserError(f"--monitor {name}: {error}") from None
+        except ValueError:
+            raise UserError(
+                f"--monitor {name}: {port!r} is no port; pass a number, as in visdom:localhost:8097"
+            ) from None
+    return monitors
 
 
 def _show_table(file: Path, table: Table) -> None:
@@ -409,6 +450,8 @@ def _show_result(
     console.print(f"with t = ({name} - {domain[0] - scale * window_lo:.15g}) / {scale:.15g}")
     meaning = "mean squared error" if loss == "mse" else f"mean {loss}"
     console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
+    if result.reason in _STOPPED:
+        console.print(_STOPPED[result.reason])
     if result.optimal_loss is not None:
         console.print(f"the least loss is {result.optimal_loss:.6g}")
     console.print(
@@ -417,7 +460,7 @@ def _show_result(
     if len(table.x.values) < len(result.coef):
         console.print("fewer rows than coefficients: many polynomials pass through the data, this is one of them")
     before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])
-    if before - result.loss > _STILL_FALLING * before:
+    if result.reason == Reason.EPOCHS and before - result.loss > _STILL_FALLING * before:
         console.print("the loss is still falling: more --epochs will bring it down further")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -189,11 +190,12 @@ def train(
         watchers.begin(View(x.detach(), y.detach(), epochs, _evaluator(basis, domain)))
         with Interrupts(watch):
             state = made.run(state, epochs, watch)
-        left = watch.finish(state.epoch, made.losses(state.coef), state.coef)
-        if left is not None:
-            state = state._replace(coef=made.settle(watch, state, state.epoch, left))
-        result = _training(run, state, engine, landscape, watch)
-        watchers.end(result.losses, result.coef)
+            left = watch.finish(state.epoch, made.losses(state.coef), state.coef)
+            if left is not None:
+                state = state._replace(coef=made.settle(watch, state, state.epoch, left))
+            result = _training(run, state, engine, landscape, watch)
+            with contextlib.suppress(KeyboardInterrupt):  # the run is made: only the monitors are left to be ended
+                watchers.end(result.losses, result.coef)
     kept = {
         "version": 1,
         "engine": engine,

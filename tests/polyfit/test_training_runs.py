@@ -15,7 +15,7 @@ from oracle import polynomial_loss as plain_loss
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
-from polyfit.training import EarlyStopping, Reason, engines, shuffled
+from polyfit.training import EarlyStopping, Losses, Reason, engines, shuffled
 
 F64 = torch.float64
 ENGINES: dict[str, dict[str, Any]] = {
@@ -259,18 +259,31 @@ def test_a_state_of_another_run_is_refused():
 # --- Ctrl-C ---
 
 
+class CtrlC:
+    """Presses it once, at the first record from an epoch on, or as the run ends."""
+
+    every_record = True
+
+    def __init__(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+    def __call__(self, epoch: int, loss: float, coef: torch.Tensor) -> None:
+        if self.epoch is not None and epoch >= self.epoch:
+            self.epoch = None
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def end(self, losses: Losses, coef: torch.Tensor) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
 def test_what_was_reached_is_returned_on_ctrl_c(engine):
     x, y, start = data()
 
-    def interrupt(epoch: int, loss: float, coef: torch.Tensor) -> None:
-        if epoch >= 300:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    interrupt.every_record = True  # pyright: ignore[reportFunctionMemberAccess]
     options: dict[str, Any] = {"optimizer": Adam(0.001), "record_every": 50, **ENGINES[engine]}
     before = signal.getsignal(signal.SIGINT)
-    result = polyfit.train(x, y, start, epochs=10**8, monitor=interrupt, **options)
+    result = polyfit.train(x, y, start, epochs=10**8, monitor=CtrlC(300), **options)
     assert signal.getsignal(signal.SIGINT) is before
     assert result.reason == Reason.INTERRUPTED
     assert 300 <= result.epochs < 10**8
@@ -279,6 +292,14 @@ def test_what_was_reached_is_returned_on_ctrl_c(engine):
     assert torch.equal(result.coef, same.coef)
     further = polyfit.train(x, y, start, epochs=result.epochs + 60, resume=result.state_dict(), **options)
     assert torch.equal(further.coef, polyfit.train(x, y, start, epochs=result.epochs + 60, **options).coef)
+
+
+def test_ctrl_c_while_monitors_end_loses_nothing():
+    x, y, start = data()
+    options: dict[str, Any] = {"optimizer": Adam(0.001), "epochs": 100}
+    result = polyfit.train(x, y, start, monitor=CtrlC(None), **options)
+    assert result.reason == Reason.EPOCHS
+    assert torch.equal(result.coef, polyfit.train(x, y, start, **options).coef)
 
 
 # --- a CUDA graph, with a stand-in for the graph ---

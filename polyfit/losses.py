@@ -69,6 +69,10 @@ class Loss:
         """dl/dp and dl/dy."""
         raise NotImplementedError(f"{type(self).__name__} defines no slopes")
 
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:
+        """dl/dp alone, written over p."""
+        return p.copy_(self.slopes(p, y)[0])
+
 
 @dataclass(frozen=True)
 class MSE(Loss):
@@ -98,6 +102,9 @@ class L1(Loss):
         slope = torch.sign(p - y)
         return slope, -slope
 
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.sub_(y).sign_()
+
 
 @dataclass(frozen=True)
 class Huber(Loss):
@@ -126,6 +133,9 @@ class Huber(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = (p - y).clamp(-self.delta, self.delta)
         return slope, -slope
+
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.sub_(y).clamp_(-self.delta, self.delta)
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,10 @@ class SmoothL1(Loss):
         slope = torch.sign(residual) if self.beta == 0 else (residual * (1.0 / self.beta)).clamp(-1.0, 1.0)
         return slope, -slope
 
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        residual = p.sub_(y)
+        return residual.sign_() if self.beta == 0 else residual.mul_(1.0 / self.beta).clamp_(-1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class LogCosh(Loss):
@@ -177,6 +191,9 @@ class LogCosh(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = torch.tanh(p - y)
         return slope, -slope
+
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.sub_(y).tanh_()
 
 
 @dataclass(frozen=True)
@@ -208,6 +225,9 @@ class Quantile(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = 0.5 * torch.sign(p - y) + (0.5 - self.q)
         return slope, -slope
+
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.sub_(y).sign_().mul_(0.5).add_(0.5 - self.q)
 
 
 @dataclass(frozen=True)
@@ -275,6 +295,9 @@ class PoissonNLL(Loss):
             large = torch.where(y > 1, y, 1.0)
             to_y = to_y + torch.where(y > 1, torch.log(large) + 0.5 / large, 0.0)
         return to_p, to_y
+
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.exp_().sub_(y) if self.log_input else super().slope_(p, y)
 
 
 @dataclass(frozen=True)

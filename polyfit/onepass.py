@@ -170,26 +170,41 @@ class _Matrix:
             return torch.mm(coef, self._whole[:n_coef])
         return torch.bmm(coef.unsqueeze(1), self._whole[:, :n_coef]).squeeze(1)
 
-    def residuals(self, coef: Tensor, y: Tensor) -> Tensor:
-        """Values minus y (s or 1, n) for coef (s, degree + 1): (s, width), in a buffer that the next call writes again.
-
-        In the filling they are zero.
-        """
-        n_series = coef.shape[0]
+    def _buffer(self, n_series: int) -> Tensor | None:
+        """Where values of so many series go that the next call writes again; None: the product is to make it."""
         if n_series == self._n_matrices:
             self._values = self._rows[-1]
         elif self._values is not None and self._values.shape[0] != n_series:
             self._values = None
-        if self._is_shared and not self.is_filled:
-            self._values = torch.addmm(y, coef, self._functions, beta=-1, out=self._values)
-            return self._values
-        if self._is_shared:
-            self._values = torch.mm(coef, self._functions, out=self._values)
-        else:
-            assert self._values is not None
-            torch.bmm(coef.unsqueeze(1), self._functions, out=self._values.unsqueeze(1))
-        self.samples(self._values).sub_(y)
         return self._values
+
+    def values(self, coef: Tensor) -> Tensor:
+        """`series` of coef (s, degree + 1) in a buffer that the next call of this or of `residuals` writes again."""
+        held = self._buffer(coef.shape[0])
+        if self._is_shared:
+            self._values = torch.mm(coef, self._functions, out=held)
+        else:
+            assert held is not None
+            torch.bmm(coef.unsqueeze(1), self._functions, out=held.unsqueeze(1))
+        assert self._values is not None
+        return self._values
+
+    def residuals(self, coef: Tensor, y: Tensor) -> Tensor:
+        """Values minus y (s or 1, n) for coef (s, degree + 1): (s, width), in the buffer of `values`.
+
+        In the filling they are zero.
+        """
+        if self._is_shared and not self.is_filled:
+            self._values = torch.addmm(y, coef, self._functions, beta=-1, out=self._buffer(coef.shape[0]))
+            return self._values
+        values = self.values(coef)
+        self.samples(values).sub_(y)
+        return values
+
+    def clear_filling(self, padded: Tensor) -> None:
+        """Of (s, width) what is no sample is made zero."""
+        if self.is_filled:
+            padded[..., self.n :].zero_()
 
     def moments(self, delta: Tensor, residuals: Tensor | None) -> Tensor:
         """Sums of delta P_k, and of delta times residuals where they are given: (s, degree + 1 or 2).
@@ -499,18 +514,27 @@ class _Terms(NamedTuple):
     """
 
     delta: Tensor  # (s, width): w dl/dp
-    residual: Tensor  # (s, width): p - y for the squared error, p for others
+    residual: Tensor  # (s, width): p - y for the squared error, of no meaning for others
     sums: Tensor | None  # (s, K) in float64: of delta P_k and of w l, where wanted
     to_y: Tensor | None = None  # (s, n): w dl/dy
     losses: Tensor | None = None  # (s, n): l
 
 
 def _squared_error(
-    part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, want_coef: bool, want_value: bool
+    part: _Part,
+    coef: Tensor,
+    y: Tensor,
+    weight: Tensor | None,
+    want_coef: bool,
+    want_value: bool,
+    want_losses: bool,
 ) -> _Terms:
     matrix = part.matrix
-    residual = matrix.residuals(coef, y)
-    delta = residual if weight is None else matrix.pad(matrix.samples(residual) * weight)
+    delta = residual = matrix.residuals(coef, y)
+    if weight is not None and (want_value or want_losses):
+        delta = matrix.pad(matrix.samples(residual) * weight)
+    elif weight is not None:
+        matrix.samples(residual).mul_(weight)
     sums = None
     if want_coef:
         sums = matrix.moments(delta, residual if want_value else None)
@@ -528,21 +552,27 @@ def _other_loss(
     want_coef: bool,
     want_value: bool,
     want_losses: bool,
+    want_y: bool,
 ) -> _Terms:
     matrix = part.matrix
-    values = matrix.series(coef)
+    values = matrix.values(coef)
     p = matrix.samples(values)
-    y = y.expand_as(p)
-    delta, to_y = loss.slopes(p, y)
-    losses = loss.value(p, y) if want_value or want_losses else None
+    losses = loss.value(p, y.expand_as(p)) if want_value or want_losses else None
+    to_y = None
+    if want_y:
+        slope, to_y = loss.slopes(p, y.expand_as(p))
+        p.copy_(slope)
+    else:
+        loss.slope_(p, y.expand_as(p))
     if weight is not None:
-        delta, to_y = delta * weight, to_y * weight
-    delta = matrix.pad(delta)
-    sums = [matrix.moments(delta, None)] if want_coef else []
+        p.mul_(weight)
+        to_y = to_y if to_y is None else to_y * weight
+    matrix.clear_filling(values)
+    sums = [matrix.moments(values, None)] if want_coef else []
     if want_value and losses is not None:
         weighted = losses if weight is None else losses * weight
         sums.append(weighted.sum(1, keepdim=True, dtype=torch.float64))
-    return _Terms(delta, values, torch.cat(sums, 1) if sums else None, to_y, losses)
+    return _Terms(values, values, torch.cat(sums, 1) if sums else None, to_y, losses)
 
 
 class Objective:
@@ -617,7 +647,7 @@ class Objective:
         factor = 2.0 if isinstance(self._loss, MSE) else 1.0  # of delta, see _Terms
         sums = total_weight = None
         for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
-            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value, want_weight)
+            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value, want_weight, want_y)
             if terms.sums is not None:
                 sums = part.add(terms.sums, sums)
             if want_value and weight is not None:
@@ -654,10 +684,11 @@ class Objective:
         want_coef: bool,
         want_value: bool,
         want_losses: bool,
+        want_y: bool,
     ) -> _Terms:
         if isinstance(self._loss, MSE):
-            return _squared_error(part, coef, y, weight, want_coef, want_value)
-        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value, want_losses)
+            return _squared_error(part, coef, y, weight, want_coef, want_value, want_losses)
+        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value, want_losses, want_y)
 
 
 def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:

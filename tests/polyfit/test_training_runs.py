@@ -12,6 +12,8 @@ import pytest
 import torch
 from cases import LOSSES
 from oracle import polynomial_loss as plain_loss
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
@@ -300,6 +302,45 @@ def test_ctrl_c_while_monitors_end_loses_nothing():
     result = polyfit.train(x, y, start, monitor=CtrlC(None), **options)
     assert result.reason == Reason.EPOCHS
     assert torch.equal(result.coef, polyfit.train(x, y, start, **options).coef)
+
+
+# --- memory ---
+
+
+class NewStorages(TorchDispatchMode):
+    """Counts operations that give as many bytes as `least` or more where no operand of theirs lies."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.count = least, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        taken, given = (
+            {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        is_large = any(
+            leaf.untyped_storage().nbytes() >= self.least for leaf in tree_leaves(result) if torch.is_tensor(leaf)
+        )
+        self.count += is_large and not given <= taken
+        return result
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_samples", [2000, 60_000])
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "poisson_nll"])
+def test_an_epoch_allocates_nothing_of_the_size_of_the_data(loss, n_samples, weighted):
+    x, y, start = data(n=n_samples, dtype=torch.float32)
+    weight = torch.rand(n_samples) if weighted else None
+    counts = []
+    for epochs in (5, 50):
+        with NewStorages(4 * n_samples) as new:
+            polyfit.train(x, y.abs(), start, optimizer=Adam(0.01), epochs=epochs, loss=loss, weight=weight,
+                          engine="stepwise", impl="torch")  # fmt: skip
+        counts.append(new.count)
+    assert counts[0] == counts[1] > 0
 
 
 # --- a CUDA graph, with a stand-in for the graph ---

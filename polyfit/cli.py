@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,17 +17,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from torch import Tensor
 
-from polyfit import bases, optimizers, plotting
+from polyfit import bases, losses, optimizers, plotting
 from polyfit.files import check_writable, replacing
 from polyfit.fitting import fit
 from polyfit.formatting import format_polynomial, format_series
 from polyfit.functional import polyval
 from polyfit.monitor import Monitor, MonitorWarning, ProgressBar, TensorBoard, Visdom
+from polyfit.ops import resolve_impl
 from polyfit.result import Fit, FitWarning
 from polyfit.selection import select_degree
 from polyfit.tables import Column, Table, TableError, read_columns
-from polyfit.training import EarlyStopping, Reason, Training, max_stable_lr, train
-from polyfit.tutorial import eager_loop
+from polyfit.training import ENGINES, EarlyStopping, Reason, Training, explain, max_stable_lr, train
+from polyfit.tutorial import eager_loop, eager_training
 
 app = typer.Typer(
     help="Polynomials in PyTorch: fused evaluation, losses, gradients and training.",
@@ -53,6 +54,19 @@ _SHARE_OF_MAX_LR = 0.95
 _ADAPTIVE_LR = 0.01
 # The loss counts as still falling if it lost more than this share over the last tenth of the epochs.
 _STILL_FALLING = 1e-4
+_WARMING_EPOCHS = 300
+_RULES = {
+    "sgd": "gradient descent",
+    "momentum": "gradient descent with momentum",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+}
+_OPTIMIZER_HELP = f"Update rule: {', '.join(_RULES)}."
+_LOSS_HELP = f"Loss: {', '.join(losses.LOSSES)}."
+_BASIS_HELP = f"Basis of the coefficients, as numpy.polynomial names it: {', '.join(bases.BASES)}."
+_ENGINE_HELP = f"What makes the epochs: {', '.join(ENGINES)}."
+_MONITOR_HELP = "What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas."
 _STOPPED = {
     Reason.PATIENCE: "stopped: the loss has not come down any more",
     Reason.INTERRUPTED: "stopped by Ctrl-C: this is what was reached",
@@ -124,45 +138,78 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("polyfit_demo.png"),
     epochs: Annotated[int, typer.Option(min=1, help="Updates to make.")] = 80_000,
     eager_epochs: Annotated[int, typer.Option(min=1, help="Updates of the eager loop to compare with.")] = 2_000,
+    optimizer: Annotated[str, typer.Option(help=_OPTIMIZER_HELP)] = "sgd",
+    loss: Annotated[str, typer.Option(help=_LOSS_HELP)] = "mse",
+    basis: Annotated[str, typer.Option(help=_BASIS_HELP)] = "power",
+    engine: Annotated[str, typer.Option(help=_ENGINE_HELP)] = "auto",
+    monitor: Annotated[str, typer.Option(help=_MONITOR_HELP)] = "none",
 ) -> None:
-    """Fit sin(x) by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd."""
+    """Fit sin(x) by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd.
+
+    Its rate is the tutorial's for the tutorial's rule, loss and basis, and chosen for others.
+    """
     _check_outputs(out)
+    is_tutorial = (optimizer, loss, basis) == ("sgd", "mse", "power")
+    domain = None if basis == "power" else (-math.pi, math.pi)
     x = torch.linspace(-math.pi, math.pi, _DEMO_SAMPLES)
     y = torch.sin(x)
     start = torch.randn(_DEMO_DEGREE + 1, generator=torch.Generator().manual_seed(_DEMO_SEED))
-    rule = optimizers.SGD(lr=_DEMO_LR)
-    console.print(
-        f"sin(x) on {_DEMO_SAMPLES} points of [-pi, pi], degree {_DEMO_DEGREE}, sum of squared errors,"
-        f" gradient descent at {_DEMO_LR:g}, {epochs} epochs"
-    )
-    train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")  # what a process does once is not the run's
-    began = time.perf_counter()
-    result = train(x, y, start, optimizer=rule, epochs=epochs, reduction="sum")
-    seconds = time.perf_counter() - began
+    options: dict[str, Any] = {"reduction": "sum", "loss": loss, "basis": basis, "domain": domain, "engine": engine}
+    try:
+        largest = max_stable_lr(x, _DEMO_DEGREE, reduction="sum", basis=basis, domain=domain)
+        rule = _rule(optimizer, _DEMO_LR if is_tutorial else None, largest, loss)
+        console.print(
+            f"sin(x) on {_DEMO_SAMPLES} points of [-pi, pi], degree {_DEMO_DEGREE}, sum of"
+            f" {'squared errors' if loss == 'mse' else loss}, {_RULES[optimizer]} at {rule.lr:.3g}, {epochs} epochs"
+        )
+        chosen, why = explain(
+            rule, loss, engine=engine, impl=resolve_impl("auto", x.device), n_samples=len(x), degree=_DEMO_DEGREE
+        )
+        # What a process does once is not the run's.
+        warming = epochs if chosen == "closed_form" else min(epochs, _WARMING_EPOCHS)
+        train(x, y, start, optimizer=rule, epochs=warming, **options)
+        watching = _monitors(monitor)
+        began = time.perf_counter()
+        result = _watched(x, y, start, optimizer=rule, epochs=epochs, monitor=watching, **options)
+        seconds = time.perf_counter() - began
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
-    console.print(f"\n{format_polynomial(result.coef.tolist())}", style="bold")
-    console.print(f"loss {result.loss:.6g} after {epochs} epochs in {seconds * 1e3:.2g} ms ({result.engine})")
-    _show_landscape(x, y, start, result)
-    _compare_with_eager(x, y, start, rule, eager_epochs, epochs, seconds)
+    shown = format_polynomial(result.coef.tolist()) if basis == "power" else None
+    console.print(f"\n{shown or format_series(result.coef.tolist(), basis, domain)}", style="bold")
+    console.print(f"loss {result.loss:.6g} after {result.epochs} epochs in {seconds * 1e3:.2g} ms ({result.engine})")
+    console.print(f"{result.engine}: {why}")
+    _show_landscape(x, y, start, result, is_tutorial=is_tutorial)
+    if result.reason in _STOPPED:
+        console.print(_STOPPED[result.reason])
+    else:
+        _compare_with_eager(x, y, start, rule, eager_epochs, epochs, seconds, options)
     figure = plotting.training_figure(
         result.losses,
         x,
         y,
-        polyval(x, result.coef),
-        title=f"sin(x), degree {_DEMO_DEGREE}: {epochs} epochs of gradient descent",
+        polyval(x, result.coef, basis=basis, domain=domain),
+        title=f"sin(x), degree {_DEMO_DEGREE}: {result.epochs} epochs of {_RULES[optimizer]}",
     )
     _write(out, "picture", lambda path: plotting.save_figure(figure, path))
+    if result.reason == Reason.INTERRUPTED:
+        raise typer.Exit(_INTERRUPTED)
 
 
-def _show_landscape(x: Tensor, y: Tensor, start: Tensor, result: Training) -> None:
+def _show_landscape(x: Tensor, y: Tensor, start: Tensor, result: Training, *, is_tutorial: bool) -> None:
     """How far from the optimum the run ended, why, and what a better basis makes of it."""
-    assert result.optimal_loss is not None
-    assert result.slowest_share is not None
+    if result.optimal_loss is None:
+        return
+    if result.slowest_share is None:
+        console.print(f"the least loss is {result.optimal_loss:.4g}")
+        return
     epochs = [result.epochs_to(share) for share in (0.01, 1e-6)]
     console.print(
-        f"the least loss is {result.optimal_loss:.4g}: along the slowest direction {result.slowest_share:.1%} of the"
+        f"the least loss is {result.optimal_loss:.4g}: along the slowest direction {result.slowest_share:.3g} of the"
         f" initial error is left; it would take {epochs[0]:.3g} epochs to 1 % and {epochs[1]:.3g} to 1e-6"
     )
+    if not is_tutorial:
+        return
     console.print(
         f"powers of x are nearly dependent there: the curvature of the loss differs {result.condition:.2g}-fold between"
         f" directions, and the largest stable rate, {result.max_stable_lr:.3g}, is set by the steepest"
@@ -184,20 +231,38 @@ def _show_landscape(x: Tensor, y: Tensor, start: Tensor, result: Training) -> No
 
 
 def _compare_with_eager(
-    x: Tensor, y: Tensor, start: Tensor, rule: optimizers.SGD, eager_epochs: int, epochs: int, seconds: float
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    rule: _AnyRule,
+    eager_epochs: int,
+    epochs: int,
+    seconds: float,
+    options: dict[str, Any],
 ) -> None:
-    """Time the tutorial's loop for some epochs, and see how far from it ours ends after as many."""
+    """Time the loop that one writes oneself for some epochs, and see how far from it ours ends after as many."""
+    basis, loss = options["basis"], losses.resolve(options["loss"])
+    mapping = bases.affine_map(options["domain"], bases.BASES[basis], x.dtype)
+    is_tutorial = isinstance(rule, optimizers.SGD) and (rule.lr, basis, loss.name) == (_DEMO_LR, "power", "mse")
+
+    def descend(epochs: int) -> Tensor:
+        if is_tutorial:
+            return eager_loop(x, y, start, _DEMO_LR, epochs)
+        return eager_training(x, y, start, rule, epochs, loss=loss, basis=basis, mapping=mapping)
+
+    descend(min(eager_epochs, _WARMING_EPOCHS))
     began = time.perf_counter()
-    eager = eager_loop(x, y, start, _DEMO_LR, eager_epochs)
+    eager = descend(eager_epochs)
     eager_seconds = (time.perf_counter() - began) / eager_epochs * epochs
     table = RichTable(title=f"{epochs} epochs")
     table.add_column("loop")
     table.add_column("seconds", justify="right")
-    table.add_row(f"eager autograd, as the tutorial writes it ({eager_epochs} epochs timed)", f"{eager_seconds:.3g}")
+    how = "eager autograd, as the tutorial writes it" if is_tutorial else "eager autograd and torch.optim"
+    table.add_row(f"{how} ({eager_epochs} epochs timed)", f"{eager_seconds:.3g}")
     table.add_row("polyfit.train", f"{seconds:.3g}")
     table.add_row("ratio", f"{eager_seconds / seconds:.4g}")
     console.print(table)
-    ours = train(x, y, start, optimizer=rule, epochs=eager_epochs, reduction="sum")
+    ours = train(x, y, start, optimizer=rule, epochs=eager_epochs, **options)
     difference = float((eager - ours.coef).abs().max())
     console.print(f"largest difference of a coefficient after {eager_epochs} epochs: {difference:.1e}")
 
@@ -213,7 +278,7 @@ def fit_command(
     degree: Annotated[int | None, typer.Option(min=0, help="Degree of the polynomial.")] = None,
     max_degree: Annotated[int | None, typer.Option(min=0, help="In its place: choose a degree up to this.")] = None,
     criterion: Annotated[str, typer.Option(help="What chooses it: aic, aicc, bic or cv.")] = "bic",
-    basis: Annotated[str, typer.Option(help="Basis of the coefficients, as numpy.polynomial names it.")] = "chebyshev",
+    basis: Annotated[str, typer.Option(help=_BASIS_HELP)] = "chebyshev",
     raw: Annotated[
         bool, typer.Option("--raw", help="Coefficients of x itself; else x is mapped to the window.")
     ] = False,
@@ -285,16 +350,14 @@ def train_command(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate; without it one is chosen and shown, for sgd a stable one.")
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="Update rule: sgd, momentum, adam, adamw or rmsprop.")] = "sgd",
-    loss: Annotated[str, typer.Option(help="Loss: mse, l1, huber, log_cosh, cauchy, ...")] = "mse",
-    basis: Annotated[str, typer.Option(help="Basis of the coefficients, as numpy.polynomial names it.")] = "power",
-    engine: Annotated[str, typer.Option(help="auto, closed_form, moments, resident or stepwise.")] = "auto",
+    optimizer: Annotated[str, typer.Option(help=_OPTIMIZER_HELP)] = "sgd",
+    loss: Annotated[str, typer.Option(help=_LOSS_HELP)] = "mse",
+    basis: Annotated[str, typer.Option(help=_BASIS_HELP)] = "power",
+    engine: Annotated[str, typer.Option(help=_ENGINE_HELP)] = "auto",
     patience: Annotated[
         int | None, typer.Option(min=1, help="Stop when the loss has not come down for so many epochs.")
     ] = None,
-    monitor: Annotated[
-        str, typer.Option(help="What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas.")
-    ] = "bar",
+    monitor: Annotated[str, typer.Option(help=_MONITOR_HELP)] = "bar",
     out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
 ) -> None:
@@ -321,17 +384,13 @@ def train_command(
 
     start = torch.zeros(degree + 1, dtype=torch.float64)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", MonitorWarning)
-            result = train(
-                x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
-                engine=engine, monitor=_monitors(monitor),
-                early_stopping=None if patience is None else EarlyStopping(patience=patience),
-            )  # fmt: skip
+        result = _watched(
+            x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
+            engine=engine, monitor=_monitors(monitor),
+            early_stopping=None if patience is None else EarlyStopping(patience=patience),
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from None
-    for warning in caught:
-        console.print(f"warning: {warning.message}")
     if not math.isfinite(result.loss):
         raise UserError(f"the loss left the finite numbers; pass a smaller --lr than {rule.lr:.4g}, or scale y down")
     residuals = polyval(x_values, result.coef, basis=basis, domain=domain) - y_values
@@ -355,6 +414,16 @@ def train_command(
         _write(out, "picture", lambda path: plotting.save_figure(figure, path))
     if result.reason == Reason.INTERRUPTED:
         raise typer.Exit(_INTERRUPTED)
+
+
+def _watched(*args: Any, **options: Any) -> Training:
+    """`train`, with what is said of its monitors in a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MonitorWarning)
+        result = train(*args, **options)
+    for warning in caught:
+        console.print(f"warning: {warning.message}")
+    return result
 
 
 def _monitors(names: str) -> list[Monitor]:
@@ -402,9 +471,10 @@ def _domain(column: Column) -> tuple[float, float]:
     return low, high
 
 
-def _rule(
-    name: str, lr: float | None, largest: float, loss: str
-) -> optimizers.SGD | optimizers.Adam | optimizers.AdamW | optimizers.RMSprop:
+_AnyRule = optimizers.SGD | optimizers.Adam | optimizers.AdamW | optimizers.RMSprop
+
+
+def _rule(name: str, lr: float | None, largest: float, loss: str) -> _AnyRule:
     """The update rule of that name; `largest` is the largest stable rate of plain descent on the squared error."""
     makers = {
         "sgd": lambda lr: optimizers.SGD(lr=lr),

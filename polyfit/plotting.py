@@ -45,7 +45,8 @@ def training_figure(
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(losses.epochs.numpy(), losses.values.numpy(), color="tab:red", linewidth=1.6)
+    marker = "o" if len(losses.epochs) == 1 else ""  # a line through one point would not be seen
+    left.plot(losses.epochs.numpy(), losses.values.numpy(), color="tab:red", linewidth=1.6, marker=marker)
     if bool((losses.values > 0).any()):
         left.set_yscale("log")
     left.set_xlabel("epoch")

@@ -1,9 +1,16 @@
-"""The loop that this project grew out of, as the tutorial writes it: what the demo and the benchmarks compare with."""
+"""The loops that this project grew out of, as one writes them without it: what demo and benchmarks compare with."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
+
+from polyfit import formula
+from polyfit.bases import AffineMap
+from polyfit.losses import Loss
+from polyfit.optimizers import SGD, Adam, AdamW, RMSprop
 
 
 def eager_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
@@ -34,3 +41,42 @@ def eager_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> T
                 parameter.sub_(lr * parameter.grad)
                 parameter.grad = None
     return torch.stack(parameters).detach()
+
+
+def eager_training(
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    rule: SGD | Adam | AdamW | RMSprop,
+    epochs: int,
+    *,
+    loss: Loss,
+    basis: str = "power",
+    mapping: AffineMap | None = None,
+) -> Tensor:
+    """Minimise the sum of a loss by eager autograd and torch.optim.
+
+    Args:
+        x: samples, (N,).
+        y: targets, (N,).
+        start: coefficients, (degree + 1,).
+        rule: its namesake of torch.optim is taken; at a constant rate.
+        epochs: number of updates.
+        loss: the pointwise loss.
+        basis: of the coefficients.
+        mapping: from domain to window, or None.
+
+    Returns:
+        The coefficients after the last update.
+    """
+    coef = start.clone().requires_grad_()
+    settings = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **settings)
+    for epoch in range(epochs):
+        total = loss.value(formula.polyval(x, coef, mapping, basis), y).sum()
+        if epoch % 100 == 99:
+            total.item()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    return coef.detach()

@@ -182,6 +182,25 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     assert set(contents(Path())) == {"line.csv", "demo.png"}
 
 
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [
+        ({"engine": "stepwise"}, "stepwise"),
+        ({"engine": "moments"}, "moments"),
+        ({"optimizer": "adam"}, "moments"),
+        ({"optimizer": "momentum", "basis": "chebyshev"}, "closed_form"),
+        ({"optimizer": "rmsprop", "loss": "huber", "basis": "legendre"}, "stepwise"),
+    ],
+)
+def test_demo_takes_rules_losses_bases_engines_and_agrees_with_eager(command: Command, options, engine):
+    named = [part for name, value in options.items() for part in (f"--{name}", value)]
+    outcome = command("demo", "--epochs", 100, "--eager-epochs", 30, "--monitor", "bar", *named)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.number(rf"^loss {NUMBER} after 100 epochs in .* \({engine}\)$") > 0
+    assert outcome.number(rf"largest difference of a coefficient after 30 epochs: {NUMBER}") < 1e-5
+    assert "100/100" in outcome.out
+
+
 # --- train ---
 
 
@@ -624,6 +643,60 @@ def test_names_that_train_does_not_know_are_refused(refused):
     assert "engine='fast' is unknown" in refused(*train(engine="fast"))
     assert "does not apply" in refused(*train(engine="closed_form", optimizer="adam"))
     assert "must diverge" in refused(*train(lr=10.0))
+
+
+def test_patience_ends_a_run_that_no_longer_falls(command: Command):
+    outcome = command(*train(epochs=100_000, patience=500, optimizer="momentum", engine="moments"))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "stopped: the loss has not come down any more" in outcome.out
+    assert 500 < outcome.number(rf"after {NUMBER} epochs") < 10_000
+
+
+def test_train_writes_a_log_for_tensorboard(command: Command):
+    pytest.importorskip("tensorboard")
+    outcome = command(*train(epochs=1000, monitor="tensorboard:logs/line,bar"))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert len(list(Path("logs/line").iterdir())) == 1
+    assert "1000/1000" in outcome.out
+    assert "1000/1000" not in command(*train(epochs=1000, monitor="none")).out
+
+
+def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+):
+    class Full:
+        def __call__(self, epoch: int, loss: float, coef: torch.Tensor) -> None:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(cli, "ProgressBar", Full)
+    outcome = command(*train(epochs=1000, save="line.json"))
+    assert (outcome.status, outcome.err) == (0, "")
+    assert (
+        "warning: the monitor Full failed and is called no more, the run goes on: OSError('disk full')" in outcome.out
+    )
+    assert Path("line.json").exists()
+
+
+def test_monitors_that_cannot_be_had_are_refused(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+    assert "--monitor radio is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="radio"))
+    assert "--monitor tensorboard is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="tensorboard"))
+    assert "'one' is no port; pass a number" in refused(*train(monitor="visdom:localhost:one"))
+    monkeypatch.setitem(sys.modules, "visdom", None)
+    assert "pip install 'fused-polyfit[visdom]'" in refused(*train(monitor="visdom"))
+
+
+def test_ctrl_c_within_a_run_gives_what_was_reached(command: Command, monkeypatch: pytest.MonkeyPatch):
+    class Impatient:
+        def __call__(self, epoch: int, loss: float, coef: torch.Tensor) -> None:
+            if epoch > 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "ProgressBar", Impatient)
+    outcome = command(*train(epochs=10**8, engine="moments", save="line.json", out="line.png"))
+    assert outcome.status == 130
+    assert "stopped by Ctrl-C: this is what was reached" in outcome.out
+    assert json.loads(Path("line.json").read_text())["epochs"] < 10**8
+    assert_shows_curves(Path("line.png"))
 
 
 # --- fit ---

@@ -82,11 +82,12 @@ def _triton_version() -> str | None:
 
 
 def summarise(entry: dict[str, Any]) -> dict[str, Any]:
-    """Medians in seconds, a call, and how many times longer each peer takes."""
+    """Medians in seconds, a call (an epoch, say), and how many times longer each peer takes."""
     info = entry["extra_info"]
     calls = info.get("calls", 1)
     seconds = entry["stats"]["median"] / calls
-    peers = {name: value / calls for name, value in info["peers"].items()}
+    peer_calls = info.get("peer_calls", {})
+    peers = {name: value / peer_calls.get(name, calls) for name, value in info["peers"].items()}
     row = {
         "benchmark": entry["name"].removeprefix("test_"),
         "seconds": seconds,
@@ -101,9 +102,9 @@ def summarise(entry: dict[str, Any]) -> dict[str, Any]:
 def render(row: dict[str, Any]) -> str:
     """A benchmark in a few lines for a person to read."""
     rate = f", {row['bytes_per_second'] / 1e9:.1f} GB/s" if "bytes_per_second" in row else ""
-    lines = [f"\n{row['benchmark']}: {row['seconds'] * 1e3:.3f} ms{rate}"]
+    lines = [f"\n{row['benchmark']}: {row['seconds'] * 1e3:.4g} ms{rate}"]
     lines += [
-        f"  {name:28s} {row['peers'][name] * 1e3:10.3f} ms   x {ratio:.2f}" for name, ratio in row["ratios"].items()
+        f"  {name:30s} {row['peers'][name] * 1e3:10.4g} ms   x {ratio:.4g}" for name, ratio in row["ratios"].items()
     ]
     return "\n".join(lines)
 

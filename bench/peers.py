@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polyfit.bases import BASES
+from polyfit.optimizers import SGD, Adam
 
 Gradient = tuple[Tensor, Tensor]
 
@@ -64,3 +65,86 @@ def horner_polyval(x: Tensor, coef: Tensor, grad: Tensor) -> Gradient:
     p.backward(grad)
     assert coef.grad is not None
     return p.detach(), coef.grad
+
+
+# --- loops of training: the sum of the losses, and rules of torch.optim ---
+
+_LOSSES = {"mse": torch.nn.functional.mse_loss, "huber": torch.nn.functional.huber_loss}
+
+
+def _total(x: Tensor, y: Tensor, coef: Tensor, loss: str) -> Tensor:
+    p = coef[-1]
+    for k in range(len(coef) - 2, -1, -1):
+        p = p * x + coef[k]
+    return _LOSSES[loss](p, y, reduction="sum")
+
+
+def _optimizer(rule: SGD | Adam, coef: Tensor, **options: bool) -> torch.optim.Optimizer:
+    if isinstance(rule, SGD):
+        return torch.optim.SGD([coef], lr=float(rule.lr))  # pyright: ignore[reportArgumentType]
+    return torch.optim.Adam([coef], lr=float(rule.lr), **options)  # pyright: ignore[reportArgumentType]
+
+
+def train_eagerly(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: str, epochs: int) -> Tensor:
+    """Horner's rule on one tensor of coefficients, autograd, and torch.optim."""
+    coef = start.clone().requires_grad_()
+    optimizer = _optimizer(rule, coef)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        _total(x, y, coef, loss).backward()
+        optimizer.step()
+    return coef.detach()
+
+
+@torch.compile
+def _compiled_sgd(x: Tensor, y: Tensor, coef: Tensor, lr: float, loss: str) -> Tensor:
+    return coef - lr * torch.func.grad(lambda coef: _total(x, y, coef, loss))(coef)
+
+
+@torch.compile
+def _compiled_adam(
+    x: Tensor, y: Tensor, coef: Tensor, m: Tensor, v: Tensor, step: Tensor, lr: float, loss: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    gradient = torch.func.grad(lambda coef: _total(x, y, coef, loss))(coef)
+    step = step + 1
+    m = m + 0.1 * (gradient - m)
+    v = 0.999 * v + 0.001 * gradient * gradient
+    size = v.sqrt() / (1.0 - 0.999**step).sqrt() + 1e-8
+    return coef - (lr / (1.0 - 0.9**step)) * (m / size), m, v, step
+
+
+def train_compiled(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: str, epochs: int) -> Tensor:
+    """Loss, gradient and update of a step in one function, compiled."""
+    coef, lr = start, float(rule.lr)  # pyright: ignore[reportArgumentType]
+    if isinstance(rule, SGD):
+        for _ in range(epochs):
+            coef = _compiled_sgd(x, y, coef, lr, loss)
+        return coef
+    m, v, step = torch.zeros_like(coef), torch.zeros_like(coef), coef.new_zeros(())
+    for _ in range(epochs):
+        coef, m, v, step = _compiled_adam(x, y, coef, m, v, step, lr, loss)
+    return coef
+
+
+def train_graphed(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: str, epochs: int) -> Tensor:
+    """What `train_eagerly` launches in an epoch, captured as a CUDA graph and replayed."""
+    coef = start.clone().requires_grad_()
+    optimizer = _optimizer(rule, coef, capturable=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=False)
+        _total(x, y, coef, loss).backward()
+        optimizer.step()
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    for _ in range(epochs - 3):  # the capture itself makes none
+        graph.replay()
+    return coef.detach()

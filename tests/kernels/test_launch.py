@@ -110,3 +110,87 @@ def test_more_sums_than_a_wave_of_amds_stores_stay_in_one_program():
     assert launch.choose(10**6, 1, 4, 304, 64, n_sums=64).programs > 1
     assert launch.choose(10**6, 1, 4, 304, 64, n_sums=65).programs == 1
     assert launch.choose(10**6, 1, 4, 132, 32, n_sums=65).programs > 1
+
+
+# --- loops over epochs ---
+
+RESIDENT_DEGREES = st.integers(0, launch.LARGEST_RESIDENT_DEGREE)
+
+
+@given(n_samples=st.integers(0, 8192), warp=st.sampled_from([32, 64]))
+def test_a_resident_program_has_a_place_for_every_sample(n_samples, warp):
+    config = launch.choose_resident(n_samples, warp)
+    assert config.num_warps & (config.num_warps - 1) == 0
+    assert config.rows == config.num_warps * warp <= 1024
+    assert config.rows * config.columns >= n_samples
+    assert 0 <= config.full_columns <= config.columns
+    assert config.full_columns * config.rows <= n_samples
+    # A column more is at most a third more, and only short series leave more than two of them empty.
+    assert config.columns - config.full_columns <= 4
+    assert config.rows * config.columns <= max(config.rows, (n_samples + config.rows) * 4 / 3)
+    if config.registers is not None:
+        assert 64 <= config.registers <= 255
+        assert config.registers * config.rows <= launch.REGISTERS
+    # Above 128 registers for 512 threads the compiler is bound, or a program would not start.
+    assert config.registers is not None or config.num_warps == 1 or warp == 64
+
+
+@given(
+    degree=RESIDENT_DEGREES,
+    itemsize=st.sampled_from([2, 4, 8]),
+    weighted=st.booleans(),
+    warp=st.sampled_from([32, 64]),
+)
+def test_a_resident_program_takes_the_longest_series_and_its_data_leave_half_of_the_registers(
+    degree, itemsize, weighted, warp
+):
+    n_samples = launch.largest_resident(degree, itemsize, weighted=weighted)
+    for size in (1, n_samples // 3, n_samples - 1, n_samples):
+        config = launch.choose_resident(size, warp)
+        held = config.columns * (3 if weighted else 2) * (2 if itemsize == 8 else 1)
+        assert 2 * held <= (config.registers or 255)
+
+
+@given(degree=RESIDENT_DEGREES, itemsize=st.sampled_from([2, 4]), weighted=st.booleans())
+def test_what_takes_twice_the_registers_is_held_half(degree, itemsize, weighted):
+    held = launch.largest_resident(degree, itemsize, weighted=weighted)
+    assert launch.largest_resident(degree, 8, weighted=weighted) == held // 2
+    assert launch.largest_resident(degree, itemsize, weighted=False) == held * (2 if weighted else 1)
+    assert launch.largest_resident(degree + 1, itemsize, weighted=weighted) <= held
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("itemsize", [2, 4, 8])
+def test_limits_of_a_resident_program(itemsize, weighted):
+    share = (2 if itemsize == 8 else 1) * (2 if weighted else 1)
+    for degree, most in ((0, 8192), (10, 8192), (11, 4096), (20, 4096), (21, 0), (40, 0)):
+        assert launch.largest_resident(degree, itemsize, weighted=weighted) == most // share
+
+
+@pytest.mark.parametrize(("warp", "most"), [(32, 8192), (64, 16384)])
+def test_no_resident_program_is_cut_for_more_than_it_holds(warp, most):
+    assert launch.choose_resident(most, warp).rows * launch.choose_resident(most, warp).columns == most
+    with pytest.raises(StopIteration):
+        launch.choose_resident(most + 1, warp)
+
+
+def test_the_shortest_series_take_one_warp():
+    assert launch.choose_resident(256) == launch.ResidentConfig(32, 8, 6, 1, None)
+    assert launch.choose_resident(257).num_warps == 4
+    assert launch.choose_resident(0) == launch.ResidentConfig(32, 1, 0, 1, None)
+    assert launch.choose_resident(8192) == launch.ResidentConfig(512, 16, 12, 16, 128)
+
+
+def test_a_handful_of_resident_kernels_serves_all_lengths():
+    for warp, most in ((32, 8192), (64, 16384)):
+        configs = {launch.choose_resident(n_samples, warp) for n_samples in range(most + 1)}
+        assert len({(config.rows, config.columns) for config in configs}) == len(configs) <= 20
+
+
+@given(n_series=st.one_of(st.integers(0, 200), st.integers(0, 2**40)), warp=st.sampled_from([32, 64]))
+def test_descent_has_a_lane_for_every_series_of_one_warp(n_series, warp):
+    config = launch.choose_descent(n_series, warp)
+    assert config.num_warps == 1
+    assert 1 <= config.block <= warp
+    assert config.block & (config.block - 1) == 0
+    assert config.block == warp or n_series <= config.block < 2 * max(n_series, 1)

@@ -1,0 +1,268 @@
+"""The launcher `descent` by Triton's interpreter: epochs on quadratics against a loop of torch.optim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from oracle import NUMPY_CLASSES, polynomial_loss
+from torch import Tensor
+from training_oracle import RULES, Left, Run, assert_as_near_as_eager, eager, left_by, record_epochs
+
+pytest.importorskip("triton")
+from polyfit import functional, quadratic
+from polyfit.optimizers import SGD, Adam, Exponential, Rule, table
+from polyfit_kernels import descent, launch, rules
+
+pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]
+
+F64 = torch.float64
+launch_descent: Callable[..., None] = descent.descent
+
+
+class Quadratics(NamedTuple):
+    """What `descent` takes of S quadratics, and coefficients to start from."""
+
+    hessian: Tensor
+    reference: Tensor
+    gradient: Tensor
+    base: Tensor
+    to_own: Tensor
+    own_hessian: Tensor
+    start: Tensor
+
+    def losses(self, coef: Tensor) -> Tensor:
+        """By the plain formula."""
+        e = coef - self.reference
+        return self.base + (self.gradient * e).sum(1) + 0.5 * torch.einsum("sj,sjk,sk->s", e, self.hessian, e)
+
+
+def made(n_series: int, degree: int) -> Quadratics:
+    """Random quadratics whose Hessians have eigenvalues up to about 2, away from their minima."""
+    size = degree + 1
+    to_own = torch.eye(size, dtype=F64) + 0.3 * torch.randn(size, size, dtype=F64) / size**0.5
+    roots = torch.randn(n_series, size, size, dtype=F64) / size**0.5
+    own_hessian = 0.3 * (roots @ roots.mT + 0.1 * torch.eye(size, dtype=F64))
+    numbers = partial(torch.randn, dtype=F64)
+    return Quadratics(
+        to_own.mT @ own_hessian @ to_own, numbers(n_series, size), numbers(n_series, size), numbers(n_series), to_own,
+        own_hessian, numbers(n_series, size),
+    )  # fmt: skip
+
+
+def run(
+    given: Quadratics,
+    rule: Rule,
+    stop: int,
+    *,
+    first: int = 0,
+    last: Sequence[int] | None = None,
+    every: int = 1,
+    lr_scale: Sequence[float] | None = None,
+    start: Left | None = None,
+    want_path: bool = True,
+) -> Left:
+    """Launch epochs `first` to `stop`; what lies around operands and results is NaN, and stays so."""
+    n_series, n_coef = given.start.shape
+    name, constants = rule.kernel
+    n_records = len(record_epochs(first, stop, every))
+    shapes = {
+        "losses": (n_records, n_series),
+        "norms": (n_records, n_series),
+        "path": (n_records, n_series, n_coef),
+        "coef": (n_series, n_coef),
+        "state": (n_series, rules.STATES[name], n_coef),
+    }
+    buffers = {part: torch.full((rows + 2, *rest), torch.nan, dtype=F64) for part, (rows, *rest) in shapes.items()}
+    out = Left(*(buffers[part][1:-1] for part in Left._fields))
+    out.coef.copy_(given.start if start is None else start.coef)
+    out.state.copy_(torch.zeros(()) if start is None else start.state)
+    operands = [in_nan(part) for part in given[:-1]]
+    scales = None if lr_scale is None else in_nan(torch.tensor(lr_scale, dtype=F64))
+    launch_descent(
+        *operands, out.coef, out.state, name, constants, torch.from_numpy(table(rule, first, stop)), scales, first,
+        torch.tensor(last or [stop] * n_series), every, out.losses, out.norms, out.path if want_path else None,
+    )  # fmt: skip
+    for buffer in buffers.values():
+        assert buffer[[0, -1]].isnan().all()
+    for part, kept in zip(operands, given, strict=False):
+        torch.testing.assert_close(part, kept, rtol=0, atol=0, equal_nan=True)
+    if not want_path:
+        assert buffers["path"].isnan().all()
+    return out
+
+
+def in_nan(tensor: Tensor) -> Tensor:
+    """The same numbers with NaN before and behind."""
+    around = tensor.new_full((tensor.shape[0] + 2, *tensor.shape[1:]), torch.nan)
+    around[1:-1] = tensor
+    return around[1:-1]
+
+
+def check(
+    given: Quadratics,
+    rule: str = "Adam",
+    epochs: int = 8,
+    *,
+    every: int = 1,
+    last: Sequence[int] | None = None,
+    lr_scale: Sequence[float] | None = None,
+    losses: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """A launch of all epochs against torch."""
+    polyfits, optimizer = RULES[rule]
+    truth = eager(losses or given.losses, given.start, optimizer, epochs, lr_scale)
+    expected = left_by(truth, 0, last or [epochs] * len(given.start), every)
+    found = run(given, polyfits, epochs, every=every, last=last, lr_scale=lr_scale)
+    assert_as_near_as_eager(found, expected, expected, given.start.shape[1] - 1)
+
+
+def of_data(
+    x: Tensor, y: Tensor, weight: Tensor | None, start: Tensor, basis: str, domain: tuple[float, float] | None
+) -> Quadratics:
+    """The mean squared errors as `polyfit.train` hands them over."""
+    problem = functional.canonical_problem(
+        x, y, start, loss="mse", weight=weight, reduction="sum", per_series=True, basis=basis, domain=domain,
+        impl="torch",
+    )  # fmt: skip
+    given = quadratic.quadratic(problem, 1.0 / x.shape[-1])
+    parts = (given.hessian, given.reference, given.gradient, given.loss, given.to_own, given.own_hessian)
+    hessian, reference, gradient, base, to_own, own_hessian = (
+        torch.from_numpy(np.array(part, order="C")) for part in parts
+    )
+    return Quadratics(hessian, reference, gradient, base, to_own, own_hessian, start)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_torchs(rule):
+    check(made(3, 3), rule, 25, every=4, last=[25, 17, 20], lr_scale=[1.0, 0.6, 0.8])
+
+
+@pytest.mark.parametrize("rule", ["momentum", "RMSprop, all"])
+@pytest.mark.parametrize("degree", range(launch.LARGEST_DESCENT_DEGREE + 1))
+def test_every_degree(degree, rule):
+    check(made(2, degree), rule, every=3)
+
+
+@pytest.mark.parametrize("n_series", [1, 2, 3, 31, 32, 33, 64, 65])
+def test_edges_of_a_block(n_series):
+    last = [8 - i % 9 for i in range(n_series)]
+    check(made(n_series, 2), "Adam, all", every=3, last=last, lr_scale=torch.rand(n_series, dtype=F64).tolist())
+
+
+@pytest.mark.parametrize("series", ["own x", "shared x", "shared x and y", "weight", "own weight"])
+def test_the_quadratic_of_data_is_their_squared_loss(series):
+    x = torch.rand((3, 40) if series in {"own x", "own weight"} else (40,), dtype=F64) * 3 - 1.5
+    y = torch.randn((40,) if series == "shared x and y" else (3, 40), dtype=F64)
+    weight = torch.rand(x.shape, dtype=F64) + 0.5 if "weight" in series else None
+    check_data(x, y, weight, torch.randn(3, 4, dtype=F64), "power", None)
+
+
+@pytest.mark.parametrize("domain", [None, (-1.5, 2.0)])
+@pytest.mark.parametrize("basis", NUMPY_CLASSES)
+def test_every_basis(basis, domain):
+    # To degree 3: a minimum far from zero, as that of nearly dependent terms is, costs the digits of its rounding.
+    x = torch.rand(40, dtype=F64) * 3 - 1.5
+    check_data(x, torch.sin(2 * x)[None], None, torch.randn(1, 4, dtype=F64), basis, domain)
+
+
+def check_data(x, y, weight, start, basis, domain) -> None:
+    options = {"reduction": "sum", "per_series": True, "basis": basis, "domain": domain}
+    check(
+        of_data(x, y, weight, start, basis, domain), every=2,
+        losses=lambda coef: polynomial_loss(x, y, coef, weight, **options) / x.shape[-1],
+    )  # fmt: skip
+
+
+def test_the_loss_near_the_minimum_keeps_its_digits():
+    # e.H e in the power basis on a range far from 0 would cancel.
+    x = torch.linspace(10.0, 11.0, 50, dtype=F64)
+    y = torch.sin(5 * x)
+    given = of_data(x, y[None], None, torch.zeros(1, 4, dtype=F64), "power", None)
+    own = given.to_own @ given.reference[0]
+    given = given._replace(start=torch.linalg.solve(given.to_own, own + 1e-3 * torch.randn(4, dtype=F64))[None])
+    left = run(given, SGD(1e-9), 1)
+    t = (x - x.mean()) / 0.5
+    moved = given.to_own @ (given.start - given.reference)[0]
+    waves = torch.stack([torch.cos(k * torch.arccos(t.clamp(-1, 1))) for k in range(4)], 1)
+    best = torch.linalg.lstsq(waves, y).solution
+    least = (waves @ best - y).square().mean()
+    assert left.losses.item() == pytest.approx(float(least + (waves @ moved).square().mean()), rel=1e-11)
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 7, 9])
+def test_records_lie_at_multiples(every):
+    check(made(2, 1), every=every)
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+@pytest.mark.parametrize("rule", ["dampening, decay", "Adam, all", "RMSprop, all"])
+def test_a_run_goes_on_bit_for_bit_wherever_it_was_cut(rule, every):
+    launch_part = partial(run, made(34, 2), RULES[rule][0], every=every, lr_scale=[1.0, 0.5] * 17)
+    ends = [11, 8] * 17
+    whole = launch_part(11, last=ends)
+    for cuts in ((0, 1, 11), (0, 3, 7, 11), (0, 5, 10, 11), (0, 2, 4, 6, 8, 11)):
+        left, parts = None, []
+        for first, stop in pairwise(cuts):
+            left = launch_part(stop, first=first, last=[min(stop, end) for end in ends], start=left)
+            parts.append(left)
+        assert left is not None
+        for name in ("losses", "norms", "path"):
+            records = torch.cat([getattr(part, name) for part in parts])
+            torch.testing.assert_close(records, getattr(whole, name), rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(left.coef, whole.coef)
+        assert torch.equal(left.state, whole.state)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+def test_a_series_that_diverges_disturbs_no_other():
+    given = made(33, 2)
+    lr_scale = [1.0] * 33
+    alone = run(given, SGD(0.1), 12, every=2, lr_scale=lr_scale)
+    lr_scale[7] = lr_scale[32] = 1e150
+    beside = run(given, SGD(0.1), 12, every=2, lr_scale=lr_scale)
+    assert not beside.coef[[7, 32]].isfinite().any()
+    assert not beside.losses[-1, [7, 32]].isfinite().any()
+    others = [i for i in range(33) if i not in {7, 32}]
+    for name in ("losses", "norms", "path"):
+        assert torch.equal(getattr(alone, name)[:, others], getattr(beside, name)[:, others])
+    assert torch.equal(alone.coef[others], beside.coef[others])
+
+
+@pytest.mark.parametrize("first", [0, 4, 5])
+def test_no_epochs_change_nothing(first):
+    given = made(2, 2)
+    nothing = torch.empty(0)
+    start = Left(nothing, nothing, nothing, torch.randn(2, 3, dtype=F64), torch.rand(2, 2, 3, dtype=F64))
+    left = run(given, Adam(0.1), first, first=first, every=4, start=start)
+    ended = run(given, Adam(0.1), first + 5, first=first, every=4, start=start, last=[0, first])
+    for found in (left, ended):
+        assert torch.equal(found.coef, start.coef)
+        assert torch.equal(found.state, start.state)
+        assert found.losses.isnan().all()
+        assert found.norms.isnan().all()
+
+
+def test_rates_of_a_schedule_are_those_of_their_epochs():
+    given = made(2, 1)
+    truth: Run = eager(
+        given.losses, given.start, lambda p: torch.optim.SGD(p, lr=0.3), 9, [1.0, 0.5],
+        lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8),
+    )  # fmt: skip
+    options: dict[str, Any] = {"every": 2, "lr_scale": [1.0, 0.5]}
+    first = run(given, SGD(Exponential(0.3, 0.8)), 5, **options)
+    left = run(given, SGD(Exponential(0.3, 0.8)), 9, first=5, start=first, **options)
+    expected = left_by(truth, 5, [9, 9], 2)
+    assert_as_near_as_eager(left, expected, expected, 1)
+
+
+def test_a_path_is_written_only_where_it_is_wanted():
+    given = made(2, 1)
+    with_path, without = (run(given, Adam(0.1), 6, every=2, want_path=want) for want in (True, False))
+    for name in ("losses", "norms", "coef", "state"):
+        assert torch.equal(getattr(with_path, name), getattr(without, name))

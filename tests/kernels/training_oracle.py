@@ -1,0 +1,156 @@
+"""Descent by a loop of torch.optim on a plain formula, and what a launch must then have left in its buffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit.optimizers import SGD, Adam, AdamW, RMSprop, Rule
+
+Optimizer = Callable[[Any], torch.optim.Optimizer]
+
+# Every variant that a kernel compiles, at least once with all its options.
+RULES: dict[str, tuple[Rule, Optimizer]] = {
+    "plain": (SGD(0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+    "plain, decay": (SGD(0.05, weight_decay=0.1), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
+    "momentum": (SGD(0.05, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    "dampening, decay": (
+        SGD(0.05, momentum=0.8, dampening=0.3, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, dampening=0.3, weight_decay=0.1),
+    ),
+    "nesterov, decay": (
+        SGD(0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    ),
+    "Adam": (Adam(0.05), lambda p: torch.optim.Adam(p, lr=0.05)),
+    "Adam, all": (
+        Adam(0.1, betas=(0.5, 0.8), eps=1e-3, weight_decay=0.2),
+        lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.8), eps=1e-3, weight_decay=0.2),
+    ),
+    "AdamW, all": (
+        AdamW(0.1, betas=(0.5, 0.8), eps=1e-3, weight_decay=0.2),
+        lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.5, 0.8), eps=1e-3, weight_decay=0.2),
+    ),
+    "RMSprop": (RMSprop(0.02), lambda p: torch.optim.RMSprop(p, lr=0.02)),
+    "RMSprop, momentum, decay": (
+        RMSprop(0.02, alpha=0.9, weight_decay=0.2, momentum=0.5),
+        lambda p: torch.optim.RMSprop(p, lr=0.02, alpha=0.9, weight_decay=0.2, momentum=0.5),
+    ),
+    "RMSprop, centered": (
+        RMSprop(0.02, alpha=0.9, centered=True),
+        lambda p: torch.optim.RMSprop(p, lr=0.02, alpha=0.9, centered=True),
+    ),
+    "RMSprop, all": (
+        RMSprop(0.1, alpha=0.7, eps=1e-3, weight_decay=0.2, momentum=0.6, centered=True),
+        lambda p: torch.optim.RMSprop(p, lr=0.1, alpha=0.7, eps=1e-3, weight_decay=0.2, momentum=0.6, centered=True),
+    ),
+}
+# What torch remembers, in the order in which a kernel does.
+_REMEMBERED = ("exp_avg", "exp_avg_sq", "square_avg", "grad_avg", "momentum_buffer")
+
+
+class Run(NamedTuple):
+    """All epochs of a run of S series.
+
+    Attributes:
+        losses: ahead of each update, (T, S).
+        norms: of the gradients, (T, S), float64.
+        path: coefficients after 0, 1, ... T updates, (T + 1, S, p).
+        states: what the rule remembers then, (T + 1, S, k, p).
+    """
+
+    losses: Tensor
+    norms: Tensor
+    path: Tensor
+    states: Tensor
+
+
+class Left(NamedTuple):
+    """What a launch leaves: records (R, S) of losses and norms, (R, S, p) of coefficients, and where it ends."""
+
+    losses: Tensor
+    norms: Tensor
+    path: Tensor | None
+    coef: Tensor
+    state: Tensor
+
+
+def eager(
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    optimizer: Optimizer,
+    epochs: int,
+    lr_scale: Sequence[float] | None = None,
+    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+) -> Run:
+    """The run that torch makes of losses (S,) of coefficients (S, p), in the dtype of `start`."""
+    rows = [row.clone().requires_grad_() for row in start]
+    made = optimizer([{"params": [row]} for row in rows])
+    for group, factor in zip(made.param_groups, lr_scale or [1.0] * len(rows), strict=True):
+        group["lr"] *= factor
+    scheduler = None if schedule is None else schedule(made)
+    losses, norms, path, states = [], [], [start], []
+    for _ in range(epochs):
+        made.zero_grad()
+        values = loss(torch.stack(rows))
+        values.sum().backward()
+        losses.append(values.detach())
+        norms.append(torch.stack([row.grad.double().norm() for row in rows if row.grad is not None]))
+        made.step()
+        if scheduler is not None:
+            scheduler.step()
+        path.append(torch.stack([row.detach().clone() for row in rows]))
+        kept = [[made.state[row].get(name) for name in _REMEMBERED] for row in rows]
+        states.append(torch.stack([_stacked([part for part in parts if part is not None], start) for parts in kept]))
+    states.insert(0, torch.zeros_like(states[0]))
+    return Run(torch.stack(losses), torch.stack(norms), torch.stack(path), torch.stack(states))
+
+
+def _stacked(parts: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack([part.clone() for part in parts]) if parts else like.new_zeros(0, like.shape[1])
+
+
+def record_epochs(first: int, stop: int, every: int) -> range:
+    """The epochs from `first` on and before `stop` that are recorded."""
+    return range(math.ceil(first / every) * every, stop, every)
+
+
+def left_by(run: Run, first: int, last: Sequence[int], every: int) -> Left:
+    """What a launch leaves that makes these epochs of the run; NaN where it writes nothing."""
+    series = torch.arange(run.path.shape[1])
+    ends = torch.tensor(last).clamp(min=first)
+    epochs = list(record_epochs(first, max(*last, first), every))
+    is_made = torch.tensor(epochs, dtype=torch.int64)[:, None] < torch.tensor(last)
+    losses, norms = (torch.where(is_made, part[epochs], torch.nan) for part in (run.losses, run.norms))
+    path = torch.where(is_made[..., None], run.path[epochs], torch.nan)
+    return Left(losses, norms, path, run.path[ends, series], run.states[ends, series])
+
+
+def assert_as_near_as_eager(found: Left, plain: Left, truth: Left, degree: int) -> None:
+    """Every number as near to the truth as eager code is, give or take the roundings of a pass: 4 a step.
+
+    In float64 the truth is eager code itself; both round a few thousand times, which 1e-12 allows for.
+    """
+    is_wide = found.coef.dtype == torch.float64
+    for name, ours, of_eager, expected in zip(Left._fields, found, plain, truth, strict=True):
+        if ours is None:
+            continue
+        assert of_eager is not None
+        assert expected is not None
+        assert ours.shape == expected.shape, name
+        assert torch.equal(ours.isnan(), expected.isnan()), f"{name}: {ours}"
+        # The vectors of a rule's state differ in size.
+        together = [part.unbind(1) if name == "state" else (part,) for part in (ours, of_eager, expected)]
+        for part, of_plain, exact in zip(*together, strict=True):
+            written = ~exact.isnan()
+            if not written.any():
+                continue
+            size = float(exact[written].abs().max())
+            error, of_eager_error = (float((some.double() - exact)[written].abs().max()) for some in (part, of_plain))
+            roundings = 1e-12 if is_wide else 4 * (degree + 2) * torch.finfo(torch.float32).eps
+            allowed = 2 * of_eager_error + roundings * size
+            assert error <= allowed, f"{name}: off by {error:.3e}, allowed {allowed:.3e}"

@@ -9,7 +9,7 @@ It is called at records of the loss, as often as 4 % of the run's time allow for
 and the last record in any case. An object may say more of itself:
 
 - ``begin(view)`` is called before the first record, with a `View` of the run;
-- ``end(losses, coef)`` after the last, with all recorded losses (`polyfit.training.Losses`): what must be complete is
+- ``end(losses, coef)`` after the last, with all recorded `Losses`: what must be complete is
   written here;
 - a true ``every_record`` asks to be called at each record, whatever that costs.
 
@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -40,13 +40,23 @@ from polyfit import plotting
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from polyfit.training import Losses
-
 Monitor = Callable[[int, float, Tensor], object]
 
 
 class MonitorWarning(UserWarning):
     """A monitor failed, and is called no more."""
+
+
+class Losses(NamedTuple):
+    """The recorded losses.
+
+    Attributes:
+        epochs: after how many epochs a loss was recorded, (records,) int64, on the CPU.
+        values: the losses, (records,) float64, on the CPU; (records, *batch) with ``per_series=True``.
+    """
+
+    epochs: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +14,39 @@ from polyfit.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from polyfit.result import Fit
-    from polyfit.selection import Selection
-    from polyfit.training import Losses
+
+class _Fit(Protocol):
+    """What is read of a `polyfit.Fit`."""
+
+    @property
+    def estimate(self) -> Any: ...
+    @property
+    def degree(self) -> int: ...
+    @property
+    def r_squared(self) -> float: ...
+    @property
+    def residual_std(self) -> float: ...
+    def __call__(self, x: Tensor) -> Any: ...
+    def interval(self, x: Tensor, level: float) -> tuple[Any, Any]: ...
+
+
+class _Selection(Protocol):
+    """What is read of a `polyfit.result.Selection`."""
+
+    @property
+    def degrees(self) -> Sequence[int]: ...
+    @property
+    def values(self) -> Sequence[float]: ...
+    @property
+    def degree(self) -> int: ...
+    @property
+    def criterion(self) -> str: ...
+    @property
+    def folds(self) -> int: ...
 
 
 def training_figure(
-    losses: Losses,
+    losses: tuple[Tensor, Tensor],
     x: Tensor,
     y: Tensor,
     fitted: Tensor,
@@ -32,7 +59,7 @@ def training_figure(
     """The loss curve (log axis) beside the data and the fit.
 
     Args:
-        losses: of a `polyfit.Training`.
+        losses: `polyfit.Training.losses`: epochs, and values.
         x: where the data are, (N,).
         y: the data, (N,).
         fitted: the polynomial at x, (N,).
@@ -45,9 +72,10 @@ def training_figure(
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    marker = "o" if len(losses.epochs) == 1 else ""  # a line through one point would not be seen
-    left.plot(losses.epochs.numpy(), losses.values.numpy(), color="tab:red", linewidth=1.6, marker=marker)
-    if bool((losses.values > 0).any()):
+    epochs, values = losses
+    marker = "o" if len(epochs) == 1 else ""  # a line through one point would not be seen
+    left.plot(epochs.numpy(), values.numpy(), color="tab:red", linewidth=1.6, marker=marker)
+    if bool((values > 0).any()):
         left.set_yscale("log")
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
@@ -76,7 +104,7 @@ _CURVE_POINTS = 500
 
 
 def fit_figure(
-    fit: Fit,
+    fit: _Fit,
     x: Tensor | None,
     y: Tensor | None,
     level: float = 0.95,
@@ -123,8 +151,8 @@ def fit_figure(
     return figure
 
 
-def selection_figure(selection: Selection) -> Figure:
-    """The criterion against the degree; see `polyfit.selection.Selection.plot`."""
+def selection_figure(selection: _Selection) -> Figure:
+    """The criterion against the degree; see `polyfit.result.Selection.plot`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

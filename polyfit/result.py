@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
-    from polyfit.selection import Selection
 
 _FORMAT, _VERSION = "polyfit.Fit", 1
 # Share of a direction that is left open, from which on a coefficient counts as not determined. Directions come from
@@ -39,6 +38,33 @@ _ILL_CONDITIONED = 1e10
 
 class FitWarning(UserWarning):
     """The data do not determine all that was asked of a fit; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The criterion of each degree.
+
+    Attributes:
+        criterion: "aic", "aicc", "bic" or "cv".
+        degrees: the degrees that were compared, 0, 1, ...
+        values: the criterion for each; less is better.
+        rss: the weighted sum of squared residuals for each.
+        degree: the degree of the least value.
+        folds: of cross-validation; 0 for other criteria.
+    """
+
+    criterion: str
+    degrees: tuple[int, ...]
+    values: tuple[float, ...]
+    rss: tuple[float, ...]
+    degree: int
+    folds: int
+
+    def plot(self) -> Figure:
+        """The criterion against the degree, the chosen one marked; needs matplotlib."""
+        from polyfit.plotting import selection_figure
+
+        return selection_figure(self)
 
 
 @dataclass(frozen=True, eq=False)

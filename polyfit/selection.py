@@ -14,50 +14,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit import fitting, functional, ops, solver
-from polyfit.result import Fit, FitWarning
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from polyfit.result import Fit, FitWarning, Selection
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
 # Squared distance of a scaled column from those before it, below which moments do not tell it from them.
 _RESOLVED = 1e-12
 # A sum of squares is not taken from one that is so many times larger.
 _SHRINKS = 4.0
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The criterion of each degree.
-
-    Attributes:
-        criterion: "aic", "aicc", "bic" or "cv".
-        degrees: the degrees that were compared, 0, 1, ...
-        values: the criterion for each; less is better.
-        rss: the weighted sum of squared residuals for each.
-        degree: the degree of the least value.
-        folds: of cross-validation; 0 for other criteria.
-    """
-
-    criterion: str
-    degrees: tuple[int, ...]
-    values: tuple[float, ...]
-    rss: tuple[float, ...]
-    degree: int
-    folds: int
-
-    def plot(self) -> Figure:
-        """The criterion against the degree, the chosen one marked; needs matplotlib."""
-        from polyfit.plotting import selection_figure
-
-        return selection_figure(self)
 
 
 class _Sums(NamedTuple):

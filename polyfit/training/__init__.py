@@ -18,7 +18,8 @@ Epochs are counted in updates: the loss recorded at epoch t is that of the coeff
 the start and the last record belongs to the coefficients returned.
 """
 
-from polyfit.training.result import EarlyStopping, Losses, Reason, Training
+from polyfit.monitor import Losses
+from polyfit.training.result import EarlyStopping, Reason, Training
 from polyfit.training.run import ENGINES, explain, max_stable_lr, shuffled, train
 
 __all__ = [

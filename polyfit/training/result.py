@@ -5,22 +5,12 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Losses(NamedTuple):
-    """The recorded losses.
-
-    Attributes:
-        epochs: after how many epochs a loss was recorded, (records,) int64, on the CPU.
-        values: the losses, (records,) float64, on the CPU; (records, *batch) with ``per_series=True``.
-    """
-
-    epochs: Tensor
-    values: Tensor
+from polyfit.monitor import Losses
 
 
 class Reason(enum.IntEnum):

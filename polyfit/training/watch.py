@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit.monitor import Watchers
+from polyfit.monitor import Losses, Watchers
 from polyfit.optimizers import Array
-from polyfit.training.result import EarlyStopping, Losses, Reason
+from polyfit.training.result import EarlyStopping, Reason
 
 Mask = NDArray[np.bool_]
 

@@ -109,6 +109,7 @@ def test_epochs_cost_the_same_for_any_number_of_samples(in_turn, device, engine,
 @pytest.mark.parametrize("engine", ["moments", "stepwise"])
 @pytest.mark.parametrize("kind", ["bar", "tensorboard"])
 def test_a_monitor_and_none(in_turn, device, engine, kind, tmp_path):
+    pytest.importorskip("rich" if kind == "bar" else "tensorboard")
     x, y, start = tutorial(device)
     epochs = 400_000 if engine == "moments" else 100_000
     options: dict[str, Any] = {"optimizer": Adam(1e-3), "epochs": epochs, "engine": engine}

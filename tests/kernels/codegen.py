@@ -25,10 +25,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+import polyfit_kernels.descent
 import polyfit_kernels.evaluate
 import polyfit_kernels.moments
 import polyfit_kernels.objective
+import polyfit_kernels.resident
 from polyfit import losses
+from polyfit_kernels import launch, rules
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,27 @@ DEVICES = {
 
 
 @dataclass(frozen=True)
+class Loop:
+    """What the machine code of a loop shows that has no other in it.
+
+    Attributes:
+        events: what happens to memory, see `Code.events`.
+        wide_loads: 128-bit loads from global memory.
+        instructions: of all kinds.
+        float_instructions: those on float32.
+        widenings: those that turn float32 into float64.
+        shuffles: those that take a register of another thread.
+    """
+
+    events: str
+    wide_loads: int
+    instructions: int
+    float_instructions: int
+    widenings: int
+    shuffles: int
+
+
+@dataclass(frozen=True)
 class Code:
     """What the machine code of a kernel shows.
 
@@ -61,11 +85,7 @@ class Code:
         atomics: names of the atomic instructions on memory.
         events: what happens to memory, a letter each, in the order of the code: a load or a store of global memory (L,
             S), a barrier (B), a fence that releases (R), an atomic (A), the invalidation of caches that acquires (I).
-        loop_events: the same in the loop over the data.
-        loop_wide_loads: 128-bit loads in the loop over the data.
-        loop_instructions: instructions in it.
-        loop_float_instructions: those on float32.
-        loop_widenings: those that turn float32 into float64.
+        loops: the innermost ones, in the order of the code.
     """
 
     registers: int
@@ -75,27 +95,28 @@ class Code:
     barriers: int
     atomics: tuple[str, ...]
     events: str
-    loop_events: str
-    loop_wide_loads: int
-    loop_instructions: int
-    loop_float_instructions: int
-    loop_widenings: int
+    loops: tuple[Loop, ...]
+
+    @property
+    def loop(self) -> Loop:
+        """The loop over the data: the one with the most 128-bit loads; an empty one where there is no loop."""
+        return max(self.loops, key=lambda loop: loop.wide_loads, default=Loop("", 0, 0, 0, 0, 0))
 
 
 class _Recorder:
     """Stands for a kernel and keeps what it is launched with."""
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel, self.arguments = kernel, {}
+        self.kernel, self.arguments, self.options = kernel, {}, {}
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         assert all(0 < size < 2**31 for size in grid)
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        options = {"num_warps": kwargs.pop("num_warps")}
-        self.arguments = dict(zip(self.kernel.arg_names, args, strict=False)) | kwargs
-        self.options = options
+        arguments = dict(zip(self.kernel.arg_names, args, strict=False)) | kwargs
+        self.arguments = {name: arguments.pop(name) for name in self.kernel.arg_names}
+        self.options = arguments  # as Triton does: num_warps, maxnreg
 
 
 _LAUNCHERS = {
@@ -103,6 +124,8 @@ _LAUNCHERS = {
     "evaluate": (polyfit_kernels.evaluate, "_evaluate_kernel", "evaluate"),
     "evaluate_backward": (polyfit_kernels.evaluate, "_evaluate_backward_kernel", "evaluate_backward"),
     "moments": (polyfit_kernels.moments, "_moments_kernel", "moments"),
+    "resident": (polyfit_kernels.resident, "_resident_kernel", "resident"),
+    "descent": (polyfit_kernels.descent, "_descent_kernel", "descent"),
 }
 
 
@@ -124,17 +147,20 @@ _POINTERS = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
     torch.int32: "*i32",
+    torch.int64: "*i64",
 }
 
 
-def compile_recorded(recorder: _Recorder, device: Device) -> Any:
-    """Compile as Triton's launcher would: ones and None become constants, multiples of 16 are known as such."""
-    names = recorder.kernel.arg_names
-    params = {param.name: param for param in recorder.kernel.params}
+def source_of(recorder: _Recorder) -> ASTSource:
+    """What Triton's launcher would compile: ones and None become constants, multiples of 16 are known as such.
+
+    Of an integer that the kernel does not specialise nothing is known but its width.
+    """
     signature, constants, attributes = {}, {}, {}
-    for position, name in enumerate(names):
-        value = recorder.arguments[name]
-        if params[name].is_constexpr or value is None or (isinstance(value, int) and value == 1):
+    for position, param in enumerate(recorder.kernel.params):
+        name, value = param.name, recorder.arguments[param.name]
+        is_one = isinstance(value, int) and value == 1 and not param.do_not_specialize
+        if param.is_constexpr or value is None or is_one:
             signature[name], constants[(position,)] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):
@@ -143,10 +169,14 @@ def compile_recorded(recorder: _Recorder, device: Device) -> Any:
             signature[name], divisible = "i32" if abs(value) < 2**31 else "i64", value % 16 == 0
         else:
             signature[name], divisible = "fp64", False
-        if divisible:
+        if divisible and not param.do_not_specialize:
             attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(recorder.kernel, signature, constants, attributes)
-    return triton.compile(source, target=device.target, options=recorder.options)
+    return ASTSource(recorder.kernel, signature, constants, attributes)
+
+
+def compile_recorded(recorder: _Recorder, device: Device) -> Any:
+    """Compile what the launcher would launch."""
+    return triton.compile(source_of(recorder), target=device.target, options=recorder.options)
 
 
 @functools.cache
@@ -161,22 +191,25 @@ def _run(tool: str, *arguments: str) -> str:
 
 @dataclass(frozen=True)
 class _Language:
-    """How to read an assembly language: patterns of instructions, labels and jumps."""
+    """How to read an assembly language: patterns of instructions, labels, jumps, and ends that nothing goes beyond."""
 
     instruction: str
     label: str
     jump: str
+    end: str
     events: dict[str, str]
     wide_load: str
     wide_store: str
     float32: str
     widening: str
+    shuffle: str
 
 
 _SASS = _Language(
     instruction=r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)",
     label=r"^(\.L_x_\d+):",
     jump=r"\bBRA\S* .*`\((\.L_x_\d+)\)",
+    end=r"\*/\s+(?:BRA(?:\.U)? `|EXIT\b|RET\b)",
     events={
         "L": r"LDG\b",
         "S": r"STG\b",
@@ -189,11 +222,13 @@ _SASS = _Language(
     wide_store=r"STG\.E\.128\b",
     float32=r"F(?:FMA|ADD|MUL)2?\b",
     widening=r"F2F\.F64\.F32\b",
+    shuffle=r"SHFL\b",
 )
 _AMDGCN = _Language(
     instruction=r"^\t([a-z]\w+)",
     label=r"^(\.LBB\d+_\d+):",
     jump=r"\ts_c?branch\w* (\.LBB\d+_\d+)",
+    end=r"\ts_(?:branch|endpgm|setpc_b64)\b",
     events={
         "L": r"(?:global|buffer|flat)_load",
         "S": r"(?:global|buffer|flat)_store",
@@ -206,24 +241,58 @@ _AMDGCN = _Language(
     wide_store=r"(?:global|buffer)_store_dwordx4",
     float32=r"v_(?:pk_)?(?:fma|fmac|add|sub|subrev|mul)_f32",
     widening=r"v_cvt_f64_f32",
+    shuffle=r"v_\w+_dpp\b|v_readlane_b32\b|v_permlane|ds_(?:swizzle|b?permute)",
 )
 
 
-def _loop_over_data(lines: list[str], language: _Language) -> list[str]:
-    """The lines of the innermost loop with the most 128-bit loads; none where there is no loop."""
-    positions, loops = {}, []
-    for end, line in enumerate(lines):
-        if label := re.match(language.label, line):
-            positions[label[1]] = end
-        elif (jump := re.search(language.jump, line)) and jump[1] in positions:
-            loops.append((positions[jump[1]], end))
-    innermost = [
-        (start, end)
-        for start, end in loops
-        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops)
+def _innermost_loops(lines: list[str], language: _Language) -> list[list[str]]:
+    """The lines of each loop that has no other in it, in the order of the code.
+
+    A loop is what leads to a jump back; there is no way into it but by the target of that jump. Where blocks lie in the
+    code says little: on gfx942 the exits of a loop, and what is none, stand between its parts.
+    """
+    labels = {match[1]: at for at, line in enumerate(lines) if (match := re.match(language.label, line))}
+    jumps = {at: labels[match[1]] for at, line in enumerate(lines) if (match := re.search(language.jump, line))}
+    ends = {at for at, line in enumerate(lines) if re.search(language.end, line)}
+    starts = sorted({0, *labels.values(), *(at + 1 for at in jumps.keys() | ends)} - {len(lines)})
+    blocks = dict(zip(starts, [*starts[1:], len(lines)], strict=True))
+    after = {
+        start: {target for at, target in jumps.items() if start <= at < stop}
+        | ({stop} if stop - 1 not in ends and stop < len(lines) else set())
+        for start, stop in blocks.items()
+    }
+    before: dict[int, set[int]] = {}
+    reached, left = {0}, [0]
+    while left:
+        block = left.pop()
+        for target in after[block]:
+            before.setdefault(target, set()).add(block)
+            if target not in reached:
+                reached.add(target)
+                left.append(target)
+    # Blocks that every way to a block passes, itself included.
+    passed = {block: {0} if block == 0 else reached for block in reached}
+    is_settled = False
+    while not is_settled:
+        is_settled = True
+        for block in sorted(reached - {0}):
+            new = set.intersection(*(passed[source] for source in before[block])) | {block}
+            if new != passed[block]:
+                passed[block], is_settled = new, False
+    loops: dict[int, set[int]] = {}
+    for block in reached:
+        for head in after[block] & passed[block]:
+            body = loops.setdefault(head, {head})
+            left = [block]
+            while left:
+                if (new_block := left.pop()) not in body:
+                    body.add(new_block)
+                    left += before[new_block]
+    return [
+        [line for start in sorted(body) for line in lines[start : blocks[start]]]
+        for head, body in sorted(loops.items())
+        if not body & loops.keys() - {head}
     ]
-    bodies = [lines[start : end + 1] for start, end in innermost]
-    return max(bodies, key=lambda body: _count(language.wide_load, _names(body, language)), default=[])
 
 
 def _names(lines: list[str], language: _Language) -> list[str]:
@@ -238,9 +307,16 @@ def _events(names: list[str], language: _Language) -> str:
     return "".join(letter for name in names for letter, pattern in language.events.items() if re.match(pattern, name))
 
 
+def _read_loop(lines: list[str], language: _Language) -> Loop:
+    names = _names(lines, language)
+    patterns = (language.float32, language.widening, language.shuffle)
+    counts = (_count(pattern, names) for pattern in patterns)
+    return Loop(_events(names, language), _count(language.wide_load, names), len(names), *counts)
+
+
 def _read(assembly: str, language: _Language, registers: int, spills: int) -> Code:
     lines = assembly.splitlines()
-    names, loop = _names(lines, language), _names(_loop_over_data(lines, language), language)
+    names = _names(lines, language)
     events = _events(names, language)
     return Code(
         registers,
@@ -250,16 +326,12 @@ def _read(assembly: str, language: _Language, registers: int, spills: int) -> Co
         events.count("B"),
         tuple(name for name in names if re.match(language.events["A"], name)),
         events,
-        _events(loop, language),
-        _count(language.wide_load, loop),
-        len(loop),
-        _count(language.float32, loop),
-        _count(language.widening, loop),
+        tuple(_read_loop(loop, language) for loop in _innermost_loops(lines, language)),
     )
 
 
 def inspect(compiled: Any, device: Device) -> Code:
-    """Registers, spills, loads, stores, barriers and the loop over the data of a compiled kernel."""
+    """Registers, spills, loads, stores, barriers and innermost loops of a compiled kernel."""
     if device.target.backend == "hip":
         assembly = compiled.asm["amdgcn"]
         found = {key: re.search(rf"\.{key}:\s*(\d+)", assembly) for key in ("vgpr_count", "vgpr_spill_count")}
@@ -345,8 +417,8 @@ class Variant:
             f"{code.wide_loads} wide loads": code.wide_loads < self.reads,
             f"{code.wide_stores} wide stores": code.wide_stores < self.writes,
             f"{code.barriers} barriers": code.barriers > self.barriers,
-            f"{code.loop_events} in the loop over the data": not re.fullmatch("[LS]+", code.loop_events)
-            or code.loop_wide_loads < max(self.reads, code.loop_events.count("L")),
+            f"{code.loop.events} in the loop over the data": not re.fullmatch("[LS]+", code.loop.events)
+            or code.loop.wide_loads < max(self.reads, code.loop.events.count("L")),
             f"atomics {code.atomics}": len(code.atomics) != self.atomics
             or any(re.search(r"[Ff](?:16|32|64)", name) for name in code.atomics),
             # Sums stored, barrier, release, ticket drawn, acquire, barrier, the sums of all loaded.
@@ -354,6 +426,138 @@ class Variant:
             and not re.search("S[^SA]*B[^SA]*RAI[^LS]*B[^LS]*L", code.events),
         }
         return [fault for fault, is_found in found.items() if is_found]
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """One launch of a loop over epochs to compile, and what its code must show. It is given 3 records.
+
+    Attributes:
+        degree: of the polynomial.
+        rule: of the update.
+        path: whether the coefficients are recorded.
+        lr_scale: whether each series has a rate of its own.
+        first: epochs made before.
+        record_every: epochs from one that is recorded to the next.
+        spills: at most so many, where some are known: see the README of the kernels.
+    """
+
+    degree: int
+    rule: str = "sgd"
+    n_series: int = 1
+    path: bool = False
+    lr_scale: bool = False
+    first: int = 0
+    record_every: int = 100
+    spills: int = 0
+
+    @property
+    def barriers(self) -> int:
+        """At most so many in an epoch."""
+        return 0
+
+    @property
+    def loads_of_a_record(self) -> int:
+        """Numbers read for the record of an epoch, at most."""
+        return 0
+
+    def state(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficients and what the rule remembers."""
+        shape = (self.n_series, rules.STATES[self.rule], self.degree + 1)
+        return torch.empty(self.n_series, self.degree + 1, dtype=dtype), torch.empty(shape, dtype=dtype)
+
+    def table(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The rule's table, and the factors of the rate."""
+        lr_scale = torch.empty(self.n_series, dtype=torch.float64) if self.lr_scale else None
+        return torch.empty(300, 3, dtype=torch.float64), lr_scale
+
+    def records(self, dtype: torch.dtype) -> tuple[Any, ...]:
+        """From where to where, how often, and to which outputs."""
+        last = torch.empty(self.n_series, dtype=torch.int64)
+        losses_, norms = (torch.empty(3, self.n_series, dtype=torch.float64) for _ in range(2))
+        path = torch.empty(3, self.n_series, self.degree + 1, dtype=dtype) if self.path else None
+        return self.first, last, self.record_every, losses_, norms, path
+
+    def faults(self, code: Code) -> list[str]:
+        """What the code shows that it must not, registers aside."""
+        loops = [loop.events for loop in code.loops if loop.events]
+        plain = [events for events in loops if "S" not in events]
+        recorded = [events for events in loops if "S" in events]
+        most_loads = 3 + self.loads_of_a_record
+        most_stores = 2 + (self.degree + 1) * self.path
+        found = {
+            f"{code.spills} spills": code.spills > self.spills,
+            f"{len(plain)} loops over epochs, {len(recorded)} over those recorded": not plain or len(recorded) != 1,
+            f"{loops} in the loops over epochs": any(events.count("B") > self.barriers for events in loops)
+            # Three numbers of a row of the table; one warp may have its loop unrolled, 4 times at most.
+            or any(not re.fullmatch("[LB]+", events) for events in plain)
+            or any(events.count("L") > (3 if self.barriers else 12) for events in plain)
+            or any(not re.fullmatch("[LSB]+", events) for events in recorded)
+            or any(events.count("L") > most_loads or events.count("S") > most_stores for events in recorded),
+            f"{code.barriers} barriers": code.barriers > 2 * self.barriers,
+            f"atomics {code.atomics}": len(code.atomics) > 0,
+        }
+        return [fault for fault, is_found in found.items() if is_found]
+
+
+_CONSTANTS = (0.0, 0.9, 0.999, 1e-8)  # of a rule
+
+
+@dataclass(frozen=True)
+class Resident(Epochs):
+    """Epochs on data in registers; `n_samples` None are as many as may be."""
+
+    n_samples: int | None = 2000
+    dtype: torch.dtype = torch.float32
+    weight: bool = False
+    domain: bool = False
+    basis: str = "power"
+    loss: losses.Loss = losses.MSE()  # noqa: RUF009 - frozen
+
+    @property
+    def warps(self) -> int:
+        """Warps of a program on NVIDIA's."""
+        return launch.choose_resident(self._samples()).num_warps
+
+    @property
+    def barriers(self) -> int:
+        """Those of the one reduction; none where a warp reduces alone."""
+        return 3 if self.warps > 1 else 0
+
+    def _samples(self) -> int:
+        largest = launch.largest_resident(self.degree, self.dtype.itemsize, weighted=self.weight)
+        return largest if self.n_samples is None else self.n_samples
+
+    def record(self, device: Device) -> _Recorder:
+        """What the launcher launches on the device."""
+        x, y, weight = (torch.empty(self.n_series, self._samples(), dtype=self.dtype) for _ in range(3))
+        compute = torch.promote_types(self.dtype, torch.float32)
+        coef, state = self.state(compute)
+        mapping = (0.5, 2.0, 0.25) if self.domain else None
+        operands = (x, y, weight if self.weight else None, coef, state, mapping, self.basis, *self.loss.kernel)
+        rule = (self.rule, _CONSTANTS, *self.table())
+        return record("resident", device, *operands, *rule, 1.0, *self.records(compute))
+
+
+@dataclass(frozen=True)
+class Descent(Epochs):
+    """Epochs on quadratics."""
+
+    n_series: int = 1000
+
+    @property
+    def loads_of_a_record(self) -> int:
+        """Two matrices and the loss at the reference."""
+        return 2 * (self.degree + 1) ** 2 + 1
+
+    def record(self, device: Device) -> _Recorder:
+        """What the launcher launches on the device."""
+        n_series, n_coef = self.n_series, self.degree + 1
+        vector, matrix = (n_series, n_coef), (n_series, n_coef, n_coef)
+        shapes = [matrix, vector, vector, (n_series,), (n_coef, n_coef), matrix]
+        quadratics = [torch.empty(shape, dtype=torch.float64) for shape in shapes]
+        rule = (self.rule, _CONSTANTS, *self.table())
+        return record("descent", device, *quadratics, *self.state(torch.float64), *rule, *self.records(torch.float64))
 
 
 DEGREES = (1, 5, 10, 20)
@@ -415,6 +619,27 @@ VARIANTS = {
     "moments d=5, float64": Variant("moments", 5, 4, dtype=torch.float64, domain=True),
     "moments d=5, batch": Variant("moments", 5, 8, n_series=8, n_samples=1 << 12, domain=True),
 }
+LOOPS: dict[str, Resident | Descent] = {
+    "resident d=5": Resident(5),
+    "resident d=5, momentum": Resident(5, "momentum"),
+    "resident d=5, adam": Resident(5, "adam"),
+    "resident d=5, centered rmsprop with momentum": Resident(5, "rmsprop_centered_momentum"),
+    "resident d=5, huber": Resident(5, loss=losses.Huber()),
+    "resident d=5, log cosh": Resident(5, loss=losses.LogCosh()),
+    "resident d=5, chebyshev": Resident(5, basis="chebyshev", domain=True),
+    "resident d=5, weight": Resident(5, weight=True),
+    "resident d=5, float64": Resident(5, dtype=torch.float64),
+    "resident d=5, batch": Resident(5, n_series=1000, path=True, lr_scale=True),
+    "resident d=5, short series": Resident(5, n_series=10**6, n_samples=64),
+    "resident d=10, longest series": Resident(10, "adam", n_samples=None),
+    "resident d=20, longest series": Resident(20, "adam", n_samples=None),
+    "descent d=5, one series": Descent(5, n_series=1),
+    **{
+        f"descent d={degree}, {rule.replace('_', ' ')}": Descent(degree, rule)
+        for degree, rule in itertools.product(range(1, 7), ("sgd", "adam", "rmsprop_centered_momentum"))
+    },
+}
+GATE: dict[str, Variant | Resident | Descent] = {**VARIANTS, **LOOPS}
 FULL_GRID = _grid(BASES, ALL_LOSSES)
 CEILINGS = Path(__file__).with_name("register_ceilings.json")
 
@@ -425,7 +650,7 @@ def triton_series() -> str:
 
 
 @functools.cache
-def code_of(variant: Variant, device: Device) -> Code:
+def code_of(variant: Variant | Resident | Descent, device: Device) -> Code:
     """Compile a variant for a device and read its code."""
     return inspect(compile_recorded(variant.record(device), device), device)
 

@@ -45,9 +45,9 @@ def test_the_power_basis_pays_nothing_for_the_others(degree, device):
     # their sum, 7 for each moment and its sum but 4 for the last, which needs no powers after it, and d + 2 to add the
     # sums to accumulators: 12 d + 14, or 3 d + 3.5 a sample. Besides: 2 loads, addresses and the loop itself.
     code = code_of(VARIANTS[f"objective d={degree}"], DEVICES[device])
-    tiles = code.loop_wide_loads // 2
-    assert code.loop_float_instructions <= tiles * (12 * degree + 14)
-    assert code.loop_instructions <= tiles * (12 * degree + 14 + 20)
+    tiles = code.loop.wide_loads // 2
+    assert code.loop.float_instructions <= tiles * (12 * degree + 14)
+    assert code.loop.instructions <= tiles * (12 * degree + 14 + 20)
 
 
 @pytest.mark.parametrize("degree", [1, 5, 8, 10])
@@ -56,9 +56,9 @@ def test_what_moments_spend_on_a_sample(degree):
     # and 2 d of of_x. Of the 16 of a thread: each of 3 d + 2 sums is widened and added once. Besides: 8 loads,
     # addresses and the loop itself. Half an instruction a sample is left to the compiler.
     code = code_of(VARIANTS[f"moments d={degree}"], DEVICES["sm_90"])
-    assert code.loop_float_instructions <= 16 * (4 * degree + 5.5)
-    assert code.loop_widenings == 3 * degree + 2
-    assert code.loop_instructions <= code.loop_float_instructions + 2 * code.loop_widenings + 40
+    assert code.loop.float_instructions <= 16 * (4 * degree + 5.5)
+    assert code.loop.widenings == 3 * degree + 2
+    assert code.loop.instructions <= code.loop.float_instructions + 2 * code.loop.widenings + 40
 
 
 _LAYOUTS = {

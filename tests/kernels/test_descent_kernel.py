@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,18 @@ import pytest
 import torch
 from oracle import NUMPY_CLASSES, polynomial_loss
 from torch import Tensor
-from training_oracle import RULES, Left, Run, assert_as_near_as_eager, eager, left_by, record_epochs
+from training_oracle import (
+    F64,
+    RULES,
+    Left,
+    Results,
+    Run,
+    assert_as_near_as_eager,
+    assert_cuts_change_nothing,
+    eager,
+    left_by,
+    record_epochs,
+)
 
 pytest.importorskip("triton")
 from polyfit import functional, quadratic
@@ -21,7 +31,6 @@ from polyfit_kernels import descent, launch, rules
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]
 
-F64 = torch.float64
 launch_descent: Callable[..., None] = descent.descent
 
 
@@ -68,33 +77,22 @@ def run(
     want_path: bool = True,
 ) -> Left:
     """Launch epochs `first` to `stop`; what lies around operands and results is NaN, and stays so."""
-    n_series, n_coef = given.start.shape
+    n_series = len(given.start)
     name, constants = rule.kernel
     n_records = len(record_epochs(first, stop, every))
-    shapes = {
-        "losses": (n_records, n_series),
-        "norms": (n_records, n_series),
-        "path": (n_records, n_series, n_coef),
-        "coef": (n_series, n_coef),
-        "state": (n_series, rules.STATES[name], n_coef),
-    }
-    buffers = {part: torch.full((rows + 2, *rest), torch.nan, dtype=F64) for part, (rows, *rest) in shapes.items()}
-    out = Left(*(buffers[part][1:-1] for part in Left._fields))
-    out.coef.copy_(given.start if start is None else start.coef)
-    out.state.copy_(torch.zeros(()) if start is None else start.state)
+    results = Results(n_records, given.start, rules.STATES[name], F64, start)
     operands = [in_nan(part) for part in given[:-1]]
     scales = None if lr_scale is None else in_nan(torch.tensor(lr_scale, dtype=F64))
     launch_descent(
-        *operands, out.coef, out.state, name, constants, torch.from_numpy(table(rule, first, stop)), scales, first,
-        torch.tensor(last or [stop] * n_series), every, out.losses, out.norms, out.path if want_path else None,
+        *operands, results.coef, results.state, name, constants, torch.from_numpy(table(rule, first, stop)), scales,
+        first, torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
     )  # fmt: skip
-    for buffer in buffers.values():
-        assert buffer[[0, -1]].isnan().all()
     for part, kept in zip(operands, given, strict=False):
         torch.testing.assert_close(part, kept, rtol=0, atol=0, equal_nan=True)
+    left = results.left()
     if not want_path:
-        assert buffers["path"].isnan().all()
-    return out
+        assert left.path.isnan().all()
+    return left
 
 
 def in_nan(tensor: Tensor) -> Tensor:
@@ -204,19 +202,7 @@ def test_records_lie_at_multiples(every):
 @pytest.mark.parametrize("rule", ["dampening, decay", "Adam, all", "RMSprop, all"])
 def test_a_run_goes_on_bit_for_bit_wherever_it_was_cut(rule, every):
     launch_part = partial(run, made(34, 2), RULES[rule][0], every=every, lr_scale=[1.0, 0.5] * 17)
-    ends = [11, 8] * 17
-    whole = launch_part(11, last=ends)
-    for cuts in ((0, 1, 11), (0, 3, 7, 11), (0, 5, 10, 11), (0, 2, 4, 6, 8, 11)):
-        left, parts = None, []
-        for first, stop in pairwise(cuts):
-            left = launch_part(stop, first=first, last=[min(stop, end) for end in ends], start=left)
-            parts.append(left)
-        assert left is not None
-        for name in ("losses", "norms", "path"):
-            records = torch.cat([getattr(part, name) for part in parts])
-            torch.testing.assert_close(records, getattr(whole, name), rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(left.coef, whole.coef)
-        assert torch.equal(left.state, whole.state)
+    assert_cuts_change_nothing(launch_part, [11, 8] * 17)
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +13,17 @@ from cases import LOSSES
 from oracle import NUMPY_CLASSES, polynomial_loss
 from problems import Problem, make_problem
 from torch import Tensor
-from training_oracle import RULES, Left, assert_as_near_as_eager, eager, left_by, record_epochs
+from training_oracle import (
+    F64,
+    RULES,
+    Left,
+    Results,
+    assert_as_near_as_eager,
+    assert_cuts_change_nothing,
+    eager,
+    left_by,
+    record_epochs,
+)
 
 pytest.importorskip("triton")
 from polyfit.optimizers import SGD, Adam, Exponential, Rule, table
@@ -22,7 +31,6 @@ from polyfit_kernels import launch, resident, rules
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]
 
-F64 = torch.float64
 launch_resident: Callable[..., None] = resident.resident
 SERIES = {
     "one series": {},
@@ -59,38 +67,24 @@ def run(
 ) -> Left:
     """Launch epochs `first` to `stop`; what lies around and between operands and results is NaN, and stays so."""
     compute = F64 if problem.x.dtype == F64 else torch.float32
-    n_series, n_coef = problem.coef.shape
+    n_series = len(problem.coef)
     name, constants = rule.kernel
     n_records = len(record_epochs(first, stop, every))
-    shapes = {
-        "losses": (n_records, n_series),
-        "norms": (n_records, n_series),
-        "path": (n_records, n_series, n_coef),
-        "coef": (n_series, n_coef),
-        "state": (n_series, rules.STATES[name], n_coef),
-    }
-    buffers = {
-        part: torch.full((rows + 2, *rest), torch.nan, dtype=F64 if part in {"losses", "norms"} else compute)
-        for part, (rows, *rest) in shapes.items()
-    }
-    out = Left(*(buffers[part][1:-1] for part in Left._fields))
-    out.coef.copy_(problem.coef if start is None else start.coef)
-    out.state.copy_(torch.zeros(()) if start is None else start.state)
+    results = Results(n_records, problem.coef, rules.STATES[name], compute, start)
     operands = [None if part is None else layout(part) for part in (problem.x, problem.y, problem.weight)]
     before = [None if part is None else part.clone() for part in operands]
     launch_resident(
-        *operands, out.coef, out.state, problem.mapping, problem.basis, *problem.case.loss.kernel, name, constants,
-        torch.from_numpy(table(rule, first, stop)), None if lr_scale is None else torch.tensor(lr_scale, dtype=F64),
-        mean(problem) if scale is None else scale, first, torch.tensor(last or [stop] * n_series), every,
-        out.losses, out.norms, out.path if want_path else None,
+        *operands, results.coef, results.state, problem.mapping, problem.basis, *problem.case.loss.kernel, name,
+        constants, torch.from_numpy(table(rule, first, stop)),
+        None if lr_scale is None else torch.tensor(lr_scale, dtype=F64), mean(problem) if scale is None else scale, first,
+        torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
     )  # fmt: skip
-    for buffer in buffers.values():
-        assert buffer[[0, -1]].isnan().all()
     for part, kept in zip(operands, before, strict=True):
         torch.testing.assert_close(part, kept, rtol=0, atol=0, equal_nan=True)
+    left = results.left()
     if not want_path:
-        assert buffers["path"].isnan().all()
-    return out
+        assert left.path.isnan().all()
+    return left
 
 
 def mean(problem: Problem) -> float:
@@ -217,18 +211,7 @@ def test_a_run_goes_on_bit_for_bit_wherever_it_was_cut(rule, every):
     problem = make_problem(40, 2, n_series=2, weight=True)
     made = RULES[rule][0]
     launch_part = partial(run, problem, made, every=every, lr_scale=[1.0, 0.5])
-    whole = launch_part(11, last=[11, 8])
-    for cuts in ((0, 1, 11), (0, 3, 7, 11), (0, 5, 10, 11), (0, 2, 4, 6, 8, 11)):
-        left, parts = None, []
-        for first, stop in pairwise(cuts):
-            left = launch_part(stop, first=first, last=[stop, min(stop, 8)], start=left)
-            parts.append(left)
-        assert left is not None
-        for name in ("losses", "norms", "path"):
-            records = torch.cat([getattr(part, name) for part in parts])
-            torch.testing.assert_close(records, getattr(whole, name), rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(left.coef, whole.coef)
-        assert torch.equal(left.state, whole.state)
+    assert_cuts_change_nothing(launch_part, [11, 8])
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from polyfit.optimizers import SGD, Adam, AdamW, RMSprop, Rule
 
+F64 = torch.float64
 Optimizer = Callable[[Any], torch.optim.Optimizer]
 
 # Every variant that a kernel compiles, at least once with all its options.
@@ -74,7 +76,7 @@ class Left(NamedTuple):
 
     losses: Tensor
     norms: Tensor
-    path: Tensor | None
+    path: Tensor
     coef: Tensor
     state: Tensor
 
@@ -130,17 +132,63 @@ def left_by(run: Run, first: int, last: Sequence[int], every: int) -> Left:
     return Left(losses, norms, path, run.path[ends, series], run.states[ends, series])
 
 
+class Results:
+    """Where a launch writes, with NaN before and behind, and as what there is to begin with."""
+
+    def __init__(self, n_records: int, coef: Tensor, n_vectors: int, compute: torch.dtype, start: Left | None) -> None:
+        n_series, n_coef = coef.shape
+        shapes = {
+            "losses": (n_records, n_series),
+            "norms": (n_records, n_series),
+            "path": (n_records, n_series, n_coef),
+            "coef": (n_series, n_coef),
+            "state": (n_series, n_vectors, n_coef),
+        }
+        self._buffers = {
+            name: torch.full((rows + 2, *rest), torch.nan, dtype=F64 if name in {"losses", "norms"} else compute)
+            for name, (rows, *rest) in shapes.items()
+        }
+        self.coef, self.state = self._inner("coef"), self._inner("state")
+        self.coef.copy_(coef if start is None else start.coef)
+        self.state.copy_(torch.zeros(()) if start is None else start.state)
+
+    def _inner(self, name: str) -> Tensor:
+        return self._buffers[name][1:-1]
+
+    def records(self, want_path: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a launcher takes: losses, norms and path."""
+        return self._inner("losses"), self._inner("norms"), self._inner("path") if want_path else None
+
+    def left(self) -> Left:
+        """What is there now; around it nothing may be."""
+        for buffer in self._buffers.values():
+            assert buffer[[0, -1]].isnan().all()
+        return Left(*map(self._inner, Left._fields))
+
+
+def assert_cuts_change_nothing(launch: Callable[..., Left], ends: Sequence[int]) -> None:
+    """Whether launches of parts of 11 epochs leave the same bits as one of all, for series that end there."""
+    whole = launch(11, last=ends)
+    for cuts in ((0, 3, 7, 11), (0, 1, 4, 5, 10, 11)):
+        left, parts = None, []
+        for first, stop in pairwise(cuts):
+            left = launch(stop, first=first, last=[min(stop, end) for end in ends], start=left)
+            parts.append(left)
+        assert left is not None
+        for name in ("losses", "norms", "path"):
+            records = torch.cat([getattr(part, name) for part in parts])
+            torch.testing.assert_close(records, getattr(whole, name), rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(left.coef, whole.coef)
+        assert torch.equal(left.state, whole.state)
+
+
 def assert_as_near_as_eager(found: Left, plain: Left, truth: Left, degree: int) -> None:
     """Every number as near to the truth as eager code is, give or take the roundings of a pass: 4 a step.
 
     In float64 the truth is eager code itself; both round a few thousand times, which 1e-12 allows for.
     """
-    is_wide = found.coef.dtype == torch.float64
+    is_wide = found.coef.dtype == F64
     for name, ours, of_eager, expected in zip(Left._fields, found, plain, truth, strict=True):
-        if ours is None:
-            continue
-        assert of_eager is not None
-        assert expected is not None
         assert ours.shape == expected.shape, name
         assert torch.equal(ours.isnan(), expected.isnan()), f"{name}: {ours}"
         # The vectors of a rule's state differ in size.

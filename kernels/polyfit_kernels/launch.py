@@ -170,7 +170,7 @@ def choose_resident(n_samples: int, warp_size: int = 32) -> ResidentConfig:
     full = _COLUMNS[place - 1] if place else 0
     is_several = num_warps > 1 and warp_size == NVIDIA_WARP
     registers = min(255, REGISTERS // rows) if is_several else None
-    return ResidentConfig(rows, _COLUMNS[place], min(full, n_samples // rows), num_warps, registers)
+    return ResidentConfig(rows, _COLUMNS[place], full, num_warps, registers)
 
 
 def largest_resident(degree: int, itemsize: int, *, weighted: bool) -> int:

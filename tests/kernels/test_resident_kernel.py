@@ -76,8 +76,8 @@ def run(
     launch_resident(
         *operands, results.coef, results.state, problem.mapping, problem.basis, *problem.case.loss.kernel, name,
         constants, torch.from_numpy(table(rule, first, stop)),
-        None if lr_scale is None else torch.tensor(lr_scale, dtype=F64), mean(problem) if scale is None else scale, first,
-        torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
+        None if lr_scale is None else torch.tensor(lr_scale, dtype=F64), mean(problem) if scale is None else scale,
+        first, torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
     )  # fmt: skip
     for part, kept in zip(operands, before, strict=True):
         torch.testing.assert_close(part, kept, rtol=0, atol=0, equal_nan=True)

@@ -177,16 +177,18 @@ def largest_resident(degree: int, itemsize: int, *, weighted: bool) -> int:
     """The most samples of a series that a program holds in its registers; 0 where it can hold none.
 
     Beside its samples a thread holds a sum and a coefficient for each degree, and what a rule remembers of it: of 512
-    threads each has 128 registers, of 256 or fewer 255.
+    threads each has 128 registers, of 256 or fewer 255. In float64 each of them takes two.
     """
-    if degree > LARGEST_RESIDENT_DEGREE:
+    is_wide = itemsize == 8
+    if degree > (LARGEST_WIDE_RESIDENT_DEGREE if is_wide else LARGEST_RESIDENT_DEGREE):
         return 0
-    most = 8192 if degree <= 10 else 4096
-    return most // ((2 if itemsize == 8 else 1) * (2 if weighted else 1))
+    up_to_10, above = (4096, 1024) if is_wide else (8192, 4096)
+    most = up_to_10 if degree <= 10 else above
+    return most // 2 if weighted else most
 
 
-# Above it, sums, coefficients and the state of a rule fill the registers.
-LARGEST_RESIDENT_DEGREE = 20
+# Above it, sums, coefficients and the state of a rule fill the registers; the second is that of float64.
+LARGEST_RESIDENT_DEGREE, LARGEST_WIDE_RESIDENT_DEGREE = 20, 15
 
 
 @dataclass(frozen=True)

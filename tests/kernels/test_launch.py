@@ -145,26 +145,29 @@ def test_a_resident_program_takes_the_longest_series_and_its_data_leave_half_of_
     degree, itemsize, weighted, warp
 ):
     n_samples = launch.largest_resident(degree, itemsize, weighted=weighted)
-    for size in (1, n_samples // 3, n_samples - 1, n_samples):
+    for size in (1, n_samples // 3, n_samples - 1, n_samples) if n_samples else ():
         config = launch.choose_resident(size, warp)
         held = config.columns * (3 if weighted else 2) * (2 if itemsize == 8 else 1)
         assert 2 * held <= (config.registers or 255)
 
 
-@given(degree=RESIDENT_DEGREES, itemsize=st.sampled_from([2, 4]), weighted=st.booleans())
-def test_what_takes_twice_the_registers_is_held_half(degree, itemsize, weighted):
+@given(degree=RESIDENT_DEGREES, itemsize=st.sampled_from([2, 4, 8]), weighted=st.booleans())
+def test_what_takes_more_registers_is_held_less(degree, itemsize, weighted):
     held = launch.largest_resident(degree, itemsize, weighted=weighted)
-    assert launch.largest_resident(degree, 8, weighted=weighted) == held // 2
+    assert launch.largest_resident(degree, 8, weighted=weighted) <= held
     assert launch.largest_resident(degree, itemsize, weighted=False) == held * (2 if weighted else 1)
     assert launch.largest_resident(degree + 1, itemsize, weighted=weighted) <= held
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("itemsize", [2, 4, 8])
-def test_limits_of_a_resident_program(itemsize, weighted):
-    share = (2 if itemsize == 8 else 1) * (2 if weighted else 1)
-    for degree, most in ((0, 8192), (10, 8192), (11, 4096), (20, 4096), (21, 0), (40, 0)):
-        assert launch.largest_resident(degree, itemsize, weighted=weighted) == most // share
+def test_limits_of_a_resident_program(weighted):
+    for itemsize, limits in (
+        (2, {0: 8192, 10: 8192, 11: 4096, 20: 4096, 21: 0, 40: 0}),
+        (4, {0: 8192, 10: 8192, 11: 4096, 20: 4096, 21: 0, 40: 0}),
+        (8, {0: 4096, 10: 4096, 11: 1024, 15: 1024, 16: 0, 40: 0}),
+    ):
+        for degree, most in limits.items():
+            assert launch.largest_resident(degree, itemsize, weighted=weighted) == most // (2 if weighted else 1)
 
 
 @pytest.mark.parametrize(("warp", "most"), [(32, 8192), (64, 16384)])

@@ -91,9 +91,7 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in sums[:2])
     grams = solver.gram(of_x, degree)
     own_best = solver.corrections(grams, of_y)
-    best = bases.convert(
-        torch.from_numpy(own_best), "chebyshev", problem.basis, domain=own, to_domain=problem.domain
-    ).numpy()
+    best = bases.convert_rows(torch.from_numpy(own_best), "chebyshev", problem.basis, own, problem.domain).numpy()
     # Residuals about what the reference has been rounded to.
     about = torch.from_numpy(best @ to_own.T).to(x.device)
     sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)

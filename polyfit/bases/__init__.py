@@ -4,7 +4,15 @@
 classes and back.
 """
 
-from polyfit.bases.conversion import Interval, conversion_matrix, convert, convert_sum, from_numpy, to_numpy
+from polyfit.bases.conversion import (
+    Interval,
+    conversion_matrix,
+    convert,
+    convert_rows,
+    convert_sum,
+    from_numpy,
+    to_numpy,
+)
 from polyfit.bases.definition import (
     BASES,
     CHEBYSHEV,
@@ -38,6 +46,7 @@ __all__ = [
     "affine_map",
     "conversion_matrix",
     "convert",
+    "convert_rows",
     "convert_sum",
     "derivative_matrix",
     "from_numpy",

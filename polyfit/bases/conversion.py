@@ -98,6 +98,9 @@ def _change_matrix(
     return _ExactMatrix(tuple(parts), tuple(tuple(entry[0] for entry in row) for row in entries))
 
 
+Interval = tuple[float, float]
+
+
 # --- products ---
 
 
@@ -142,14 +145,21 @@ _CHUNK = 2**20
 )
 def _change_basis_op(coef, basis, to, domain, to_domain, transpose):
     domain, to_domain = (None if bounds is None else tuple(bounds) for bounds in (domain, to_domain))
-    matrix = _change_matrix(basis, to, domain, to_domain, coef.shape[-1] - 1)
-    parts, exponents = _tensors(matrix, coef.device)
+    rows = coef.double().reshape(-1, coef.shape[-1])
+    return convert_rows(rows, basis, to, domain, to_domain, transpose=transpose).reshape(coef.shape).to(coef.dtype)
+
+
+def convert_rows(
+    rows: Tensor, basis: str, to: str, domain: Interval | None, to_domain: Interval | None, *, transpose: bool = False
+) -> Tensor:
+    """`convert` for rows (S, n) in float64 whose gradients nobody wants."""
+    if basis == to and domain == to_domain:
+        return rows.clone()
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, rows.shape[1] - 1), rows.device)
     if transpose:
         parts, exponents = parts.mT, exponents.mT
-    rows = coef.double().reshape(-1, coef.shape[-1])
     n_rows = max(1, _CHUNK // (2 * parts.numel()))
-    results = [_multiply(chunk, parts, exponents) for chunk in rows.split(n_rows)]
-    return torch.cat(results).reshape(coef.shape).to(coef.dtype)
+    return torch.cat([_multiply(chunk, parts, exponents) for chunk in rows.split(n_rows)])
 
 
 @_change_basis_op.register_fake
@@ -270,9 +280,6 @@ def _tensors(matrix: _ExactMatrix, device: torch.device | None = None) -> tuple[
     """Parts and exponents of a matrix."""
     parts = torch.tensor(matrix.parts, dtype=torch.float64, device=device)
     return parts, torch.tensor(matrix.exponents, dtype=torch.int64, device=device)
-
-
-Interval = tuple[float, float]
 
 
 def convert_sum(

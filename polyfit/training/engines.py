@@ -507,10 +507,12 @@ class ClosedForm:
         """See `Engine`."""
         epochs = list(range(_next_record(state.epoch, watch.every), until, watch.every))
         most = max(1, _MOST_RECORDED // self._from.size)
-        final = self._at([until])[0]
+        path = self._at([*epochs[:most], until])
+        path, final = path[:-1], path[-1]
         for first in range(0, len(epochs), most):
             some = epochs[first : first + most]
-            path = self._at(some)
+            if first:
+                path = self._at(some)
             losses = self._landscape.losses(path)
             if isinstance(watch, Watch) and watch.is_plain and len(some) == len(epochs) and np.isfinite(losses).all():
                 watch.record_all(some, losses)

@@ -54,7 +54,7 @@ class Watch:
         self._watchers, self._as_coef, self._keep_path = watchers, as_coef, keep_path
         n_groups = n_series if per_series else 1
         self._epochs: list[int] = []
-        self._values: list[Array] = []
+        self._values: list[Array] = []  # (records, G) each
         self._path: list[Tensor] = []
         self._is_going = np.ones(n_groups, bool)
         self._n_going = n_groups
@@ -106,7 +106,7 @@ class Watch:
         """
         totals = np.asarray(self.totals(losses), np.float64)
         if self._n_going < len(totals):
-            totals = np.where(self._is_going, totals, self._values[-1])
+            totals = np.where(self._is_going, totals, self._values[-1][-1])
         self._record(epoch, totals, coef)
         ends = self._is_going & ~np.isfinite(totals)
         has_diverged = ends
@@ -145,7 +145,7 @@ class Watch:
 
     def _record(self, epoch: int, totals: Array, coef: Callable[[], Any], *, is_last: bool = False) -> None:
         self._epochs.append(epoch)
-        self._values.append(totals)
+        self._values.append(totals[None])
         if self._keep_path:
             now, ended = self._as_coef(coef()), self.ended
             if ended is not None and self._path:  # a loop that has gone on meanwhile may show where they would be
@@ -160,7 +160,7 @@ class Watch:
 
     def record_all(self, epochs: list[int], losses: Array) -> None:
         """Records (R, S) of a whole run at once, where `is_plain` and all are finite."""
-        self._epochs, self._values = list(epochs), list(self.totals(losses))
+        self._epochs, self._values = list(epochs), [self.totals(losses)]
 
     def has_left(self, groups: Mask, epochs: NDArray[np.int64]) -> None:
         """These groups left the finite numbers after so many epochs (G,), which was seen at a later record."""
@@ -176,7 +176,7 @@ class Watch:
         """The end of the run after so many epochs; gives the series (S,) that left the finite numbers only now."""
         totals = np.asarray(self.totals(losses), np.float64)
         if self._epochs and self._n_going < len(totals):
-            totals = np.where(self._is_going, totals, self._values[-1])
+            totals = np.where(self._is_going, totals, self._values[-1][-1])
         left = self._is_going & ~np.isfinite(totals)
         if not self._epochs or (self._epochs[-1] < epoch and self._is_going.any()):
             self._record(epoch, totals, lambda: coef, is_last=True)
@@ -189,7 +189,7 @@ class Watch:
 
     def losses(self, batch: torch.Size) -> Losses:
         """All records."""
-        values = torch.from_numpy(np.stack(self._values))
+        values = torch.from_numpy(np.concatenate(self._values))
         return Losses(torch.tensor(self._epochs), values.view(-1, *batch) if self._per_series else values[:, 0])
 
     def path(self) -> Tensor | None:
@@ -207,7 +207,7 @@ class Watch:
         """All of it, in tensors."""
         return {
             "epochs": torch.tensor(self._epochs),
-            "values": torch.from_numpy(np.stack(self._values)),
+            "values": torch.from_numpy(np.concatenate(self._values)),
             "path": self.path(),
             **{name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in _KEPT},
         }
@@ -224,7 +224,7 @@ class Watch:
         if self._n_going:  # the last record is made anew where it is one of the run that goes on
             kept = (state["epochs"] % self.every == 0) & (state["epochs"] < epoch)
         self._epochs = state["epochs"][kept].tolist()
-        self._values = list(state["values"][kept].numpy())
+        self._values = [state["values"][kept].numpy()]
         if self._keep_path:
             if state["path"] is None:
                 raise ValueError("the run was begun without its path; pass keep_path=False, or begin it anew")

@@ -142,7 +142,8 @@ class Stepping:
 
     def losses(self, coef: Any) -> Array:
         """See `Engine`."""
-        return _array(self._measure(coef, True)[0])
+        with np.errstate(all="ignore"):
+            return _array(self._measure(coef, True)[0])
 
     def settle(self, watch: Watch, state: State, seen: int, series: Mask) -> Any:
         """See `Engine`."""
@@ -426,7 +427,7 @@ def data_pass(problem: Problem, scale: float) -> tuple[Pass, Any]:
     shape = (1, *problem.coef.shape) if problem.coef.dim() == 1 else tuple(problem.coef.shape)
     dtype = torch.float64 if problem.coef.dtype == torch.float64 else torch.float32
     held = torch.zeros(shape, dtype=dtype, device=problem.x.device)
-    bound = ops.bound_objective(
+    bound, of_few = ops.bound_objective(
         problem.x, problem.y, problem.weight, held, problem.mapping, problem.basis, problem.loss, problem.impl, scale
     )
     if held.device.type != "cpu":
@@ -439,9 +440,15 @@ def data_pass(problem: Problem, scale: float) -> tuple[Pass, Any]:
     view = held.numpy()
 
     def on_cpu(coef: Any, want_losses: bool) -> tuple[Any, Any]:
-        np.copyto(view, coef)
-        losses, gradient = bound(held, want_losses)
-        return losses, gradient.numpy().astype(view.dtype, copy=False)
+        losses = gradient = None
+        if want_losses or of_few is None:
+            np.copyto(view, coef)
+            losses, of_torch = bound(held, want_losses)
+            gradient = of_torch.numpy()
+        if of_few is not None:  # of every epoch by the same operations, recorded or not
+            gradient = of_few(coef)
+        assert gradient is not None
+        return losses, gradient.astype(view.dtype, copy=False)
 
     return on_cpu, np.zeros(shape, view.dtype)
 

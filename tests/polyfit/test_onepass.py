@@ -7,7 +7,7 @@ from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
 
 from polyfit import bases, onepass
-from polyfit.losses import MSE
+from polyfit.losses import MSE, Huber, PoissonNLL, Quantile
 
 F64 = torch.float64
 
@@ -65,3 +65,42 @@ def test_gram_is_numpys(n_series, weighted, small, request):
 
 def test_gram_of_no_samples_is_zero():
     assert onepass.gram(torch.empty(1, 0), None, 2, None, "power").tolist() == [[[0.0] * 3] * 3]
+
+
+@pytest.mark.parametrize("weight_rows", [0, 1, 3])
+@pytest.mark.parametrize("n_series", [1, 3])
+@pytest.mark.parametrize("n_samples", [1, 63, 64, 2047, 2048, 2049, 4097, 10_001])
+@pytest.mark.parametrize("loss", [MSE(), Huber(0.5), Quantile(0.3), PoissonNLL()])
+def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_rows):
+    weight_rows = min(weight_rows, n_series)
+    x = torch.rand(1, n_samples, dtype=F64) * 2 - 1
+    y = torch.rand(n_series if weight_rows < 2 else 1, n_samples, dtype=F64)
+    weight = torch.rand(weight_rows, n_samples, dtype=F64) if weight_rows else None
+    coef = torch.randn(n_series, 4, dtype=F64, requires_grad=True)
+    options = {"basis": "chebyshev", "pointwise": loss.value}
+    losses = 0.1 * plain_loss(x, y, coef, weight, "sum", per_series=True, **options)
+    (expected,) = torch.autograd.grad(losses.sum(), coef)
+    for dtype, tolerance in ((F64, 1e-12), (torch.float32, 1e-5)):
+        data = (None if part is None else part.to(dtype) for part in (x, y, weight))
+        bound = onepass.Objective(*data, n_series, 3, None, "chebyshev", loss, keep=True, scale=0.1)  # pyright: ignore[reportArgumentType]
+        assert bound.is_small
+        gradient = onepass.Gradient(bound)
+        for _ in range(2):  # a second call must not see anything of the first
+            ours = torch.from_numpy(gradient(coef.detach().numpy()))
+            torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * 0.1 * n_samples)
+    with np.errstate(all="ignore"):  # a third call neither, of what is not finite
+        gradient(np.full((n_series, 4), np.inf))
+    torch.testing.assert_close(
+        torch.from_numpy(gradient(coef.detach().numpy())), expected, rtol=1e-5, atol=1e-6 * n_samples
+    )
+
+
+def test_data_that_are_not_small():
+    x, mapping = torch.rand(2, 50), None
+    many = onepass.Objective(x, x, None, 2, 3, mapping, "power", MSE(), keep=True)
+    long = onepass.Objective(
+        torch.rand(1, onepass._KEPT + 1), x[:1, :1], None, 1, 3, mapping, "power", MSE(), keep=True
+    )
+    assert not many.is_small
+    assert not long.is_small
+    assert not onepass.Objective(x[:1], x[:1], None, 1, 3, mapping, "power", MSE()).is_small

@@ -160,7 +160,7 @@ class Watch:
 
     def record_all(self, epochs: list[int], losses: Array) -> None:
         """Records (R, S) of a whole run at once, where `is_plain` and all are finite."""
-        self._epochs, self._values = list(epochs), [self.totals(losses)]
+        self._epochs, self._values = [*epochs], [self.totals(losses)]
 
     def has_left(self, groups: Mask, epochs: NDArray[np.int64]) -> None:
         """These groups left the finite numbers after so many epochs (G,), which was seen at a later record."""
@@ -187,10 +187,13 @@ class Watch:
         self._reasons[going] = Reason.INTERRUPTED if self.is_interrupted else Reason.EPOCHS
         return self._of_series(left) if left.any() else None
 
+    def _records(self) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(np.array(self._epochs)), torch.from_numpy(np.concatenate(self._values))
+
     def losses(self, batch: torch.Size) -> Losses:
         """All records."""
-        values = torch.from_numpy(np.concatenate(self._values))
-        return Losses(torch.tensor(self._epochs), values.view(-1, *batch) if self._per_series else values[:, 0])
+        epochs, values = self._records()
+        return Losses(epochs, values.view(-1, *batch) if self._per_series else values[:, 0])
 
     def path(self) -> Tensor | None:
         """The coefficients of all records."""
@@ -205,9 +208,10 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """All of it, in tensors."""
+        epochs, values = self._records()
         return {
-            "epochs": torch.tensor(self._epochs),
-            "values": torch.from_numpy(np.concatenate(self._values)),
+            "epochs": epochs,
+            "values": values,
             "path": self.path(),
             **{name: torch.from_numpy(getattr(self, f"_{name}").copy()) for name in _KEPT},
         }

@@ -5,7 +5,7 @@ A monitor is a function of the epoch, the loss (of many series: their mean) and 
     polyfit.train(..., monitor=lambda epoch, loss, coef: print(epoch, loss))
     polyfit.train(..., monitor=[ProgressBar(), TensorBoard("logs/first")])
 
-It is called at records of the loss, as often as 4 % of the run's time allow for all monitors together, and at the first
+It is called at records of the loss, as often as 2 % of the run's time allow for all monitors together, and at the first
 and the last record in any case. An object may say more of itself:
 
 - ``begin(view)`` is called before the first record, with a `View` of the run;
@@ -110,7 +110,7 @@ class Watchers:
         self,
         monitor: Monitor | Sequence[Monitor] | None,
         *,
-        share: float = 0.04,
+        share: float = 0.02,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if monitor is None:
@@ -244,6 +244,7 @@ class ProgressBar:
             progress.MofNCompleteColumn(),
             progress.TextColumn("loss {task.fields[loss]:.6g}"),
             progress.TimeElapsedColumn(),
+            refresh_per_second=4,  # by a thread, which takes its time from the run
         )
         self._epochs = epochs
         self._is_running = False

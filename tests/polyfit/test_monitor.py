@@ -102,7 +102,7 @@ def test_calls_take_their_share_of_the_time(costs: list[float], marks_last: bool
     clock = Clock()
     slow = [Slow(clock, seconds) for seconds in costs]
     losses = some_losses(5000)
-    a_run(Watchers(slow, clock=clock), losses, COEF, clock=clock, marks_last=marks_last)
+    a_run(Watchers(slow, share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=marks_last)
     epochs = losses.epochs.tolist()
     for one in slow:
         allowed = 0.04 / len(slow) * clock.now
@@ -116,7 +116,7 @@ def test_calls_take_their_share_of_the_time(costs: list[float], marks_last: bool
 def test_the_share_is_of_the_time_since_the_beginning():
     clock = Clock()
     slow = Slow(clock, 0.01)
-    watchers = Watchers(slow, clock=clock)
+    watchers = Watchers(slow, share=0.04, clock=clock)
     clock.now += 1e6
     a_run(watchers, some_losses(100), COEF, clock=clock)
     assert len(slow.epochs) == 2  # 100 ms, of which 4 % are less than a call
@@ -125,7 +125,7 @@ def test_the_share_is_of_the_time_since_the_beginning():
 def test_making_what_is_shown_counts_as_well():
     clock = Clock()
     light = Slow(clock, 0.0)
-    watchers = Watchers(light, clock=clock)
+    watchers = Watchers(light, share=0.04, clock=clock)
     watchers.begin(a_view())
 
     def costly() -> Tensor:
@@ -140,7 +140,7 @@ def test_making_what_is_shown_counts_as_well():
 
 def test_what_nobody_sees_is_not_made():
     clock = Clock()
-    watchers = Watchers(Slow(clock, 10.0), clock=clock)
+    watchers = Watchers(Slow(clock, 10.0), share=0.04, clock=clock)
     watchers.begin(a_view())
     watchers(0, lambda: 1.0, lambda: COEF)
     watchers(1, lambda: pytest.fail("made"), lambda: pytest.fail("made"))
@@ -150,7 +150,7 @@ def test_every_record_is_every_one_and_takes_nothing_from_others():
     clock = Clock()
     losses = some_losses(1000)
     thorough, slow = Thorough(clock, 1e-3), Slow(clock, 0.01)
-    a_run(Watchers([thorough, slow], clock=clock), losses, COEF, clock=clock)
+    a_run(Watchers([thorough, slow], share=0.04, clock=clock), losses, COEF, clock=clock)
     assert thorough.epochs == losses.epochs.tolist()
     assert 0.03 * clock.now < slow.spent < 0.05 * clock.now
 
@@ -159,7 +159,7 @@ def test_a_run_that_ended_at_a_skipped_record_shows_it_once():
     clock = Clock()
     slow, thorough = Slow(clock, 10.0), Thorough(clock, 0.0)
     losses = some_losses(3, 4)
-    a_run(Watchers([slow, thorough], clock=clock), losses, COEF, clock=clock, marks_last=False)
+    a_run(Watchers([slow, thorough], share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=False)
     assert slow.epochs == [0, 20]
     assert thorough.epochs == [0, 10, 20]
     assert slow.losses[1] == pytest.approx(float(losses.values[2].mean()), rel=1e-15)
@@ -390,7 +390,7 @@ def test_tensorboard_holds_each_record_once_and_in_order(tmp_path: Path, seconds
             self.n_calls += 1
 
     board, losses = Slowed(tmp_path / "log"), some_losses(300, *batch)
-    a_run(Watchers(board, clock=clock), losses, COEF.expand(*batch, 3), clock=clock, seconds=0.01)
+    a_run(Watchers(board, share=0.04, clock=clock), losses, COEF.expand(*batch, 3), clock=clock, seconds=0.01)
     assert (board.n_calls == 300) == (seconds == 0.0)
     log = read_log(tmp_path / "log")
     assert log.Tags()["scalars"] == ["loss"]
@@ -528,7 +528,7 @@ def test_visdom_appends_and_then_completes(seconds: float):
     x = torch.rand(30)
     view = a_view(x)
     a_run(
-        Watchers(Visdom(connection, env="lab", window="sin"), clock=clock),
+        Watchers(Visdom(connection, env="lab", window="sin"), share=0.04, clock=clock),
         losses, COEF, view=view, clock=clock, seconds=0.01,
     )  # fmt: skip
     assert {one["env"] for one in connection.sent} == {"lab"}

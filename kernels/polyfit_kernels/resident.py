@@ -5,7 +5,7 @@
 A program trains one series. A thread holds `COLUMNS` samples of it; an epoch is one evaluation of all of them, one
 reduction that all sums share, and the update, which every thread makes for itself.
 
-Two numbers: nothing is read in an epoch but three numbers of the rule's table; 3 d + 4 instructions are spent on a
+Two numbers: nothing is read in an epoch but three numbers of the rule's table; 3 d + 2 instructions are spent on a
 sample. Beside them an epoch waits for its reduction: shuffles within a warp, and 3 barriers where there are several.
 
 What is computed at an epoch depends on whether it is recorded, and so on whether it is a multiple of `record_every`,

@@ -5,7 +5,7 @@
 A lane trains one series, in float64: it shares nothing with others, and there is no barrier and no shuffle. The loss of
 an epoch that is recorded is taken in Chebyshev polynomials on the range of the data, where H is well conditioned.
 
-Two numbers: nothing but the rule's table is read in an epoch, for (d + 1)(d + 4) instructions on float64, 54 at
+Two numbers: nothing but the rule's table is read in an epoch, for (d + 1)(d + 2) instructions on float64, 42 at
 d = 5, and those of the rule.
 """
 

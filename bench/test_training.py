@@ -66,7 +66,7 @@ def test_80000_epochs_of_the_tutorial(in_turn, device):
 @pytest.mark.parametrize("how", ["moments", "moments-compile", "resident"])
 def test_80000_epochs_by_adam(in_turn, device, how):
     if how != "moments" and (how == "resident") != (device == "cuda"):
-        pytest.skip("the engine is for the other kind of device")
+        pytest.skip("resident keeps data in the registers of a GPU, impl='compile' is C++ for a CPU: --device decides")
     engine, _, impl = how.partition("-")
     x, y, start = tutorial(device)
     rule = Adam(1e-3)
@@ -85,7 +85,7 @@ def test_80000_epochs_by_adam(in_turn, device, how):
 @pytest.mark.parametrize("loss", ["mse", "huber"])
 def test_epochs_over_the_data(in_turn, device, loss, engine):
     if engine == "resident" and device == "cpu":
-        pytest.skip("needs a GPU")
+        pytest.skip("resident keeps data in the registers of a GPU: --device cuda")
     x, y, start = tutorial(device)
     found = loops(x, y, start, SGD(LR), loss, PEER_EPOCHS)
     epochs = PEER_EPOCHS if engine == "stepwise" else EPOCHS

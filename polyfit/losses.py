@@ -63,11 +63,11 @@ class Loss:
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:
         """l(p, y) for tensors of one shape, differentiable."""
-        raise NotImplementedError(f"{type(self).__name__} defines no value")
+        raise NotImplementedError(f"{type(self).__name__} defines no value; give it a method value(p, y)")
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """dl/dp and dl/dy."""
-        raise NotImplementedError(f"{type(self).__name__} defines no slopes")
+        raise NotImplementedError(f"{type(self).__name__} defines no slopes; give it a method slopes(p, y)")
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:
         """dl/dp alone, written over p."""

@@ -522,46 +522,37 @@ class _Terms(NamedTuple):
     losses: Tensor | None = None  # (s, n): l
 
 
-def _squared_error(
-    part: _Part,
-    coef: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    want_coef: bool,
-    want_value: bool,
-    want_losses: bool,
-) -> _Terms:
+class _Wanted(NamedTuple):
+    """What is wanted of the samples of a part: sums for the gradient to coef and for the value, losses, slopes to y."""
+
+    coef: bool
+    value: bool
+    losses: bool
+    to_y: bool
+
+
+def _squared_error(part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
     matrix = part.matrix
     delta = residual = matrix.residuals(coef, y)
-    if weight is not None and (want_value or want_losses):
+    if weight is not None and (wanted.value or wanted.losses):
         delta = matrix.pad(matrix.samples(residual) * weight)
     elif weight is not None:
         matrix.samples(residual).mul_(weight)
     sums = None
-    if want_coef:
-        sums = matrix.moments(delta, residual if want_value else None)
-    elif want_value:
+    if wanted.coef:
+        sums = matrix.moments(delta, residual if wanted.value else None)
+    elif wanted.value:
         sums = matrix.dots(delta, residual)
     return _Terms(delta, residual, sums)
 
 
-def _other_loss(
-    loss: Loss,
-    part: _Part,
-    coef: Tensor,
-    y: Tensor,
-    weight: Tensor | None,
-    want_coef: bool,
-    want_value: bool,
-    want_losses: bool,
-    want_y: bool,
-) -> _Terms:
+def _other_loss(loss: Loss, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
     matrix = part.matrix
     values = matrix.values(coef)
     p = matrix.samples(values)
-    losses = loss.value(p, y.expand_as(p)) if want_value or want_losses else None
+    losses = loss.value(p, y.expand_as(p)) if wanted.value or wanted.losses else None
     to_y = None
-    if want_y:
+    if wanted.to_y:
         slope, to_y = loss.slopes(p, y.expand_as(p))
         p.copy_(slope)
     else:
@@ -570,8 +561,8 @@ def _other_loss(
         p.mul_(weight)
         to_y = to_y if to_y is None else to_y * weight
     matrix.clear_filling(values)
-    sums = [matrix.moments(values, None)] if want_coef else []
-    if want_value and losses is not None:
+    sums = [matrix.moments(values, None)] if wanted.coef else []
+    if wanted.value and losses is not None:
         weighted = losses if weight is None else losses * weight
         sums.append(weighted.sum(1, keepdim=True, dtype=torch.float64))
     return _Terms(values, values, torch.cat(sums, 1) if sums else None, to_y, losses)
@@ -652,9 +643,10 @@ class Objective:
         slope = _derivative(wide, self._mapping, self._basis) if want_x else None
         grad_x, grad_y, grad_weight = zeros(self._x, want_x), zeros(self._y, want_y), zeros(self._weight, want_weight)
         factor = 2.0 if isinstance(self._loss, MSE) else 1.0  # of delta, see _Terms
+        wanted = _Wanted(want_coef, want_value, losses=want_weight, to_y=want_y)
         sums = total_weight = None
         for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
-            terms = self._terms(part, part.coefficients(wide), y, weight, want_coef, want_value, want_weight, want_y)
+            terms = self._terms(part, part.coefficients(wide), y, weight, wanted)
             if terms.sums is not None:
                 sums = part.add(terms.sums, sums)
             if want_value and weight is not None:
@@ -682,20 +674,10 @@ class Objective:
             grad_weight,
         )
 
-    def _terms(
-        self,
-        part: _Part,
-        coef: Tensor,
-        y: Tensor,
-        weight: Tensor | None,
-        want_coef: bool,
-        want_value: bool,
-        want_losses: bool,
-        want_y: bool,
-    ) -> _Terms:
+    def _terms(self, part: _Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
         if isinstance(self._loss, MSE):
-            return _squared_error(part, coef, y, weight, want_coef, want_value, want_losses)
-        return _other_loss(self._loss, part, coef, y, weight, want_coef, want_value, want_losses, want_y)
+            return _squared_error(part, coef, y, weight, wanted)
+        return _other_loss(self._loss, part, coef, y, weight, wanted)
 
 
 class Gradient:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from polyfit import bases, ops, solver
 from polyfit.extended import to_array
@@ -66,6 +65,11 @@ class Quadratic:
             own = left @ self.to_own.T
             curved = (own * (self.own_hessian @ own[..., None])[..., 0]).sum(-1)
             return self.loss + (left * self.gradient).sum(-1) + 0.5 * curved
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """All of them in the order in which they stand above, contiguous: what a compiled loop reads."""
+        parts = (self.hessian, self.reference, self.gradient, self.loss, self.to_own, self.own_hessian)
+        return tuple(torch.from_numpy(np.array(part, order="C")).to(device) for part in parts)
 
     def eigenvalues(self) -> Array:
         """Of the Hessians, ascending, (S, p); not negative."""
@@ -213,8 +217,3 @@ def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float | 
         done = epoch
         moves.append(state[..., 0])
     return np.stack(moves)
-
-
-def tensor(values: Array, like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Coefficients in the dtype and on the device of others."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype).reshape(tuple(shape))

@@ -399,11 +399,7 @@ def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engi
     launch_descent: Callable[..., None] = descent.descent
     name, constants = run.optimizer.kernel
     device = run.coef.device
-    parts = (
-        landscape.hessian, landscape.reference, landscape.gradient, landscape.loss, landscape.to_own,
-        landscape.own_hessian,
-    )  # fmt: skip
-    given = tuple(torch.from_numpy(np.array(part, order="C")).to(device) for part in parts)
+    given = landscape.tensors(device)
     lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(device)
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:

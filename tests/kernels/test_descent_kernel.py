@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
 from oracle import NUMPY_CLASSES, polynomial_loss
@@ -129,11 +128,7 @@ def of_data(
         impl="torch",
     )  # fmt: skip
     given = quadratic.quadratic(problem, 1.0 / x.shape[-1])
-    parts = (given.hessian, given.reference, given.gradient, given.loss, given.to_own, given.own_hessian)
-    hessian, reference, gradient, base, to_own, own_hessian = (
-        torch.from_numpy(np.array(part, order="C")) for part in parts
-    )
-    return Quadratics(hessian, reference, gradient, base, to_own, own_hessian, start)
+    return Quadratics(*given.tensors(torch.device("cpu")), start)
 
 
 @pytest.mark.parametrize("rule", RULES)

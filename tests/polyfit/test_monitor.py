@@ -122,6 +122,13 @@ def test_the_share_is_of_the_time_since_the_beginning():
     assert len(slow.epochs) == 2  # 100 ms, of which 4 % are less than a call
 
 
+def test_monitors_are_given_two_percent():
+    clock = Clock()
+    slow = Slow(clock, 0.01)
+    a_run(Watchers(slow, clock=clock), some_losses(20_000), COEF, clock=clock)
+    assert slow.spent == pytest.approx(0.02 * clock.now, rel=0.1)
+
+
 def test_making_what_is_shown_counts_as_well():
     clock = Clock()
     light = Slow(clock, 0.0)

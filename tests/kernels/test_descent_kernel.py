@@ -128,7 +128,7 @@ def of_data(
         impl="torch",
     )  # fmt: skip
     given = quadratic.quadratic(problem, 1.0 / x.shape[-1])
-    return Quadratics(*given.tensors(torch.device("cpu")), start)
+    return Quadratics(*given.tensors(torch.device("cpu")), start=start)
 
 
 @pytest.mark.parametrize("rule", RULES)

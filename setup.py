@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "polyfit/__init__.py").read_text("utf-8"), re.M)
@@ -23,7 +23,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=["polyfit", "polyfit.bases", "polyfit.training", "polyfit_kernels"],
+    packages=[*find_packages(include=["polyfit", "polyfit.*"]), *find_packages("kernels")],
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"], "polyfit.training": ["descent.cpp"]},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from polyfit.files import replacing
+from polyfit.io.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

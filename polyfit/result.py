@@ -19,9 +19,9 @@ from torch import Tensor
 
 from polyfit import bases, solver
 from polyfit.bases import Interval
-from polyfit.files import replacing
 from polyfit.formatting import format_series
 from polyfit.functional import polyval
+from polyfit.io.files import replacing
 from polyfit.solver import Array
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from numpy.polynomial import Polynomial
 import polyfit
 from polyfit import cli, plotting
 from polyfit.__main__ import main
-from polyfit.tables import read_columns
+from polyfit.io.tables import read_columns
 
 DATA = Path(__file__).parents[1] / "data"
 # Exact least squares, in rational arithmetic, of the values as printed in co2.csv.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyfit.tables import Column, Table, TableError, read_columns
+from polyfit.io.tables import Column, Table, TableError, read_columns
 
 Read = Callable[..., Table]
 

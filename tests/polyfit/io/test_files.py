@@ -9,7 +9,7 @@ from typing import Never
 
 import pytest
 
-from polyfit.files import check_writable, replacing
+from polyfit.io.files import check_writable, replacing
 
 
 def contents(folder: Path) -> dict[str, bytes]:

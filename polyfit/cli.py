@@ -18,8 +18,8 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
+from polyfit.bases.formatting import format_polynomial, format_series
 from polyfit.fitting import fit
-from polyfit.formatting import format_polynomial, format_series
 from polyfit.functional import polyval
 from polyfit.io.files import check_writable, replacing
 from polyfit.io.tables import Column, Table, TableError, read_columns

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from polyfit import bases, solver
 from polyfit.bases import Interval
-from polyfit.formatting import format_series
+from polyfit.bases.formatting import format_series
 from polyfit.functional import polyval
 from polyfit.io.files import replacing
 from polyfit.solver import Array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from polyfit.bases import BASES
+from polyfit.bases.definition import BASES
 
 
 def format_polynomial(coef: Sequence[float], variable: str = "x", digits: int = 6) -> str:

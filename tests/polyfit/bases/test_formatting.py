@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyfit.formatting import format_polynomial
+from polyfit.bases.formatting import format_polynomial
 
 
 def parsed(text: str, variable: str) -> list[float]:

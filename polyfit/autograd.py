@@ -8,7 +8,7 @@ autograd's. So a first derivative costs one pass however it is taken (`backward`
 There is no forward mode in them: under it, in an export, and where torch.compile traces a transform of torch.func,
 `polyval` and `polynomial_loss` at the end of this file run the formula.
 
-All operands are canonical (see polyfit.ops).
+All operands are canonical (see polyfit.backends.operators).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
-from polyfit import formula, losses, ops
+from polyfit import formula, losses
+from polyfit.backends import operators
 from polyfit.bases import AffineMap
 
 Tensors = tuple[Tensor | None, ...]
@@ -208,8 +209,8 @@ class Polyval(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """See `polyfit.ops.evaluate`."""
-        return ops.evaluate(x, coef, mapping, basis, impl)
+        """See `polyfit.backends.operators.evaluate`."""
+        return operators.evaluate(x, coef, mapping, basis, impl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -255,8 +256,8 @@ class PolyvalGradients(torch.autograd.Function):
         want_x: bool,
         want_coef: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """See `polyfit.ops.evaluate_backward`."""
-        grad_x, grad_coef = ops.evaluate_backward(
+        """See `polyfit.backends.operators.evaluate_backward`."""
+        grad_x, grad_coef = operators.evaluate_backward(
             grad, x, coef, mapping, basis, impl, want_x=want_x, want_coef=want_coef
         )
         return None if grad_x is None else grad_x.to(x.dtype), None if grad_coef is None else grad_coef.to(coef.dtype)
@@ -298,7 +299,7 @@ def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl
     wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
     if wants or torch._C._are_functorch_transforms_active():
         return _apply(Polyval, x, coef, mapping, basis, impl)
-    return ops.evaluate(x, coef, mapping, basis, impl)
+    return operators.evaluate(x, coef, mapping, basis, impl)
 
 
 # --- the loss ---
@@ -402,7 +403,7 @@ class PolynomialLoss(torch.autograd.Function):
         n_series = _n_series(coef)
         want_x, want_y, want_coef, want_weight = wants
         scale = terms.known_scale(x.shape[-1], n_series, weight is not None)
-        result = ops.objective(
+        result = operators.objective(
             x, y, coef, weight, None, *terms.pointwise, terms.impl,
             scale=scale,
             want_coef=want_coef,
@@ -506,7 +507,7 @@ class LossGradients(torch.autograd.Function):
         late: Tensors = (None,) * 4
         if any(misses):
             names = ("want_x", "want_y", "want_coef", "want_weight")
-            sums = ops.objective(
+            sums = operators.objective(
                 x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl,
                 **dict(zip(names, misses, strict=True)),
             )  # fmt: skip

@@ -18,13 +18,13 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
+from polyfit.backends.operators import resolve_impl
 from polyfit.bases.formatting import format_polynomial, format_series
 from polyfit.fitting import fit
 from polyfit.functional import polyval
 from polyfit.io.files import check_writable, replacing
 from polyfit.io.tables import Column, Table, TableError, read_columns
 from polyfit.monitor import Monitor, MonitorWarning, ProgressBar, TensorBoard, Visdom
-from polyfit.ops import resolve_impl
 from polyfit.result import Fit, FitWarning
 from polyfit.selection import select_degree
 from polyfit.training import ENGINES, EarlyStopping, Reason, Training, explain, max_stable_lr, train

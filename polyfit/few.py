@@ -50,7 +50,7 @@ class FewSamples:
         return cls(functions, to_array(y), None if weight is None else to_array(weight))
 
     def normal(self) -> tuple[Array, Array]:
-        """sum(w T_k), k = 0 .. 2 degree, and sum(w y T_k), k = 0 .. degree; see `polyfit.onepass.normal`."""
+        """sum(w T_k), k = 0 .. 2 degree, and sum(w y T_k), k = 0 .. degree; see `polyfit.backends.chunked.normal`."""
         functions, weight = self._functions, self._weight
         left = functions[0], functions[-1], self._y
         if weight is not None:

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional, onepass, ops, solver
+from polyfit import bases, functional, solver
 from polyfit import few as few_samples
+from polyfit.backends import chunked, operators
 from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.errorfree import two_sum
 from polyfit.extended import ExtendedResiduals, to_array
@@ -201,7 +202,7 @@ def fit(
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds is None else bounds
     values = {k: value / data.unit for k, value in values.items()}
-    with ops.without_autocast(x.device), np.errstate(all="ignore"):
+    with operators.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
         total = _total(data, solution, has_constant=0 not in values)
@@ -299,7 +300,7 @@ def prepare(
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
     functional.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
     functional.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    ops.resolve_fit_impl(impl, x.device)
+    operators.resolve_fit_impl(impl, x.device)
     x, y = x.detach(), y.detach()
     if sigma is not None:
         weight = _weight_of(sigma.detach(), nan_policy)
@@ -475,9 +476,9 @@ def first_guess(data: Data, degree: int) -> Array:
 
 def _normal(data: Data, degree: int, coef: Array) -> tuple[Array, Array, float]:
     """A pass over the data: moments of x, and moments and squares of the residuals about a polynomial."""
-    impl = ops.resolve_fit_impl(data.impl, data.x.device)
+    impl = operators.resolve_fit_impl(data.impl, data.x.device)
     series = torch.from_numpy(coef).to(data.x.device)
-    sums = ops.normal(data.x, data.y, data.weight, degree, data.domain, series, impl)
+    sums = operators.normal(data.x, data.y, data.weight, degree, data.domain, series, impl)
     return to_array(sums.of_x[0]), to_array(sums.of_residuals[0]), float(sums.squares[0])
 
 
@@ -499,7 +500,7 @@ def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) ->
         return directions, "moments"
     weight = None if data.weight is None else data.weight[None]
     mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
-    triangle = to_array(onepass.triangle(data.x[None], weight, degree, mapping))
+    triangle = to_array(chunked.triangle(data.x[None], weight, degree, mapping))
     return solver.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polyfit import autograd, bases, formula, losses, ops
+from polyfit import autograd, bases, formula, losses
+from polyfit.backends import operators
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REDUCTIONS = ("mean", "sum", "none")
@@ -233,7 +234,7 @@ def canonical_problem(
         raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
     bounds = None if domain is None else bases.interval(domain)
     mapping = bases.affine_map(bounds, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
+    impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
     batch = _batch_shape(coef, samples)
     if reduction == "mean" and (0 in x.shape[-1:] or (0 in batch and not per_series)):
@@ -296,7 +297,7 @@ def polyval(
     _check_coef(coef)
     x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = ops.resolve_impl(impl, x.device, coef.shape[-1] - 1)
+    impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)
     if _is_flat(coef, (x,)):
         values = autograd.polyval(_flat(x), coef, mapping, basis, impl)
         return values if x.dim() == 1 else values.view(x.shape)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional, ops, solver
+from polyfit import bases, functional, solver
+from polyfit.backends import operators
 from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
 from polyfit.result import Fit, FitWarning, make_fit
 
@@ -124,10 +125,10 @@ class Moments:
         operands = {"x": x, "y": y, "weight": weight}
         functional.check_tensors(operands)
         functional.check_one_series(operands)
-        impl = ops.resolve_fit_impl(impl, x.device)
+        impl = operators.resolve_fit_impl(impl, x.device)
         if not x.shape[0]:
             return self
-        with torch.no_grad(), ops.without_autocast(x.device):
+        with torch.no_grad(), operators.without_autocast(x.device):
             if weight is not None:
                 functional.check_weights(weight)
             offset = self._offset if self._n_samples else _offset(y, weight)
@@ -135,7 +136,7 @@ class Moments:
             if offset:
                 guess = torch.zeros(self._degree + 1, dtype=torch.float64, device=x.device)
                 guess[0] = offset
-            sums = ops.normal(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
+            sums = operators.normal(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
             added = torch.cat([part.reshape(-1).cpu() for part in sums])
         if not bool(added.isfinite().all()):
             functional.check_finite(operands, "leave these samples out")

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyfit import bases, ops, solver
+from polyfit import bases, solver
+from polyfit.backends import operators
 from polyfit.extended import to_array
 from polyfit.functional import Problem
 from polyfit.optimizers import SGD
@@ -90,7 +91,7 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     change = bases.conversion_matrix(problem.basis, "chebyshev", problem.domain, own, degree)
     to_own = np.eye(degree + 1) if change is None else change.numpy()
 
-    sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
+    sums = operators.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
     n_distinct = max(len(part) for part in sums[:2])  # one, where all series have the same data
     of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in sums[:2])
     grams = solver.gram(of_x, degree)
@@ -98,7 +99,7 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     best = bases.convert_rows(torch.from_numpy(own_best), "chebyshev", problem.basis, own, problem.domain).numpy()
     # Residuals about what the reference has been rounded to.
     about = torch.from_numpy(best @ to_own.T).to(x.device)
-    sums = ops.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)
+    sums = operators.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)
     own_hessian = 2.0 * scale * grams
 
     def of_all(values: Array) -> Array:

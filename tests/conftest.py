@@ -30,9 +30,9 @@ def _seed() -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
-    from polyfit import onepass
+    from polyfit.backends import chunked
 
-    monkeypatch.setattr(onepass, "_chunk_elements", lambda device: 24)
-    monkeypatch.setattr(onepass, "_KEPT", 0)
-    monkeypatch.setattr(onepass, "_BLOCK", 4)
-    monkeypatch.setattr(onepass, "_LONGEST_BLOCK", 7)
+    monkeypatch.setattr(chunked, "_chunk_elements", lambda device: 24)
+    monkeypatch.setattr(chunked, "_KEPT", 0)
+    monkeypatch.setattr(chunked, "_BLOCK", 4)
+    monkeypatch.setattr(chunked, "_LONGEST_BLOCK", 7)

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import functional, losses, onepass, ops, optimizers, quadratic
+from polyfit import functional, losses, optimizers, quadratic
+from polyfit.backends import chunked, operators
 from polyfit.extended import to_array
 from polyfit.monitor import Monitor, View, Watchers
 from polyfit.optimizers import Array
@@ -176,7 +177,7 @@ def train(
         as_coef=run.as_coef,
         keep_path=keep_path,
     )
-    with torch.no_grad(), ops.without_autocast(x.device):
+    with torch.no_grad(), operators.without_autocast(x.device):
         scaled, scale = _scaled(problem, reduction, per_series)
         landscape = None
         if isinstance(problem.loss, losses.MSE):
@@ -299,7 +300,7 @@ def explain(
         loss: as for `train`.
         engine: as for `train`; one that is named must apply.
         batch_size: as for `train`.
-        impl: what computes, "torch", "compile" or "triton": `polyfit.ops.resolve_impl` tells for a device.
+        impl: what computes, "torch", "compile" or "triton", as `resolve_impl` tells for a device.
         n_samples: of a series.
         degree: of the polynomial.
         dtype: of the data.
@@ -403,7 +404,7 @@ def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engi
     lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(device)
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
-        with ops.on(device):
+        with operators.on(device):
             launch_descent(*given, coef, memory, name, constants, table, lr_scale, *rest)
 
     zeros = torch.zeros(run.start.shape, dtype=torch.float64, device=device)
@@ -424,7 +425,7 @@ def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.E
     zeros = zeros if isinstance(zeros, Tensor) else torch.from_numpy(zeros)
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
-        with ops.on(coef.device):
+        with operators.on(coef.device):
             launch_resident(
                 x, y, weight, coef, memory, problem.mapping, problem.basis, pointwise, parameter, name, constants,
                 table, lr_scale, scale, *rest,
@@ -457,7 +458,7 @@ def _batches(run: _Run, zeros: Any, batch_size: int, seed: int) -> Callable[[int
             def gradient(coef: Any, scaled: functional.Problem = scaled, scale: float = scale) -> Any:
                 own = (coef if isinstance(coef, Tensor) else torch.from_numpy(coef)).to(scaled.x.dtype).view(shape)
                 assert isinstance(scaled.loss, losses.Loss)
-                sums = ops.objective(
+                sums = operators.objective(
                     scaled.x, scaled.y, own, scaled.weight, None, scaled.mapping, scaled.basis, scaled.loss,
                     scaled.impl, want_coef=True, want_x=False, want_y=False, want_weight=False, scale=scale,
                 )  # fmt: skip
@@ -568,7 +569,7 @@ def max_stable_lr(
         impl="auto",
     )
     weight_row = None if problem.weight is None else problem.weight[None]
-    gram = onepass.gram(problem.x[None], weight_row, degree, problem.mapping, problem.basis)[0]
+    gram = chunked.gram(problem.x[None], weight_row, degree, problem.mapping, problem.basis)[0]
     largest = float(torch.linalg.eigvalsh(2.0 * gram)[-1]) * _scaled(problem, reduction, per_series=False)[1]
     return 2.0 / largest if largest > 0 else math.inf
 

@@ -13,7 +13,7 @@ from oracle import polyval as plain_polyval
 from torch import Tensor
 
 import polyfit
-from polyfit import compiled
+from polyfit.backends import inductor
 from polyfit.losses import BCEWithLogits, Cauchy
 
 F64 = torch.float64
@@ -41,7 +41,7 @@ def test_the_newer_way_to_lower_the_precision_of_products(backend, n_samples, pr
 @pytest.mark.parametrize("impl", ["torch", "compile"])
 @pytest.mark.parametrize("n_samples", [37, 3001, 20_000])
 def test_results_can_be_modified_in_place(n_samples, impl, name, dtype):
-    if impl == "compile" and not compiled.has_compiler():
+    if impl == "compile" and not inductor.has_compiler():
         pytest.skip("impl='compile' needs a C++ compiler")
     batch = {"one series": ((), ()), "own x": ((2,), (2,)), "shared x": ((), (2,))}[name]
     x, coef = torch.rand(*batch[0], n_samples, dtype=dtype), torch.rand(*batch[1], 3, dtype=dtype, requires_grad=True)
@@ -135,9 +135,9 @@ def test_no_series_give_no_losses(shared, reduction, weighted):
         assert not gradients[0].any()
 
 
-@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
 def test_a_compiled_loop_takes_any_strides():
-    n_samples = 2 * compiled._ROW
+    n_samples = 2 * inductor._ROW
     base, coef = torch.rand(3, 4 * n_samples), torch.rand(3)
     cuts = (lambda row: row[:n_samples], lambda row: row[: 2 * n_samples : 2], lambda row: row[:1].expand(n_samples))
     for strides in itertools.product(cuts, repeat=3):

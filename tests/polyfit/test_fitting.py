@@ -22,7 +22,7 @@ from oracle import NUMPY_CLASSES, to_window
 from torch import Tensor
 
 import polyfit
-from polyfit import Fit, FitWarning, onepass
+from polyfit import Fit, FitWarning
 from polyfit import few as few_samples
 
 F64 = torch.float64
@@ -825,9 +825,9 @@ def test_chunks_do_not_matter(given, size, precision):
     whole = quiet(x, y, degree, precision=precision)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(few_samples, "FEW", 7)
-        patch.setattr(onepass, "_chunk_elements", lambda device: size)
-        patch.setattr(onepass, "_BLOCK", 4)
-        patch.setattr(onepass, "_LONGEST_BLOCK", 7)
+        patch.setattr(chunked, "_chunk_elements", lambda device: size)
+        patch.setattr(chunked, "_BLOCK", 4)
+        patch.setattr(chunked, "_LONGEST_BLOCK", 7)
         parts = quiet(x, y, degree, precision=precision)
     digits = 2 * EPS if precision == "extended" else 64 * (degree + 2) * EPS * whole.condition**2
     torch.testing.assert_close(parts.coef, whole.coef, rtol=digits, atol=digits * float(y.abs().max()))

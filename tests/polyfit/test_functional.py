@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import polyfit
-from polyfit import formula, onepass, ops
+from polyfit import formula
+from polyfit.backends import chunked, operators
 
 F64 = torch.float64
 BASES = list(NUMPY_CLASSES)
@@ -389,9 +390,9 @@ def test_nothing_of_the_size_of_the_data_is_made():
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(1, degree + 1)
     with LargestTensor() as largest:
-        onepass.Objective(x[None], y[None], None, 1, degree, None, "chebyshev", polyfit.losses.MSE())(coef)
-        onepass.evaluate_backward(y[None], x[None], coef, None, "legendre", want_x=False, want_coef=True)
-    row = onepass._chunk_elements(x.device) + onepass._APART
+        chunked.Objective(x[None], y[None], None, 1, degree, None, "chebyshev", polyfit.losses.MSE())(coef)
+        chunked.evaluate_backward(y[None], x[None], coef, None, "legendre", want_x=False, want_coef=True)
+    row = chunked._chunk_elements(x.device) + chunked._APART
     assert largest.elements <= row * (degree + 2) < n_samples
 
 
@@ -401,8 +402,8 @@ def test_every_first_derivative_takes_one_pass(monkeypatch):
     operands = (x, y, coef, weight)
     expected = torch.autograd.grad(plain_loss(*operands), operands)
     passes = []
-    plain = ops.objective
-    monkeypatch.setattr(ops, "objective", lambda *a, **k: passes.append(1) or plain(*a, **k))
+    plain = operators.objective
+    monkeypatch.setattr(operators, "objective", lambda *a, **k: passes.append(1) or plain(*a, **k))
     monkeypatch.setattr(formula, "polynomial_loss", None)
 
     def loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor) -> Tensor:
@@ -426,8 +427,8 @@ def test_shared_operands_with_unequal_gradients_take_one_further_pass(monkeypatc
     x, y, coef, _ = make("shared x")
     loss = polyfit.polynomial_loss(x, y, coef, per_series=True)
     passes = []
-    plain = ops.objective
-    monkeypatch.setattr(ops, "objective", lambda *a, **k: passes.append(k) or plain(*a, **k))
+    plain = operators.objective
+    monkeypatch.setattr(operators, "objective", lambda *a, **k: passes.append(k) or plain(*a, **k))
     ours = torch.autograd.grad(loss, (x, y, coef), torch.tensor([1.0, -2.0, 0.5], dtype=F64))
     theirs = torch.autograd.grad(
         plain_loss(x, y, coef, per_series=True), (x, y, coef), torch.tensor([1.0, -2.0, 0.5], dtype=F64)
@@ -542,7 +543,7 @@ def test_custom_operators_are_well_formed():
 
 def test_impl_can_be_asked_for_and_inspected():
     x, y, coef, _ = make("one series")
-    assert ops.resolve_impl("auto", x.device) == "torch"
+    assert operators.resolve_impl("auto", x.device) == "torch"
     assert torch.equal(polyfit.polynomial_loss(x, y, coef, impl="torch"), polyfit.polynomial_loss(x, y, coef))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import polyfit
-from polyfit import compiled
+from polyfit.backends import inductor
 
 F64 = torch.float64
 
@@ -127,11 +127,11 @@ def long_operands(case: Case, n_samples: int, dtype: torch.dtype = F64) -> list[
     return [operand.to(dtype).requires_grad_() for operand in (x, y, coef, weight)]
 
 
-@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_loops_give_what_the_chunked_pass_gives(name):
     case = CASES[name]
-    for n_samples in (2 * compiled._ROW - 1, 2 * compiled._ROW, 3 * compiled._ROW + 5):
+    for n_samples in (2 * inductor._ROW - 1, 2 * inductor._ROW, 3 * inductor._ROW + 5):
         results = []
         for impl in ("compile", "torch"):
             operands = long_operands(case, n_samples)
@@ -145,7 +145,7 @@ def test_compiled_loops_give_what_the_chunked_pass_gives(name):
             torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
 def test_compiled_sums_are_as_exact_as_the_chunked_ones():
     n_samples = 1_000_003
     x, y = torch.rand(n_samples), torch.rand(n_samples)
@@ -157,7 +157,7 @@ def test_compiled_sums_are_as_exact_as_the_chunked_ones():
 
 
 def test_a_compiled_loop_serves_every_length():
-    if not compiled.has_compiler():
+    if not inductor.has_compiler():
         pytest.skip("impl='compile' needs a C++ compiler")
     polyfit.polynomial_loss(torch.rand(20_000), torch.rand(20_000), torch.rand(3), impl="compile")
     for n_samples in (8_192, 30_001, 100_000):
@@ -167,7 +167,7 @@ def test_a_compiled_loop_serves_every_length():
         torch.testing.assert_close(loss, polyfit.polynomial_loss(x, y, coef))
 
 
-@pytest.mark.skipif(not compiled.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
 def test_training_by_a_compiled_loop():
     x = torch.linspace(-1, 1, 20_001, dtype=F64)
     rule = polyfit.optimizers.SGD(0.2)
@@ -181,6 +181,6 @@ def test_what_compile_cannot_do_is_named(monkeypatch):
     x = torch.rand(9)
     with pytest.raises(ValueError, match="degrees up to 10 and got 11"):
         polyfit.polyval(x, torch.rand(12), impl="compile")
-    monkeypatch.setattr(compiled, "has_compiler", lambda: False)
+    monkeypatch.setattr(inductor, "has_compiler", lambda: False)
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler and found none"):
         polyfit.polyval(x, torch.rand(3), impl="compile")

@@ -18,7 +18,8 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 import polyfit
-from polyfit import FitWarning, Moments, onepass
+from polyfit import FitWarning, Moments
+from polyfit.backends import chunked
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -220,12 +221,12 @@ def test_bad_input_is_refused_and_changes_nothing():
 
 def test_no_matrix_of_the_data_is_made(monkeypatch):
     # A chunk of 16 samples at most is laid out, whatever n is.
-    monkeypatch.setattr(onepass, "_CHUNK_OF_A_THREAD", 16)
+    monkeypatch.setattr(chunked, "_CHUNK_OF_A_THREAD", 16)
     laid_out = []
-    make = onepass._Matrix.__init__
+    make = chunked._Matrix.__init__
     monkeypatch.setattr(
-        onepass._Matrix, "__init__", lambda self, *args, **kw: (laid_out.append(args[2]), make(self, *args, **kw))[1]
+        chunked._Matrix, "__init__", lambda self, *args, **kw: (laid_out.append(args[2]), make(self, *args, **kw))[1]
     )
     x, y, _ = make_data(5000)
     Moments(3, domain=(-1, 4)).update(x, y)
-    assert max(laid_out) <= max(16 * torch.get_num_threads(), onepass._BLOCK)
+    assert max(laid_out) <= max(16 * torch.get_num_threads(), chunked._BLOCK)

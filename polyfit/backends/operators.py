@@ -20,11 +20,12 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from polyfit import losses, onepass, traced
+from polyfit import losses
+from polyfit.backends import chunked, traced
+from polyfit.backends.chunked import Normal, Sums
 from polyfit.bases import CHEBYSHEV, AffineMap, affine_map
 from polyfit.formula import compute_dtype
 from polyfit.losses import Loss
-from polyfit.onepass import Normal, Sums
 
 IMPLS = ("auto", "triton", "torch", "compile")
 
@@ -73,16 +74,16 @@ def resolve_fit_impl(impl: str, device: torch.device) -> str:
 
 
 def _check_compile(device: torch.device, degree: int) -> None:
-    from polyfit import compiled
+    from polyfit.backends import inductor
 
     if device.type != "cpu":
         raise ValueError(f"impl='compile' is for tensors on a CPU and got {device}; pass impl='auto'")
-    if degree > compiled.LARGEST_DEGREE:
+    if degree > inductor.LARGEST_DEGREE:
         raise ValueError(
-            f"impl='compile' takes degrees up to {compiled.LARGEST_DEGREE} and got {degree}, which would compile for"
+            f"impl='compile' takes degrees up to {inductor.LARGEST_DEGREE} and got {degree}, which would compile for"
             " minutes; pass impl='torch'"
         )
-    if not torch.compiler.is_compiling() and not compiled.has_compiler():
+    if not torch.compiler.is_compiling() and not inductor.has_compiler():
         raise ValueError("impl='compile' needs a C++ compiler and found none; install g++, or pass impl='torch'")
 
 
@@ -155,8 +156,8 @@ def _objective_eager(
     scale: float = 1.0,
 ) -> Sums:
     is_plain = impl == "torch" and weight is None and upstream is None and want_coef and isinstance(loss, losses.MSE)
-    if is_plain and not (want_x or want_y) and onepass.is_short(x, y, coef):
-        return onepass.short(x, y, coef, mapping, basis, scale)
+    if is_plain and not (want_x or want_y) and chunked.is_short(x, y, coef):
+        return chunked.short(x, y, coef, mapping, basis, scale)
     operands = (_rows(x), _rows(y), _optional_rows(weight))
     rows = _rows(coef)
     wants: dict[str, Any] = {
@@ -170,12 +171,12 @@ def _objective_eager(
             sums = launch(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, *loss.kernel, **wants)
         sums = _scaled(Sums(*sums), scale)
     elif impl == "compile":
-        from polyfit.compiled import objective as loop
+        from polyfit.backends.inductor import objective as loop
 
         x_rows, y_rows, weight_rows = operands
         sums = _scaled(loop(x_rows, y_rows, rows, weight_rows, upstream, mapping, basis, loss, **wants), scale)
     else:
-        bound = onepass.Objective(*operands, *_shape(rows), mapping, basis, loss, scale=scale)
+        bound = chunked.Objective(*operands, *_shape(rows), mapping, basis, loss, scale=scale)
         sums = bound(rows, upstream, **wants)
     if not (want_x or want_y or want_weight):
         return sums
@@ -302,7 +303,7 @@ def bound_objective(
     loss: Loss,
     impl: str,
     scale: float,
-) -> tuple[Callable[[Tensor, bool], tuple[Tensor | None, Tensor]], onepass.Gradient | None]:
+) -> tuple[Callable[[Tensor, bool], tuple[Tensor | None, Tensor]], chunked.Gradient | None]:
     """An objective whose data stay, for loops that only change the coefficients. Call it with autocast off.
 
     Args:
@@ -333,7 +334,7 @@ def bound_objective(
 
         return launch, None
 
-    bound = onepass.Objective(
+    bound = chunked.Objective(
         _rows(x), _rows(y), _optional_rows(weight), *_shape(coef), mapping, basis, loss, keep=True, scale=scale
     )
 
@@ -342,7 +343,7 @@ def bound_objective(
         assert sums.grad_coef is not None
         return sums.value, sums.grad_coef
 
-    return call, onepass.Gradient(bound) if bound.is_small else None
+    return call, chunked.Gradient(bound) if bound.is_small else None
 
 
 # --- least squares ---
@@ -375,7 +376,7 @@ def normal(
     rows = (_rows(x), _rows(y), _optional_rows(weight))
     wide = affine_map(domain, CHEBYSHEV, torch.float64)
     if impl == "torch":
-        return onepass.normal(*rows, degree, wide, None if coef is None else _rows(coef))
+        return chunked.normal(*rows, degree, wide, None if coef is None else _rows(coef))
     from polyfit_kernels.moments import moments as launch
     from polyfit_kernels.objective import objective as launch_objective
 
@@ -410,11 +411,11 @@ def _evaluate_eager(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: s
         with on(x.device):
             values = launch(_rows(x), _rows(coef), mapping, basis)
     elif impl == "compile":
-        from polyfit.compiled import evaluate as loop
+        from polyfit.backends.inductor import evaluate as loop
 
         values = loop(_rows(x), _rows(coef), mapping, basis)
     else:
-        values = onepass.evaluate(_rows(x), _rows(coef), mapping, basis)
+        values = chunked.evaluate(_rows(x), _rows(coef), mapping, basis)
     # No view: what a Function returns as one cannot be modified in place by whoever gets it.
     values = values.clone() if values._is_view() else values
     return values.squeeze_(0) if coef.dim() == 1 else values
@@ -458,9 +459,9 @@ def _evaluate_backward_eager(
     if impl == "triton":
         from polyfit_kernels.evaluate import evaluate_backward as run
     elif impl == "compile":
-        from polyfit.compiled import evaluate_backward as run
+        from polyfit.backends.inductor import evaluate_backward as run
     else:
-        run = onepass.evaluate_backward
+        run = chunked.evaluate_backward
     with on(x.device):
         grad_x, grad_coef = run(grad_rows, x_rows, coef_rows, mapping, basis, want_x=want_x, want_coef=want_coef)
     return _as(x, grad_x), _as(coef, grad_coef)

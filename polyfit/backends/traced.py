@@ -1,9 +1,9 @@
 """The one pass as whole-tensor operations: what a compiler fuses into one loop over the data.
 
-The mathematics is that of polyfit.onepass without its chunks: value and gradients stand side by side, none by autograd,
+The mathematics is that of `chunked` without its chunks: value and gradients stand side by side, none by autograd,
 so that Inductor, which fuses what reads the same data, reads them once. Run eagerly it is right, and slow.
 
-Operands are canonical (see polyfit.ops), or, for `polyfit.compiled`, cut into rows of samples: (R, B) where (N,) was
+Operands are canonical (see `operators`), or, for `inductor`, cut into rows of samples: (R, B) where (N,) was
 shared by all series or is of one, (S, R, B) where (S, N) was. Sums then run over the B samples of a row in the dtype
 that computes and over rows in float64; uncut, all of a sum is taken in float64.
 """
@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polyfit.backends.chunked import Sums
 from polyfit.bases import BASES
 from polyfit.formula import Mapping, apply_map, compute_dtype
 from polyfit.losses import Loss
-from polyfit.onepass import Sums
 
 
 def _basis(t: Tensor, degree: int, basis: str) -> list[Tensor]:
@@ -96,7 +96,7 @@ def objective(
     want_y: bool,
     want_weight: bool,
 ) -> Sums:
-    """`polyfit.ops.objective`; `axes` is how many hold the samples of one series."""
+    """`polyfit.backends.operators.objective`; `axes` is how many hold the samples of one series."""
     dtype = compute_dtype(x.dtype)
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
@@ -124,7 +124,7 @@ def objective(
 
 
 def evaluate(x: Tensor, coef: Tensor, mapping: Mapping | None, basis: str, *, axes: int = 1) -> Tensor:
-    """`polyfit.ops.evaluate`; `axes` is how many hold the samples of one series."""
+    """`polyfit.backends.operators.evaluate`; `axes` is how many hold the samples of one series."""
     dtype = compute_dtype(x.dtype)
     terms = _basis(apply_map(x.to(dtype), mapping), coef.shape[-1] - 1, basis)
     return _combine(coef.to(dtype), terms, axes).to(x.dtype)
@@ -141,7 +141,7 @@ def evaluate_backward(
     want_x: bool,
     want_coef: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`polyfit.ops.evaluate_backward`; `axes` is how many hold the samples of one series."""
+    """`polyfit.backends.operators.evaluate_backward`; `axes` is how many hold the samples of one series."""
     dtype = compute_dtype(x.dtype)
     grad, x, wide = grad.to(dtype), x.to(dtype), coef.to(dtype)
     t = apply_map(x, mapping)

@@ -1,4 +1,4 @@
-"""impl="compile": the loops that Inductor makes of polyfit.traced, for eager calls on a CPU.
+"""impl="compile": the loops that Inductor makes of polyfit.backends.traced, for eager calls on a CPU.
 
 One loop over the data gives the value and all gradients. The data are cut into rows of `_ROW` samples, which are added
 up in the dtype that computes; over rows it goes on in float64, so that sums are as exact as float64's. What is left
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyfit import onepass, traced
+from polyfit.backends import chunked, traced
+from polyfit.backends.chunked import Sums
 from polyfit.bases import AffineMap
 from polyfit.formula import compute_dtype
 from polyfit.losses import Loss
-from polyfit.onepass import Sums
 
 # The samples of a row: long enough that what a row costs does not show, short enough for sums in float32 (relative
 # errors of 6e-9 at n = 1e7, where float32 sums in one run gave 3e-7).
@@ -47,7 +47,7 @@ def has_compiler() -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
-    """A compiled function of polyfit.traced; each kind has one of its own, whose code is compiled once or twice."""
+    """A compiled function of `traced`; each kind has one of its own, whose code is compiled once or twice."""
     body: Any = getattr(traced, function)
 
     def call(*tensors: Tensor | None, **constants: Any) -> Any:
@@ -112,13 +112,13 @@ def objective(
     loss: Loss,
     **wants: bool,
 ) -> Sums:
-    """`polyfit.onepass.Objective` bound and called, for x, y, weight (S or 1, N) and coef (S, degree + 1)."""
+    """`polyfit.backends.chunked.Objective` bound and called, for x, y, weight (S or 1, N) and coef (S, degree + 1)."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_main = _in_rows(n_samples)
 
     def chunked(part: slice) -> Sums:
         cut = (x[:, part], y[:, part], None if weight is None else weight[:, part])
-        return onepass.Objective(*cut, n_series, n_coef - 1, mapping, basis, loss)(coef, upstream, **wants)
+        return chunked.Objective(*cut, n_series, n_coef - 1, mapping, basis, loss)(coef, upstream, **wants)
 
     if n_main == 0 or n_series == 0:
         return chunked(slice(None))
@@ -139,11 +139,11 @@ def objective(
 
 
 def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
-    """`polyfit.onepass.evaluate`."""
+    """`polyfit.backends.chunked.evaluate`."""
     n_series, n_samples = coef.shape[0], x.shape[1]
     n_main = _in_rows(n_samples)
     if n_main == 0 or n_series == 0:
-        return onepass.evaluate(x, coef, mapping, basis)
+        return chunked.evaluate(x, coef, mapping, basis)
     tensors = _detached(
         _cut(x, n_main, n_series),
         coef.squeeze(0) if n_series == 1 else coef,
@@ -151,7 +151,7 @@ def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> 
     )
     loop = _loop("evaluate", (basis, coef.shape[1], *_kind(*tensors)))
     main = loop(*tensors, basis, axes=2)
-    rest = onepass.evaluate(x[:, n_main:], coef, mapping, basis) if n_main < n_samples else None
+    rest = chunked.evaluate(x[:, n_main:], coef, mapping, basis) if n_main < n_samples else None
     values = _joined(main, rest, x)
     assert values is not None
     return values
@@ -160,12 +160,12 @@ def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> 
 def evaluate_backward(
     grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, *, want_x: bool, want_coef: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`polyfit.onepass.evaluate_backward`."""
+    """`polyfit.backends.chunked.evaluate_backward`."""
     n_series, n_samples = coef.shape[0], x.shape[1]
     n_main = _in_rows(n_samples)
     wants = {"want_x": want_x, "want_coef": want_coef}
     if n_main == 0 or n_series == 0:
-        return onepass.evaluate_backward(grad, x, coef, mapping, basis, **wants)
+        return chunked.evaluate_backward(grad, x, coef, mapping, basis, **wants)
     tensors = _detached(
         _cut(grad, n_main, n_series),
         _cut(x, n_main, n_series),
@@ -176,6 +176,6 @@ def evaluate_backward(
     main = loop(*tensors, basis, axes=2, **wants)
     rest = (None, None)
     if n_main < n_samples:
-        rest = onepass.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, mapping, basis, **wants)
+        rest = chunked.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, mapping, basis, **wants)
     grad_coef = None if main[1] is None else main[1].view(coef.shape)
     return _joined(main[0], rest[0], x), _plus(grad_coef, rest[1])

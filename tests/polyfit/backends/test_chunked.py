@@ -6,7 +6,8 @@ import torch
 from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
 
-from polyfit import bases, onepass
+from polyfit import bases
+from polyfit.backends import chunked
 from polyfit.losses import MSE, Huber, PoissonNLL, Quantile
 
 F64 = torch.float64
@@ -18,7 +19,7 @@ F64 = torch.float64
 @pytest.mark.parametrize("n_samples", [1, 3, 4, 7, 8, 9, 23, 24, 25, 50])
 @pytest.mark.parametrize("keep", [False, True])
 def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkeypatch, small_chunks):
-    monkeypatch.setattr(onepass, "_KEPT", 60 if keep else 0)
+    monkeypatch.setattr(chunked, "_KEPT", 60 if keep else 0)
     x = torch.randn(1 if "x" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     y = torch.randn(1 if "y" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     weight = torch.rand(n_series, n_samples, dtype=F64).requires_grad_()
@@ -29,7 +30,7 @@ def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkey
     losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0), basis=basis)
     to_x, to_y, to_coef, to_weight = torch.autograd.grad(losses, (x, y, coef, weight), upstream)
     data = (x.detach(), y.detach(), weight.detach())
-    bound = onepass.Objective(*data, n_series, 2, mapping, basis, MSE(), keep=keep)
+    bound = chunked.Objective(*data, n_series, 2, mapping, basis, MSE(), keep=keep)
     for _ in range(2):  # a second call must not see anything of the first
         sums = bound(coef.detach(), upstream, want_x=True, want_y=True, want_weight=True)
         expected = (losses, weight.sum(1), to_coef, to_x, to_y, to_weight)
@@ -39,11 +40,11 @@ def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkey
 
     values = plain_polyval(x, coef, (-2.0, 3.0), basis).expand(n_series, -1)
     torch.testing.assert_close(
-        onepass.evaluate(x.detach(), coef.detach(), mapping, basis), values.detach(), rtol=1e-12, atol=1e-12
+        chunked.evaluate(x.detach(), coef.detach(), mapping, basis), values.detach(), rtol=1e-12, atol=1e-12
     )
     grad = torch.randn(n_series, n_samples, dtype=F64)
     expected = torch.autograd.grad(values, (x, coef), grad)
-    ours = onepass.evaluate_backward(grad, x.detach(), coef.detach(), mapping, basis, want_x=True, want_coef=True)
+    ours = chunked.evaluate_backward(grad, x.detach(), coef.detach(), mapping, basis, want_x=True, want_coef=True)
     for mine, theirs in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
@@ -56,7 +57,7 @@ def test_gram_is_numpys(n_series, weighted, small, request):
         request.getfixturevalue("small_chunks")
     x = torch.rand(n_series, 53, dtype=F64) * 4 + 1
     weight = torch.rand(n_series, 53, dtype=F64) if weighted else None
-    gram = onepass.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.POWER, F64), "power")
+    gram = chunked.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.POWER, F64), "power")
     for series in range(n_series):
         powers = np.vander((x[series].numpy() - 3.0) / 2.0, 5, increasing=True)
         weights = np.ones(53) if weight is None else weight[series].numpy()
@@ -64,7 +65,7 @@ def test_gram_is_numpys(n_series, weighted, small, request):
 
 
 def test_gram_of_no_samples_is_zero():
-    assert onepass.gram(torch.empty(1, 0), None, 2, None, "power").tolist() == [[[0.0] * 3] * 3]
+    assert chunked.gram(torch.empty(1, 0), None, 2, None, "power").tolist() == [[[0.0] * 3] * 3]
 
 
 @pytest.mark.parametrize("weight_rows", [0, 1, 3])
@@ -82,9 +83,9 @@ def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_r
     (expected,) = torch.autograd.grad(losses.sum(), coef)
     for dtype, tolerance in ((F64, 1e-12), (torch.float32, 1e-5)):
         data = (None if part is None else part.to(dtype) for part in (x, y, weight))
-        bound = onepass.Objective(*data, n_series, 3, None, "chebyshev", loss, keep=True, scale=0.1)  # pyright: ignore[reportArgumentType]
+        bound = chunked.Objective(*data, n_series, 3, None, "chebyshev", loss, keep=True, scale=0.1)  # pyright: ignore[reportArgumentType]
         assert bound.is_small
-        gradient = onepass.Gradient(bound)
+        gradient = chunked.Gradient(bound)
         for _ in range(2):  # a second call must not see anything of the first
             ours = torch.from_numpy(gradient(coef.detach().numpy()))
             torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance * 0.1 * n_samples)
@@ -97,10 +98,10 @@ def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_r
 
 def test_data_that_are_not_small():
     x, mapping = torch.rand(2, 50), None
-    many = onepass.Objective(x, x, None, 2, 3, mapping, "power", MSE(), keep=True)
-    long = onepass.Objective(
-        torch.rand(1, onepass._KEPT + 1), x[:1, :1], None, 1, 3, mapping, "power", MSE(), keep=True
+    many = chunked.Objective(x, x, None, 2, 3, mapping, "power", MSE(), keep=True)
+    long = chunked.Objective(
+        torch.rand(1, chunked._KEPT + 1), x[:1, :1], None, 1, 3, mapping, "power", MSE(), keep=True
     )
     assert not many.is_small
     assert not long.is_small
-    assert not onepass.Objective(x[:1], x[:1], None, 1, 3, mapping, "power", MSE()).is_small
+    assert not chunked.Objective(x[:1], x[:1], None, 1, 3, mapping, "power", MSE()).is_small

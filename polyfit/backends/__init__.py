@@ -1,0 +1,1 @@
+"""How an operation is carried out: kernels in Triton, chunks in plain PyTorch, loops that Inductor makes."""

@@ -4,11 +4,11 @@ Coefficients are lowest degree first on the last axis; x, y and weight hold samp
 """
 
 from polyfit import bases, losses, optimizers, training
-from polyfit.fitting import fit
 from polyfit.functional import polynomial_loss, polyval
-from polyfit.moments import Moments
-from polyfit.result import Fit, FitWarning
-from polyfit.selection import select_degree
+from polyfit.least_squares.fit import fit
+from polyfit.least_squares.moments import Moments
+from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.selection import select_degree
 from polyfit.training import Training, train
 
 __all__ = [

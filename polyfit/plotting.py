@@ -31,7 +31,7 @@ class _Fit(Protocol):
 
 
 class _Selection(Protocol):
-    """What is read of a `polyfit.result.Selection`."""
+    """What is read of a `polyfit.least_squares.result.Selection`."""
 
     @property
     def degrees(self) -> Sequence[int]: ...
@@ -152,7 +152,7 @@ def fit_figure(
 
 
 def selection_figure(selection: _Selection) -> Figure:
-    """The criterion against the degree; see `polyfit.result.Selection.plot`."""
+    """The criterion against the degree; see `polyfit.least_squares.result.Selection.plot`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

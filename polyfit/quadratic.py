@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyfit import bases, solver
+from polyfit import bases
 from polyfit.backends import operators
-from polyfit.extended import to_array
 from polyfit.functional import Problem
+from polyfit.least_squares import algebra
+from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.residuals import to_array
 from polyfit.optimizers import SGD
-from polyfit.solver import Array
 
 # How much above 1 a spectral radius may be by rounding.
 _ROUNDING = 1e-12
@@ -94,8 +95,8 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     sums = operators.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
     n_distinct = max(len(part) for part in sums[:2])  # one, where all series have the same data
     of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in sums[:2])
-    grams = solver.gram(of_x, degree)
-    own_best = solver.corrections(grams, of_y)
+    grams = algebra.gram(of_x, degree)
+    own_best = algebra.corrections(grams, of_y)
     best = bases.convert_rows(torch.from_numpy(own_best), "chebyshev", problem.basis, own, problem.domain).numpy()
     # Residuals about what the reference has been rounded to.
     about = torch.from_numpy(best @ to_own.T).to(x.device)

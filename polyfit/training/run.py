@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyfit import functional, losses, optimizers, quadratic
 from polyfit.backends import chunked, operators
-from polyfit.extended import to_array
+from polyfit.least_squares.residuals import to_array
 from polyfit.monitor import Monitor, View, Watchers
 from polyfit.optimizers import Array
 from polyfit.training import engines, native

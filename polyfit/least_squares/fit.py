@@ -5,9 +5,9 @@ range of the data, where their matrix takes 2 d + 1 sums. So that is where every
 
 1. one pass over the data gives the Gram matrix G and the moments g of the residuals about a first polynomial;
 2. a correction answers to g: by the eigenvectors of G, or where squared singular values have too few digits by the
-   singular values of a QR factor of the data (`polyfit.solver`);
+   singular values of a QR factor of the data (`algebra`);
 3. iterative refinement: residuals of the corrected polynomial, their moments, another correction. Their precision
-   decides the digits of the result: float64 for "double", twice its digits for "extended" (`polyfit.extended`);
+   decides the digits of the result: float64 for "double", twice its digits for "extended" (`residuals`);
 4. coefficients are kept as unevaluated sums of two numbers, and rounded once, when they have been taken to the basis
    and the domain that were asked for, by exact matrices (`polyfit.bases`).
 
@@ -31,15 +31,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional, solver
-from polyfit import few as few_samples
+from polyfit import bases, functional
 from polyfit.backends import chunked, operators
 from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.errorfree import two_sum
-from polyfit.extended import ExtendedResiduals, to_array
-from polyfit.few import FewSamples
-from polyfit.result import Estimate, Fit, in_basis, make_fit
-from polyfit.solver import Array
+from polyfit.least_squares import algebra
+from polyfit.least_squares import design as few_samples
+from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.design import FewSamples
+from polyfit.least_squares.residuals import ExtendedResiduals, to_array
+from polyfit.least_squares.result import Estimate, Fit, in_basis, make_fit
 
 NAN_POLICIES = ("raise", "omit", "propagate")
 PRECISIONS = ("auto", "double", "extended")
@@ -90,7 +91,7 @@ class _Solution(NamedTuple):
     high: Array
     low: Array
     gram: Array
-    directions: solver.Directions
+    directions: algebra.Directions
     squares: float  # of the residuals
     moments: Array  # of the residuals
     method: str
@@ -108,7 +109,7 @@ class Conditions(NamedTuple):
 
     penalty: Array | None = None
     penalty_root: Array | None = None
-    fixed: solver.Fixed | None = None
+    fixed: algebra.Fixed | None = None
     missing: Callable[[Array, Array], Array] | None = None
 
     @property
@@ -286,7 +287,7 @@ def _conditions(
     def missing(high: Array, low: Array) -> Array:
         return wanted - in_basis(high, low, basis, own, domain).numpy()[index]
 
-    return Conditions(penalty, root, solver.fixed(matrix[index]), missing)
+    return Conditions(penalty, root, algebra.fixed(matrix[index]), missing)
 
 
 # --- data ---
@@ -383,7 +384,7 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
         high = first_guess(data, degree)
         of_x, moments, squares = _normal(data, degree, high)
     low = np.zeros(degree + 1)
-    gram = solver.gram(of_x, degree)
+    gram = algebra.gram(of_x, degree)
     directions, method = _directions(data, degree, gram, conditions)
     residuals = _residuals(data, degree, few, extended)
     # The first residuals of long data are small, and their moments exact: a step of refinement already.
@@ -471,7 +472,7 @@ def first_guess(data: Data, degree: int) -> Array:
     step = -(-data.n_samples // few_samples.FEW)
     weight = None if data.weight is None else data.weight[::step]
     of_x, moments = FewSamples.lay_out(data.x[::step], data.y[::step], weight, degree, data.domain).normal()
-    return solver.from_gram(solver.gram(of_x, degree)).correction(moments)
+    return algebra.from_gram(algebra.gram(of_x, degree)).correction(moments)
 
 
 def _normal(data: Data, degree: int, coef: Array) -> tuple[Array, Array, float]:
@@ -494,18 +495,18 @@ def _residuals(data: Data, degree: int, few: FewSamples | None, extended: Extend
     return lambda high, low: _normal(data, degree, high)[1:]
 
 
-def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[solver.Directions, str]:
-    directions = solver.from_gram(gram, conditions.penalty, conditions.free)
+def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[algebra.Directions, str]:
+    directions = algebra.from_gram(gram, conditions.penalty, conditions.free)
     if directions.condition <= _LARGEST_CONDITION and directions.null is None:
         return directions, "moments"
     weight = None if data.weight is None else data.weight[None]
     mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
     triangle = to_array(chunked.triangle(data.x[None], weight, degree, mapping))
-    return solver.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
+    return algebra.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
 
 
 def _correction(
-    high: Array, low: Array, moments: Array, directions: solver.Directions, gram: Array, conditions: Conditions
+    high: Array, low: Array, moments: Array, directions: algebra.Directions, gram: Array, conditions: Conditions
 ) -> Array:
     """The change of the coefficients that answers to the moments of the residuals, under all conditions."""
     penalty, fixed = conditions.penalty, conditions.fixed
@@ -542,7 +543,7 @@ def _is_enough(
     change: Array,
     squares: float,
     rss: float,
-    directions: solver.Directions,
+    directions: algebra.Directions,
     precision: str,
     method: str,
 ) -> bool:

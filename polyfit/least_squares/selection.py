@@ -20,9 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polyfit import fitting, functional, solver
+from polyfit import functional
 from polyfit.backends import operators
-from polyfit.result import Fit, FitWarning, Selection
+from polyfit.least_squares import algebra
+from polyfit.least_squares import fit as fitting
+from polyfit.least_squares.result import Fit, FitWarning, Selection
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
 # Squared distance of a scaled column from those before it, below which moments do not tell it from them.
@@ -171,7 +173,7 @@ def _sums(data: fitting.Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
     sums = _pass(data, degree, folds, coef)
     for _ in range(2):
         total = sums.total()
-        change = solver.from_gram(total.gram[0].numpy()).correction(total.moments[0].numpy())
+        change = algebra.from_gram(total.gram[0].numpy()).correction(total.moments[0].numpy())
         change = torch.from_numpy(change)
         moved = sums.moved(change)
         coef = coef + change
@@ -202,7 +204,7 @@ def _pass(data: fitting.Data, degree: int, folds: int, coef: Tensor) -> _Sums:
         for place, added in zip(total, operators.normal(x, y, weight, degree, data.domain, coef, impl), strict=True):
             place[:n_series] += added.cpu()
     of_x, moments, squares = total
-    return _Sums(torch.from_numpy(solver.gram(of_x.numpy(), degree)), moments, squares)
+    return _Sums(torch.from_numpy(algebra.gram(of_x.numpy(), degree)), moments, squares)
 
 
 def _resolved(sums: _Sums, max_degree: int) -> int:

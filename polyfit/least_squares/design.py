@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polyfit.bases import CHEBYSHEV, Interval, affine_map
-from polyfit.extended import Array, to_array
+from polyfit.least_squares.residuals import Array, to_array
 
 # Samples up to which they count as few.
 FEW = 1 << 13

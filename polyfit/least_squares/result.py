@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit import bases, solver
+from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.functional import polyval
 from polyfit.io.files import replacing
-from polyfit.solver import Array
+from polyfit.least_squares import algebra
+from polyfit.least_squares.algebra import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -444,7 +445,7 @@ def make_fit(
     rss: float,
     total: float,
     unit: float,
-    directions: solver.Directions,
+    directions: algebra.Directions,
     penalty: Array | None,
     absolute_sigma: bool,
     method: str,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import polyfit
-from polyfit import FitWarning, few
+from polyfit import FitWarning
+from polyfit.least_squares import design
 
 MAX_DEGREE = 8
 
@@ -32,7 +33,7 @@ def numpy_rss(x: Tensor, y: Tensor, weight: Tensor, degree: int) -> float:
 def size(request, monkeypatch) -> int:
     """Few samples, and more than are kept at once."""
     if request.param == "long":
-        monkeypatch.setattr(few, "FEW", 64)
+        monkeypatch.setattr(design, "FEW", 64)
     return 203
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional, solver
+from polyfit import bases, functional
 from polyfit.backends import operators
 from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
-from polyfit.result import Fit, FitWarning, make_fit
+from polyfit.least_squares import algebra
+from polyfit.least_squares.result import Fit, FitWarning, make_fit
 
 _VERSION = 1
 _EPS = torch.finfo(torch.float64).eps
@@ -221,11 +222,11 @@ class Moments:
                 f" degree={max(0, self._n_samples - 1)} or less, or add data"
             )
         ridge = functional.checked_ridge(ridge)
-        gram = solver.gram(self.of_x.numpy()[: 2 * degree + 1], degree)
+        gram = algebra.gram(self.of_x.numpy()[: 2 * degree + 1], degree)
         of_y, squares = self._about(self._offset)
         moments = of_y.numpy()[: degree + 1]
         penalty = None if not ridge else ridge * np.diag([0.0] + [1.0] * degree)
-        directions = solver.from_gram(gram, penalty)
+        directions = algebra.from_gram(gram, penalty)
         coef = directions.correction(moments)
         # One step of refinement of the small system.
         rest = moments - gram @ coef
@@ -300,7 +301,9 @@ class Moments:
         self._high, self._low = (state[part].to("cpu", torch.float64, copy=True) for part in ("high", "low"))
 
 
-def _with_offset(coef: solver.Array, offset: float, directions: solver.Directions) -> tuple[solver.Array, solver.Array]:
+def _with_offset(
+    coef: algebra.Array, offset: float, directions: algebra.Directions
+) -> tuple[algebra.Array, algebra.Array]:
     """Coefficients of y from those of y - offset: as small as can be, where some directions are open."""
     constant = np.zeros_like(coef)
     constant[0] = offset

@@ -23,13 +23,14 @@ from torch import Tensor
 
 import polyfit
 from polyfit import Fit, FitWarning
-from polyfit import few as few_samples
+from polyfit.backends import chunked
+from polyfit.least_squares import design as few_samples
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
 BASES = list(NUMPY_CLASSES)
 PRECISIONS = ["double", "extended"]
-NIST = Path(__file__).parents[1] / "data" / "nist"
+NIST = Path(__file__).parents[2] / "data" / "nist"
 
 
 def quiet(*args: Any, **options: Any) -> Fit:

@@ -5,7 +5,7 @@ Four engines, of which "auto" takes the first that applies (`explain` says which
 - **closed_form**: for the squared loss and SGD at a constant rate, with momentum or without. The run is an affine map
   of the coefficients: any epoch follows from one eigenproblem of the size of the polynomial.
 - **moments**: for the squared loss and every rule. Epochs run on the Hessian and the gradient at one place, which two
-  passes over the data give (`polyfit.quadratic`): an epoch costs the same for any number of samples.
+  passes over the data give (`polyfit.training.quadratic`): an epoch costs the same for any number of samples.
 - **resident**: for every loss and rule, on a GPU and for data that fit into the registers of a multiprocessor, a series
   each: many epochs are one launch of a kernel.
 - **stepwise**: for every loss and rule, one fused pass over the data an epoch. Data that fit into one chunk have their

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit import quadratic
 from polyfit.backends import operators
 from polyfit.functional import Problem
 from polyfit.losses import Loss
 from polyfit.optimizers import SGD, Array, Rule, rate, table
+from polyfit.training import quadratic
 from polyfit.training.watch import Finder, Mask, Silent, Watch
 
 AnyWatch = Watch | Finder | Silent
@@ -470,7 +470,7 @@ def quadratic_pass(landscape: quadratic.Quadratic) -> Pass:
 
 
 class ClosedForm:
-    """Any epoch from the eigenproblem of the Hessian; see `polyfit.quadratic`."""
+    """Any epoch from the eigenproblem of the Hessian; see `polyfit.training.quadratic`."""
 
     def __init__(self, rule: SGD, landscape: quadratic.Quadratic, lr_scale: Any = None) -> None:
         self._rule, self._landscape = rule, landscape

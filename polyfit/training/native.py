@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from polyfit.optimizers import Rule
-from polyfit.quadratic import Quadratic
+from polyfit.training.quadratic import Quadratic
 
 _SOURCE = Path(__file__).with_name("descent.cpp")
 # Series that a thread takes at least.

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import functional, losses, optimizers, quadratic
+from polyfit import functional, losses, optimizers
 from polyfit.backends import chunked, operators
 from polyfit.least_squares.residuals import to_array
 from polyfit.monitor import Monitor, View, Watchers
 from polyfit.optimizers import Array
-from polyfit.training import engines, native
+from polyfit.training import engines, native, quadratic
 from polyfit.training.result import EarlyStopping, Training
 from polyfit.training.watch import Interrupts, Watch
 from polyfit_kernels import launch

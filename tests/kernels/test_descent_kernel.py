@@ -24,8 +24,9 @@ from training_oracle import (
 )
 
 pytest.importorskip("triton")
-from polyfit import functional, quadratic
+from polyfit import functional
 from polyfit.optimizers import SGD, Adam, Exponential, Rule, table
+from polyfit.training import quadratic
 from polyfit_kernels import descent, launch, rules
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]

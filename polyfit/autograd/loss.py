@@ -1,0 +1,324 @@
+"""The reduced loss as a pair of autograd Functions."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit import formula, losses
+from polyfit.autograd._batching import (
+    Tensors,
+    batch_operand,
+    count_axes,
+    flatten_examples,
+    merge_examples,
+    merge_sums,
+    split_examples,
+    vmap_results,
+)
+from polyfit.autograd._pullback import pull_back, pull_back_twice
+from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
+from polyfit.backends import operators
+from polyfit.bases import AffineMap
+
+Wants = tuple[bool, bool, bool, bool]  # gradients to x, y, coef, weight
+
+
+class Terms(NamedTuple):
+    """What a loss is, apart from its operands.
+
+    Attributes:
+        mapping: from domain to window, or None.
+        basis: its name.
+        loss: the pointwise loss.
+        reduction: "mean" or "sum".
+        n_losses: how many losses there are, each over as many series in a row; None for one, as a scalar.
+        impl: resolved.
+    """
+
+    mapping: AffineMap | None
+    basis: str
+    loss: losses.Loss
+    reduction: str
+    n_losses: int | None
+    impl: str
+
+    def formula(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
+        """The losses by polyfit.formula."""
+        return formula.polynomial_loss(
+            x, y, coef, weight, self.mapping, self.basis, self.loss.value, self.reduction, self.n_losses
+        )
+
+    @property
+    def pointwise(self) -> tuple[AffineMap | None, str, losses.Loss]:
+        """What the pass over the data is told."""
+        return self[:3]
+
+    def waits(self, axes: int, n_series: int) -> bool:
+        """Whether the gradient to an operand of so many axes waits for what comes from upstream.
+
+        What series share gets one gradient for all of them; if each has a loss of its own, their gradients may differ.
+        """
+        return axes == 1 and n_series != 1 and self.n_losses not in {None, 1}
+
+    def known_scale(self, n_samples: int, n_series: int, is_weighted: bool) -> float:
+        """What sums over a loss are multiplied with, as far as it is known before the pass: all but sums of weights."""
+        if self.reduction == "sum" or is_weighted or n_series == 0:
+            return 1.0
+        return (self.n_losses or 1) / (n_samples * n_series)
+
+    def found_scale(self, total_weight: Tensor | None) -> Tensor | float:
+        """The rest: one over the sum of the weights of each loss."""
+        if self.reduction == "sum" or total_weight is None:
+            return 1.0
+        return 1.0 / self.over_series(total_weight)
+
+    def over_series(self, sums: Tensor) -> Tensor:
+        """Sums (S,) of the series added up for each loss: (n_losses,), or a scalar."""
+        if self.n_losses is None:
+            return sums.squeeze(0) if sums.shape[0] == 1 else sums.sum()
+        return sums if sums.shape[0] == self.n_losses else sums.view(self.n_losses, -1).sum(1)
+
+    def of_series(self, of_losses: Tensor, n_series: int) -> Tensor:
+        """Numbers of each loss for its series: (S,); a scalar stays one."""
+        if self.n_losses is None or self.n_losses == n_series:
+            return of_losses
+        return of_losses.unsqueeze(1).expand(-1, n_series // self.n_losses).reshape(n_series)
+
+
+def _needs(operands: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> Wants:
+    """Which of x, y, coef and weight require a gradient."""
+    x, y, coef, weight = operands
+    return x.requires_grad, y.requires_grad, coef.requires_grad, weight is not None and weight.requires_grad
+
+
+def _n_series(coef: Tensor) -> int:
+    return coef.shape[0] if coef.dim() == 2 else 1
+
+
+def _beside(factor: Tensor, rows: Tensor) -> Tensor:
+    """Factors of the series, or one of all, as they multiply rows (S, K) or (K,)."""
+    if factor.dim() == 0:  # which changes no dtype
+        return factor
+    factor = factor.to(rows.dtype)
+    return factor.unsqueeze(1) if rows.dim() == 2 else factor
+
+
+class PolynomialLoss(torch.autograd.Function):
+    """The reduced loss.
+
+    Forward returns the loss and, as outputs that are not differentiable, the sums and gradients of the one pass;
+    backward scales them with what comes from upstream.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Terms, wants: Wants
+    ) -> Tensors:
+        """One pass over the data for the value and for the gradients that are wanted."""
+        n_series = _n_series(coef)
+        want_x, want_y, want_coef, want_weight = wants
+        scale = terms.known_scale(x.shape[-1], n_series, weight is not None)
+        result = operators.objective(
+            x, y, coef, weight, None, *terms.pointwise, terms.impl,
+            scale=scale,
+            want_coef=want_coef,
+            want_x=want_x and not terms.waits(x.dim(), n_series),
+            want_y=want_y and not terms.waits(y.dim(), n_series),
+            want_weight=want_weight and weight is not None and not terms.waits(weight.dim(), n_series),
+        )  # fmt: skip
+        assert result.value is not None
+        reduced = terms.over_series(result.value)
+        if result.weight is not None:
+            reduced = reduced * terms.found_scale(result.weight)
+        # A copy in any case: what a Function returns as a view cannot be modified in place by whoever gets it.
+        reduced = reduced.to(coef.dtype, copy=True)
+        return reduced, result.value if want_weight else None, *result[1:]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Keep operands and gradients; only the loss is differentiable."""
+        *operands, ctx.terms, _ = inputs
+        ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scale the gradients of the forward pass."""
+        if grad is None:
+            return (None,) * 6
+        saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:4]
+        if pulls_back_formula(grad):
+            found = pull_back(ctx.terms.formula, saved[:4], wants, grad)
+        elif torch.is_grad_enabled():
+            found = apply(LossGradients, grad, *saved, ctx.terms, wants)
+        else:
+            found = LossGradients.forward(grad, *saved, ctx.terms, wants)  # pyright: ignore[reportCallIssue]
+        return *found, None, None
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], *args: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """The losses of B * S series."""
+        operands, (terms, wants), batch = args[:4], args[4:], info.batch_size
+        axes = [count_axes(operand, dim) for operand, dim in zip(operands, in_dims[:4], strict=True)]
+        # Someone outside may want what nobody inside does.
+        needs = _needs(operands)
+        merged_wants = tuple(want or need for want, need in zip(wants, needs, strict=True))
+        apart = (*merged_wants[:2], True, merged_wants[3])
+        merged, n_series = merge_examples(operands, in_dims[:4], axes, apart, batch)
+        merged_terms = terms._replace(n_losses=batch * (terms.n_losses or 1))
+        reduced, *sums, grad_x, grad_y, grad_weight = apply(PolynomialLoss, *merged, merged_terms, merged_wants)
+        if terms.n_losses is not None:
+            reduced = reduced.unflatten(0, (batch, -1))
+        value, total_weight, grad_coef = (None if part is None else part.unflatten(0, (batch, -1)) for part in sums)
+        # What waits within an example is none of its outputs.
+        per_sample = [
+            split_examples(rows, batch, n_axes) if want and not terms.waits(n_axes, n_series) else None
+            for rows, n_axes, want in zip(
+                (grad_x, grad_y, grad_weight), (axes[0], axes[1], axes[3]), (wants[0], wants[1], wants[3]), strict=True
+            )
+        ]
+        return vmap_results(
+            reduced, value if wants[3] else None, total_weight, grad_coef if wants[2] else None, *per_sample
+        )
+
+
+class LossGradients(torch.autograd.Function):
+    """Gradients of sum(grad * losses) to x, y, coef and weight, from what the pass of `PolynomialLoss` gave."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad: Tensor,
+        x: Tensor,
+        y: Tensor,
+        coef: Tensor,
+        weight: Tensor | None,
+        value: Tensor | None,
+        total_weight: Tensor | None,
+        grad_coef: Tensor | None,
+        grad_x: Tensor | None,
+        grad_y: Tensor | None,
+        grad_weight: Tensor | None,
+        terms: Terms,
+        wants: Wants,
+    ) -> Tensors:
+        """Multiply; where something is missing, one further pass.
+
+        That is so for an operand that series share when each has a loss, and a gradient from upstream, of its own.
+        """
+        n_series = _n_series(coef)
+        scale = terms.found_scale(total_weight)
+        if grad_coef is not None:  # which has the known scale already
+            factor = terms.of_series(grad if total_weight is None else grad.double() * scale, n_series)
+            grad_coef = (grad_coef * _beside(factor, grad_coef)).to(coef.dtype).view(coef.shape)
+        if wants == (False, False, True, False) and grad_coef is not None:
+            return None, None, grad_coef, None
+
+        scale = scale * terms.known_scale(x.shape[-1], n_series, total_weight is not None)
+        factor = terms.of_series(grad.double() * scale, n_series)  # (S,), or () for all
+        early = (grad_x, grad_y, grad_coef, grad_weight)
+        misses = [want and part is None for want, part in zip(wants, early, strict=True)]
+        late: Tensors = (None,) * 4
+        if any(misses):
+            names = ("want_x", "want_y", "want_coef", "want_weight")
+            sums = operators.objective(
+                x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl,
+                **dict(zip(names, misses, strict=True)),
+            )  # fmt: skip
+            late = (sums.grad_x, sums.grad_y, sums.grad_coef, sums.grad_weight)
+            value = sums.value if value is None else value
+
+        def gradient(operand: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
+            wide = late if early is None else early * _beside(factor, early)
+            assert wide is not None
+            return wide.to(operand.dtype).view(operand.shape)
+
+        to_weight = None
+        if wants[3] and weight is not None:
+            wide = weight.to(formula.compute_dtype(weight.dtype))
+            to_weight = gradient(wide, grad_weight, late[3])
+            if terms.reduction == "mean":  # a heavier sample draws the mean to its own loss, too
+                assert value is not None
+                means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
+                to_weight = to_weight - (_beside(means, wide) if wide.dim() == 2 else means.sum().to(wide.dtype))
+            to_weight = to_weight.to(weight.dtype)
+        if wants[2] and grad_coef is None:
+            grad_coef = gradient(coef, None, late[2])
+        return (
+            gradient(x, grad_x, late[0]) if wants[0] else None,
+            gradient(y, grad_y, late[1]) if wants[1] else None,
+            grad_coef if wants[2] else None,
+            to_weight,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
+        """Keep the operands."""
+        *_, ctx.terms, ctx.wants = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:5])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Through the formula."""
+        grad, *operands = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:5]
+        found = pull_back_twice(ctx.terms.formula, grad, operands, ctx.wants, needs, upstream)
+        return *found, *(None,) * 8
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, *args: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """The gradients of B * S series."""
+        operands, sums, per_sample, (terms, wants) = args[:4], args[4:7], args[7:10], args[10:]
+        batch = info.batch_size
+        axes = [count_axes(operand, dim) for operand, dim in zip(operands, in_dims[1:5], strict=True)]
+        merged, n_series = merge_examples(operands, in_dims[1:5], axes, (*wants[:2], True, wants[3]), batch)
+        n_axes_of = (axes[0], axes[1], axes[3])
+        found = apply(
+            LossGradients,
+            merge_sums(grad, in_dims[0], batch),
+            *merged,
+            *(merge_sums(part, dim, batch) for part, dim in zip(sums, in_dims[5:8], strict=True)),
+            # A sum over series is not the gradient of each: that takes a pass.
+            *(
+                None
+                if part is None or (n_axes == 1 and n_series > 1)
+                else flatten_examples(batch_operand(part, dim, n_axes), batch, n_series)
+                for part, dim, n_axes in zip(per_sample, in_dims[8:11], n_axes_of, strict=True)
+            ),
+            terms._replace(n_losses=batch * (terms.n_losses or 1)),
+            wants,
+        )
+        return vmap_results(*(split_examples(rows, batch, n_axes) for rows, n_axes in zip(found, axes, strict=True)))
+
+
+def polynomial_loss(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    mapping: AffineMap | None,
+    basis: str,
+    loss: losses.Loss,
+    reduction: str,
+    n_losses: int | None,
+    impl: str,
+) -> Tensor:
+    """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
+    terms = Terms(mapping, basis, loss, reduction, n_losses, impl)
+    if runs_formula():
+        return terms.formula(x, y, coef, weight)
+    operands = (x, y, coef, weight)
+    wants = _needs(operands) if torch.is_grad_enabled() else (False, False, False, False)
+    if any(wants) or is_transformed():
+        return apply(PolynomialLoss, *operands, terms, wants)[0]
+    value = PolynomialLoss.forward(*operands, terms, wants)[0]
+    assert value is not None
+    return value

@@ -1,0 +1,113 @@
+"""Values of a polynomial as a pair of autograd Functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyfit import formula
+from polyfit.autograd._batching import Tensors, count_axes, merge_examples, split_examples, vmap_results
+from polyfit.autograd._pullback import pull_back, pull_back_twice
+from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
+from polyfit.backends import operators
+from polyfit.bases import AffineMap
+
+
+class Polyval(torch.autograd.Function):
+    """p(x)."""
+
+    @staticmethod
+    def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See `polyfit.backends.operators.evaluate`."""
+        return operators.evaluate(x, coef, mapping, basis, impl)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the operands; nothing of the forward pass is needed again."""
+        x, coef, *ctx.constants = inputs
+        ctx.save_for_backward(x, coef)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Vector-Jacobian product, in one pass over x and grad."""
+        x, coef = ctx.saved_tensors
+        wants = ctx.needs_input_grad[:2]
+        if pulls_back_formula(grad):
+            mapping, basis, _ = ctx.constants
+            found = pull_back(lambda x, coef: formula.polyval(x, coef, mapping, basis), (x, coef), wants, grad)
+        elif torch.is_grad_enabled():
+            found = apply(PolyvalGradients, grad, x, coef, *ctx.constants, *wants)
+        else:
+            found = PolyvalGradients.forward(grad, x, coef, *ctx.constants, *wants)
+        return *found, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Values of B * S series."""
+        batch = info.batch_size
+        axes = [count_axes(operand, dim) for operand, dim in zip((x, coef), in_dims[:2], strict=True)]
+        merged, n_series = merge_examples((x, coef), in_dims[:2], axes, (False, True), batch)
+        values = apply(Polyval, *merged, *constants).unflatten(0, (batch, n_series))
+        return (values.squeeze(1) if axes[1] == 1 else values), 0
+
+
+class PolyvalGradients(torch.autograd.Function):
+    """Gradients of sum(grad * p(x)) to x and coef."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad: Tensor,
+        x: Tensor,
+        coef: Tensor,
+        mapping: AffineMap | None,
+        basis: str,
+        impl: str,
+        want_x: bool,
+        want_coef: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `polyfit.backends.operators.evaluate_backward`."""
+        grad_x, grad_coef = operators.evaluate_backward(
+            grad, x, coef, mapping, basis, impl, want_x=want_x, want_coef=want_coef
+        )
+        return None if grad_x is None else grad_x.to(x.dtype), None if grad_coef is None else grad_coef.to(coef.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, Tensor | None]) -> None:
+        """Keep the operands."""
+        grad, x, coef, ctx.mapping, ctx.basis, _, *ctx.wants = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, x, coef)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Through the formula."""
+        grad, *operands = ctx.saved_tensors
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return formula.polyval(x, coef, ctx.mapping, ctx.basis)
+
+        needs = ctx.needs_input_grad[:3]
+        return *pull_back_twice(values, grad, operands, ctx.wants, needs, upstream), None, None, None, None, None
+
+    @staticmethod
+    def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
+        info: Any, in_dims: tuple[Any, ...], grad: Tensor, x: Tensor, coef: Tensor, *constants: Any
+    ) -> tuple[Tensors, tuple[int | None, ...]]:
+        """Gradients of B * S series."""
+        batch, want_x = info.batch_size, constants[-2]
+        axes = [count_axes(operand, dim) for operand, dim in zip((grad, x, coef), in_dims[:3], strict=True)]
+        merged, _ = merge_examples((grad, x, coef), in_dims[:3], axes, (True, want_x, True), batch)
+        grad_x, grad_coef = apply(PolyvalGradients, *merged, *constants)
+        return vmap_results(split_examples(grad_x, batch, axes[1]), split_examples(grad_coef, batch, axes[2]))
+
+
+def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
+    """p(x), differentiable."""
+    if runs_formula():
+        return formula.polyval(x, coef, mapping, basis)
+    wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
+    if wants or is_transformed():
+        return apply(Polyval, x, coef, mapping, basis, impl)
+    return operators.evaluate(x, coef, mapping, basis, impl)

@@ -16,8 +16,7 @@ import torch
 from numpy.polynomial.polynomial import polyval
 from torch import Tensor
 
-from polyfit import monitor
-from polyfit.monitor import MonitorWarning, ProgressBar, Recorder, TensorBoard, View, Visdom, Watchers
+from polyfit.monitor import MonitorWarning, ProgressBar, Recorder, TensorBoard, View, Visdom, Watchers, records
 from polyfit.training import Losses
 
 F64 = torch.float64
@@ -475,7 +474,7 @@ DRAWN = {
 def test_what_is_drawn(case: str):
     x_shape, y_shape, coef_shape = DRAWN[case]
     x, y, coef = torch.randn(x_shape), torch.randn(y_shape), torch.randn(coef_shape)
-    shown = monitor._data_and_fit(a_view(x, y), coef)
+    shown = records.data_and_fit(a_view(x, y), coef)
     x_row, y_row = np.broadcast_arrays(x.numpy(), y.numpy())
     if len(coef_shape) > 1:
         x_row, y_row = x_row.reshape(-1, x.shape[-1])[0], y_row.reshape(-1, y.shape[-1])[0]

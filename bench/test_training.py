@@ -12,9 +12,9 @@ from torch import Tensor
 
 import polyfit
 from bench import peers
+from polyfit.cli.tutorial import eager_loop
 from polyfit.monitor import ProgressBar, TensorBoard
 from polyfit.optimizers import SGD, Adam
-from polyfit.tutorial import eager_loop
 
 EPOCHS = 80_000
 PEER_EPOCHS = 1000

@@ -11,7 +11,7 @@ def main() -> None:
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
         sys.exit(_fail(f"the command line needs {error.name}; install it with: pip install 'fused-polyfit[cli]'"))
-    from polyfit.cli import run
+    from polyfit.cli.app import run
 
     sys.exit(run())
 

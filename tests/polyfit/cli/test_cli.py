@@ -21,11 +21,12 @@ from matplotlib.figure import Figure
 from numpy.polynomial import Polynomial
 
 import polyfit
-from polyfit import cli, plotting
+from polyfit import plotting
 from polyfit.__main__ import main
+from polyfit.cli import app as cli
 from polyfit.io.tables import read_columns
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 # Exact least squares, in rational arithmetic, of the values as printed in co2.csv.
 CO2_REFERENCE = json.loads((DATA / "co2_reference.json").read_text("utf-8"))
 NUMBER = r"([-+]?\d[\d.e+-]*)"

@@ -20,6 +20,7 @@ from torch import Tensor
 from polyfit import bases, losses, optimizers, plotting
 from polyfit.backends.operators import resolve_impl
 from polyfit.bases.formatting import format_polynomial, format_series
+from polyfit.cli.tutorial import eager_loop, eager_training
 from polyfit.functional import polyval
 from polyfit.io.files import check_writable, replacing
 from polyfit.io.tables import Column, Table, TableError, read_columns
@@ -28,7 +29,6 @@ from polyfit.least_squares.result import Fit, FitWarning
 from polyfit.least_squares.selection import select_degree
 from polyfit.monitor import Monitor, MonitorWarning, ProgressBar, TensorBoard, Visdom
 from polyfit.training import ENGINES, EarlyStopping, Reason, Training, explain, max_stable_lr, train
-from polyfit.tutorial import eager_loop, eager_training
 
 app = typer.Typer(
     help="Polynomials in PyTorch: fused evaluation, losses, gradients and training.",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,115 +15,22 @@ import torch
 from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
+from polyfit._checks import DTYPES, check_choice, check_coef, check_tensors
 from polyfit.backends import operators
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REDUCTIONS = ("mean", "sum", "none")
-
-
-def check_tensors(named: dict[str, Tensor | None]) -> None:
-    """All are floating-point tensors that agree in dtype and device."""
-    first, reference = "", None
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})"
-            )
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(
-                f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"
-                f" pass {name}.to(torch.float32) or {name}.double()"
-            )
-        if reference is None:
-            first, reference = name, tensor
-        elif tensor.dtype != reference.dtype:
-            raise TypeError(
-                f"{name} is {tensor.dtype} and {first} is {reference.dtype}; they must agree:"
-                f" pass {name}.to({first}.dtype), or convert {first}"
-            )
-        elif tensor.device != reference.device:
-            raise ValueError(
-                f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree:"
-                f" pass {name}.to({first}.device), or move {first}"
-            )
-
-
-def check_one_series(named: dict[str, Tensor | None]) -> None:
-    """All have one shape (N,); the first of them decides N."""
-    first, reference = next((name, tensor) for name, tensor in named.items() if tensor is not None)
-    for name, tensor in named.items():
-        if tensor is not None and (tensor.dim() != 1 or tensor.shape != reference.shape):
-            beside = "" if tensor is reference else f" and {first} {tuple(reference.shape)}"
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}{beside}; a fit takes one series, all operands of one shape"
-                " (N,)"
-            )
-
-
-def check_finite(named: dict[str, Tensor | None], remedy: str) -> None:
-    """Say how many values are not finite, and where the first is."""
-    found = []
-    for name, tensor in named.items():
-        if tensor is None or bool((is_finite := tensor.isfinite()).all()):
-            continue
-        where = int(is_finite.logical_not().nonzero()[0])
-        count = tensor.numel() - int(is_finite.sum())
-        many = "1 value that is" if count == 1 else f"{count} values that are"
-        found.append(f"{name} has {many} not finite, the first is {name}[{where}] = {float(tensor[where])}")
-    if found:
-        raise ValueError("; ".join(found) + f": {remedy}")
-
-
-def check_weights(weight: Tensor) -> None:
-    """No weight is negative."""
-    is_negative = weight < 0
-    if bool(is_negative.any()):
-        where = int(is_negative.nonzero()[0])
-        raise ValueError(
-            f"weight[{where}] is {float(weight[where])!r}, and {int(is_negative.sum())} weights are negative;"
-            " weights are 1/sigma**2: pass numbers from 0 on"
-        )
-
-
-def checked_degree(degree: int, name: str = "degree") -> int:
-    """A degree as an int."""
-    try:
-        value = operator.index(degree)
-    except TypeError:
-        raise TypeError(f"{name}={degree!r} is {type(degree).__name__}; pass an int from 0 on") from None
-    if value < 0 or isinstance(degree, bool):
-        raise ValueError(f"{name}={degree!r} is no degree; pass an int from 0 on")
-    return value
-
-
-def checked_ridge(ridge: float) -> float:
-    """A penalty as a float."""
-    value = float(ridge)
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"ridge={ridge!r} is no penalty; pass a finite number from 0 on")
-    return value
 
 
 def _promoted(*tensors: Any) -> Sequence[Any]:
     """Under autocast, which leaves a model with tensors of several dtypes, all in the widest; else as they are."""
     dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
-    if len(dtypes) < 2 or not dtypes.issubset(_DTYPES):  # the check says more
+    if len(dtypes) < 2 or not dtypes.issubset(DTYPES):  # the check says more
         return tensors
     device = next(tensor.device.type for tensor in tensors if isinstance(tensor, Tensor))
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     widest = functools.reduce(torch.promote_types, dtypes)
     return [tensor.to(widest) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
-
-
-def _check_coef(coef: Tensor) -> None:
-    if coef.dim() == 0 or coef.shape[-1] == 0:
-        raise ValueError(
-            f"coef has shape {tuple(coef.shape)}; its last axis holds the degree + 1 coefficients, lowest degree first,"
-            " and needs at least one: pass coef.reshape(-1), say"
-        )
 
 
 def _batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
@@ -224,14 +130,13 @@ def canonical_problem(
 ) -> Problem:
     """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
     check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
-    _check_coef(coef)
+    check_coef(coef)
     x, y, coef, weight = autograd.tied(x, y, coef, weight)
     if callable(loss) and not isinstance(loss, losses.Loss):
         pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
     else:
         pointwise = losses.resolve(loss)
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r} is unknown; pass one of {', '.join(map(repr, _REDUCTIONS))}")
+    check_choice("reduction", reduction, _REDUCTIONS)
     bounds = None if domain is None else bases.interval(domain)
     mapping = bases.affine_map(bounds, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)
@@ -294,7 +199,7 @@ def polyval(
     """
     x, coef = _promoted(x, coef)
     check_tensors({"x": x, "coef": coef})
-    _check_coef(coef)
+    check_coef(coef)
     x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
     impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)

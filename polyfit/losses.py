@@ -35,14 +35,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-
-def _check_positive(name: str, value: float, *, zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is not a number; pass a float")
-    if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise ValueError(
-            f"{name}={value!r} is out of range; pass a {'non-negative' if zero else 'positive'} finite number"
-        )
+from polyfit._checks import check_choice, check_number
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -118,7 +111,7 @@ class Huber(Loss):
     name: ClassVar[str] = "huber"
 
     def __post_init__(self) -> None:
-        _check_positive("delta", self.delta)
+        check_number("delta", self.delta, 0.0, is_open=True)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -150,7 +143,7 @@ class SmoothL1(Loss):
     name: ClassVar[str] = "smooth_l1"
 
     def __post_init__(self) -> None:
-        _check_positive("beta", self.beta, zero=True)
+        check_number("beta", self.beta, 0.0)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -210,9 +203,7 @@ class Quantile(Loss):
     name: ClassVar[str] = "quantile"
 
     def __post_init__(self) -> None:
-        _check_positive("q", self.q)
-        if not self.q < 1:
-            raise ValueError(f"q={self.q!r} is out of range; pass a quantile between 0 and 1")
+        check_number("q", self.q, 0.0, 1.0, is_open=True)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -242,7 +233,7 @@ class BCEWithLogits(Loss):
     name: ClassVar[str] = "bce_with_logits"
 
     def __post_init__(self) -> None:
-        _check_positive("pos_weight", self.pos_weight, zero=True)
+        check_number("pos_weight", self.pos_weight, 0.0)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -272,7 +263,7 @@ class PoissonNLL(Loss):
     name: ClassVar[str] = "poisson_nll"
 
     def __post_init__(self) -> None:
-        _check_positive("eps", self.eps)
+        check_number("eps", self.eps, 0.0, is_open=True)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -312,7 +303,7 @@ class Cauchy(Loss):
     name: ClassVar[str] = "cauchy"
 
     def __post_init__(self) -> None:
-        _check_positive("scale", self.scale)
+        check_number("scale", self.scale, 0.0, is_open=True)
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -348,12 +339,8 @@ def resolve(loss: str | Loss) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    if isinstance(loss, str) and loss in LOSSES:
-        return LOSSES[loss]()
-    accepted = ", ".join(repr(name) for name in LOSSES)
-    raise ValueError(
-        f"loss={loss!r} is unknown; pass one of {accepted}, an object from polyfit.losses, or a function of p, y"
-    )
+    check_choice("loss", loss, LOSSES, ", an object from polyfit.losses, or a function of p, y")
+    return LOSSES[loss]()
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,27 +19,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from polyfit._checks import check_number, check_rate
+
 State: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = NDArray[np.float64]
 Constants: TypeAlias = tuple[float, float, float, float]
-
-
-def _check_number(name: str, value: object, least: float, below: float = math.inf, *, is_open: bool = False) -> None:
-    """A finite number in [least, below), or in (least, below)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} is not a number; pass a float")
-    if not (math.isfinite(value) and value < below and (value > least if is_open else value >= least)):
-        bounds = f"{'above' if is_open else 'from'} {least:g}" + (
-            f" and below {below:g}" if below < math.inf else " on"
-        )
-        raise ValueError(f"{name}={value!r} is out of range; pass a finite number {bounds}")
-
-
-def _check_rate(value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"lr={value!r} is not a number; pass a positive float, or a schedule of this module")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"lr={value!r} is not a rate to descend with; pass a positive finite number")
 
 
 # --- learning rates ---
@@ -67,9 +51,9 @@ class Step:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_rate(self.lr)
-        _check_number("step_size", self.step_size, 1)
-        _check_number("gamma", self.gamma, 0.0, is_open=True)
+        check_rate(self.lr)
+        check_number("step_size", self.step_size, 1)
+        check_number("gamma", self.gamma, 0.0, is_open=True)
 
     def rate(self, epoch: int) -> float:
         """The learning rate after `epoch` updates."""
@@ -88,8 +72,8 @@ class Exponential:
     gamma: float
 
     def __post_init__(self) -> None:
-        _check_rate(self.lr)
-        _check_number("gamma", self.gamma, 0.0, is_open=True)
+        check_rate(self.lr)
+        check_number("gamma", self.gamma, 0.0, is_open=True)
 
     def rate(self, epoch: int) -> float:
         """The learning rate after `epoch` updates."""
@@ -109,9 +93,9 @@ class Cosine:
     minimum: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rate(self.lr)
-        _check_number("epochs", self.epochs, 1)
-        _check_number("minimum", self.minimum, 0.0)
+        check_rate(self.lr)
+        check_number("epochs", self.epochs, 1)
+        check_number("minimum", self.minimum, 0.0)
 
     def rate(self, epoch: int) -> float:
         """The learning rate after `epoch` updates."""
@@ -137,9 +121,9 @@ class Warmup:
 
     def __post_init__(self) -> None:
         if not isinstance(self.then, Schedule):
-            _check_rate(self.then)
-        _check_number("epochs", self.epochs, 1)
-        _check_number("start_factor", self.start_factor, 0.0, is_open=True)
+            check_rate(self.then)
+        check_number("epochs", self.epochs, 1)
+        check_number("start_factor", self.start_factor, 0.0, is_open=True)
 
     def rate(self, epoch: int) -> float:
         """The learning rate after `epoch` updates."""
@@ -206,7 +190,7 @@ def table(rule: Rule, first: int, stop: int, batches: int = 1) -> Array:
 
 def _check_lr(lr: float | Schedule) -> None:
     if not isinstance(lr, Schedule):
-        _check_rate(lr)
+        check_rate(lr)
 
 
 @dataclass(frozen=True)
@@ -236,9 +220,9 @@ class SGD:
 
     def __post_init__(self) -> None:
         _check_lr(self.lr)
-        _check_number("momentum", self.momentum, 0.0)
-        _check_number("dampening", self.dampening, -math.inf)
-        _check_number("weight_decay", self.weight_decay, 0.0)
+        check_number("momentum", self.momentum, 0.0)
+        check_number("dampening", self.dampening)
+        check_number("weight_decay", self.weight_decay, 0.0)
         if self.nesterov and (not self.momentum or self.dampening):
             raise ValueError("nesterov=True needs momentum above 0 and no dampening; pass momentum=0.9, say")
 
@@ -289,9 +273,9 @@ def _bias_corrections(betas: tuple[float, float], counts: Array) -> tuple[Array,
 
 def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
     for i, beta in enumerate(betas):
-        _check_number(f"betas[{i}]", beta, 0.0, 1.0)
-    _check_number("eps", eps, 0.0)
-    _check_number("weight_decay", weight_decay, 0.0)
+        check_number(f"betas[{i}]", beta, 0.0, 1.0)
+    check_number("eps", eps, 0.0)
+    check_number("weight_decay", weight_decay, 0.0)
 
 
 @dataclass(frozen=True)
@@ -417,10 +401,10 @@ class RMSprop:
 
     def __post_init__(self) -> None:
         _check_lr(self.lr)
-        _check_number("alpha", self.alpha, 0.0)
-        _check_number("eps", self.eps, 0.0)
-        _check_number("weight_decay", self.weight_decay, 0.0)
-        _check_number("momentum", self.momentum, 0.0)
+        check_number("alpha", self.alpha, 0.0)
+        check_number("eps", self.eps, 0.0)
+        check_number("weight_decay", self.weight_decay, 0.0)
+        check_number("momentum", self.momentum, 0.0)
 
     @property
     def kernel(self) -> tuple[str, Constants]:

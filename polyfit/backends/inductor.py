@@ -116,12 +116,12 @@ def objective(
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_main = _in_rows(n_samples)
 
-    def chunked(part: slice) -> Sums:
+    def leftover(part: slice) -> Sums:
         cut = (x[:, part], y[:, part], None if weight is None else weight[:, part])
         return chunked.Objective(*cut, n_series, n_coef - 1, mapping, basis, loss)(coef, upstream, **wants)
 
     if n_main == 0 or n_series == 0:
-        return chunked(slice(None))
+        return leftover(slice(None))
     tensors = _detached(
         *(_cut(operand, n_main, n_series) for operand in (x, y)),
         coef.squeeze(0) if n_series == 1 else coef,
@@ -131,7 +131,7 @@ def objective(
     )
     loop = _loop("objective", (basis, loss, n_coef, *_kind(*tensors), *wants.values()))
     main = loop(*tensors, basis, loss, axes=2, **wants)
-    rest = chunked(slice(n_main, None)) if n_main < n_samples else Sums(*(None,) * 6)
+    rest = leftover(slice(n_main, None)) if n_main < n_samples else Sums(*(None,) * 6)
     return Sums(
         *(_plus(a, b) for a, b in zip(main[:3], rest[:3], strict=True)),
         *(_joined(a, b, like) for a, b, like in zip(main[3:], rest[3:], (x, y, weight), strict=True)),

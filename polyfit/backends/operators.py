@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from polyfit import losses
+from polyfit._checks import check_choice
 from polyfit.backends import chunked, traced
 from polyfit.backends.chunked import Normal, Sums
 from polyfit.bases import CHEBYSHEV, AffineMap, affine_map
@@ -57,8 +58,7 @@ def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
     if impl == "compile":
         _check_compile(device, degree)
         return impl
-    if impl != "triton":
-        raise ValueError(f"impl={impl!r} is unknown; pass one of {', '.join(map(repr, IMPLS))}")
+    check_choice("impl", impl, IMPLS)
     if not _has_triton():
         raise ValueError("impl='triton' needs the package triton; install it, or pass impl='auto' or 'torch'")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":

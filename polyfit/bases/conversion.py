@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from polyfit._checks import check_coef, check_tensor
 from polyfit.bases.definition import BASES, Basis, combine, interval, resolve, times_t
 from polyfit.errorfree import distil, two_product, two_sum
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.polynomial import Chebyshev, Hermite, HermiteE, Laguerre, Legendre, Polynomial
 
     Series = Polynomial | Chebyshev | Legendre | Hermite | HermiteE | Laguerre
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class _ExactMatrix(NamedTuple):
@@ -204,21 +203,6 @@ def _change_basis(coef: Tensor, key: tuple[Any, ...], transpose: bool = False) -
     return (_ChangeBasis if torch.compiler.is_compiling() else _ChangeBasisForward).apply(coef, key, transpose)
 
 
-def _check_coef(coef: Tensor) -> None:
-    if not isinstance(coef, Tensor):
-        raise TypeError(f"coef is {type(coef).__name__}; pass a torch.Tensor, for example torch.as_tensor(coef)")
-    if coef.dtype not in _DTYPES:
-        raise TypeError(
-            f"coef is {coef.dtype}; polynomials need float16, bfloat16, float32 or float64:"
-            " pass coef.to(torch.float32) or coef.double()"
-        )
-    if coef.dim() == 0 or coef.shape[-1] == 0:
-        raise ValueError(
-            f"coef has shape {tuple(coef.shape)}; its last axis holds the degree + 1 coefficients, lowest degree first,"
-            " and needs at least one: pass coef.reshape(-1), say"
-        )
-
-
 def convert(
     coef: Tensor,
     basis: str,
@@ -268,7 +252,8 @@ def convert(
         available precision", Numer. Math. 18 (1971); T. Ogita, S. M. Rump & S. Oishi, "Accurate sum and dot product",
         SIAM J. Sci. Comput. 26 (2005), for the sums.
     """
-    _check_coef(coef)
+    check_tensor("coef", coef)
+    check_coef(coef)
     domains = tuple(None if bounds is None else interval(bounds) for bounds in (domain, to_domain))
     key = (resolve(basis).name, resolve(to).name, *domains)
     if key[0] == key[1] and key[2] == key[3]:
@@ -336,7 +321,8 @@ def to_numpy(coef: Tensor, basis: str, domain: Sequence[float] | None = None) ->
     References:
         https://numpy.org/doc/stable/reference/routines.polynomials.html
     """
-    _check_coef(coef)
+    check_tensor("coef", coef)
+    check_coef(coef)
     if coef.dim() != 1:
         raise ValueError(f"coef has shape {tuple(coef.shape)}; a series of numpy is 1-D: pass one row, coef[0] say")
     window = resolve(basis).window

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +30,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from polyfit._checks import check_choice, checked_degree
 
 
 class Step(NamedTuple):
@@ -95,11 +96,8 @@ def resolve(basis: str) -> Basis:
     Raises:
         ValueError: no basis has that name.
     """
-    try:
-        return BASES[basis]
-    except (KeyError, TypeError):
-        accepted = ", ".join(repr(name) for name in BASES)
-        raise ValueError(f"basis={basis!r} is unknown; pass one of {accepted}") from None
+    check_choice("basis", basis, BASES)
+    return BASES[basis]
 
 
 def interval(domain: Sequence[float]) -> tuple[float, float]:
@@ -214,12 +212,7 @@ def derivative_matrix(basis: Basis, degree: int) -> Tensor:
         The derivative of the recurrence, ``P'_{k+1} = a_k P_k + (a_k t + b_k) P'_k - c_k P'_{k-1}``;
         numpy.polynomial's polyder, chebder and so on for what it does to coefficients.
     """
-    try:
-        degree = operator.index(degree)  # a constant from here on, also where it is of a shape that a compiler traces
-    except TypeError:
-        raise TypeError(f"degree={degree!r} is not a whole number; pass an int from 0 on") from None
-    if degree < 0:
-        raise ValueError(f"degree={degree!r} is negative; pass an int from 0 on")
+    degree = checked_degree(degree)  # a constant from here on, also where it is of a shape that a compiler traces
     # Not the tensor but its numbers are cached: one that was returned could be written.
     rows = torch.tensor(_derivative_rows(basis, degree), dtype=torch.float64, device="cpu")
     return rows.reshape(degree, degree + 1)

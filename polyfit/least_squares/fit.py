@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional
+from polyfit import _checks, bases
 from polyfit.backends import chunked, operators
 from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.errorfree import two_sum
@@ -241,14 +241,13 @@ def _checked(
     nan_policy: str,
 ) -> tuple[int, float, dict[int, float], Interval | None]:
     """Degree, ridge, fixed coefficients and bounds of the domain as plain numbers."""
-    degree, ridge = functional.checked_degree(degree), functional.checked_ridge(ridge)
+    degree, ridge = _checks.checked_degree(degree), _checks.checked_ridge(ridge)
     bases.resolve(basis)
     for name, value, accepted in (
         ("precision", precision, PRECISIONS),
         ("nan_policy", nan_policy, NAN_POLICIES),
     ):
-        if value not in accepted:
-            raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, accepted))}")
+        _checks.check_choice(name, value, accepted)
     values = {} if fixed is None else _fixed_values(fixed)
     for k, value in values.items():
         if not 0 <= k <= degree:
@@ -299,8 +298,8 @@ def prepare(
     """The samples that count, checked; None for data that are not finite under "propagate"."""
     if weight is not None and sigma is not None:
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
-    functional.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    functional.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
+    _checks.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
+    _checks.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
     operators.resolve_fit_impl(impl, x.device)
     x, y = x.detach(), y.detach()
     if sigma is not None:
@@ -322,20 +321,20 @@ def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
             " or pass what they are"
         )
     if nan_policy == "raise" and bool(sigma.isnan().any()):
-        functional.check_finite({"sigma": sigma}, _REMEDY)
+        _checks.check_finite({"sigma": sigma}, _REMEDY)
     return sigma.double().pow(-2)
 
 
 def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple[Tensor, Tensor, Tensor]:
     """The samples whose weight is not zero."""
-    functional.check_weights(weight)
+    _checks.check_weights(weight)
     is_used = weight != 0
     if not bool(is_used.any()):
         raise ValueError(
             f"all {weight.shape[0]} weights are zero; pass weights that are positive for the samples to fit"
         )
     if nan_policy == "raise":
-        functional.check_finite({"weight": weight}, _REMEDY)
+        _checks.check_finite({"weight": weight}, _REMEDY)
     if bool(is_used.all()):
         return x, y, weight
     return x[is_used], y[is_used], weight[is_used]
@@ -360,7 +359,7 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
     if not all(map(math.isfinite, (lo, hi, least, most, largest_weight))):
         if nan_policy == "propagate":
             return None
-        functional.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
+        _checks.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
     size, unit = max(-least, most), 1.0
     if size and not _SMALLEST < size < _LARGEST:
         unit = math.ldexp(1.0, math.frexp(size)[1] - 1)

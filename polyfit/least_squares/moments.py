@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases, functional
+from polyfit import _checks, bases
 from polyfit.backends import operators
 from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
 from polyfit.least_squares import algebra
@@ -58,7 +58,7 @@ class Moments:
     """
 
     def __init__(self, degree: int, domain: Sequence[float] = (-1.0, 1.0)) -> None:
-        self._degree = functional.checked_degree(degree)
+        self._degree = _checks.checked_degree(degree)
         self._domain = bases.interval(domain)
         self._n_samples = 0
         self._offset = math.nan  # none yet
@@ -124,14 +124,14 @@ class Moments:
             ValueError: shapes or devices that differ, negative weights, NaN or infinity.
         """
         operands = {"x": x, "y": y, "weight": weight}
-        functional.check_tensors(operands)
-        functional.check_one_series(operands)
+        _checks.check_tensors(operands)
+        _checks.check_one_series(operands)
         impl = operators.resolve_fit_impl(impl, x.device)
         if not x.shape[0]:
             return self
         with torch.no_grad(), operators.without_autocast(x.device):
             if weight is not None:
-                functional.check_weights(weight)
+                _checks.check_weights(weight)
             offset = self._offset if self._n_samples else _offset(y, weight)
             guess = None
             if offset:
@@ -140,7 +140,7 @@ class Moments:
             sums = operators.normal(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
             added = torch.cat([part.reshape(-1).cpu() for part in sums])
         if not bool(added.isfinite().all()):
-            functional.check_finite(operands, "leave these samples out")
+            _checks.check_finite(operands, "leave these samples out")
             raise ValueError("x lies far outside of domain, or y is too large to be squared in float64; scale them")
         n_added = x.shape[0] if weight is None else int(weight.count_nonzero())
         if n_added:
@@ -213,7 +213,7 @@ class Moments:
         Warns:
             FitWarning: the data do not determine all coefficients, or the residuals are too small for moments.
         """
-        degree = self._degree if degree is None else functional.checked_degree(degree)
+        degree = self._degree if degree is None else _checks.checked_degree(degree)
         if degree > self._degree:
             raise ValueError(f"degree={degree} is above that of the moments, {self._degree}; collect them with more")
         if self._n_samples <= degree:
@@ -221,7 +221,7 @@ class Moments:
                 f"{self._n_samples} samples do not determine {degree + 1} coefficients; pass"
                 f" degree={max(0, self._n_samples - 1)} or less, or add data"
             )
-        ridge = functional.checked_ridge(ridge)
+        ridge = _checks.checked_ridge(ridge)
         gram = algebra.gram(self.of_x.numpy()[: 2 * degree + 1], degree)
         of_y, squares = self._about(self._offset)
         moments = of_y.numpy()[: degree + 1]

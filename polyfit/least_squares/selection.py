@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polyfit import functional
+from polyfit import _checks
 from polyfit.backends import operators
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
@@ -113,10 +113,9 @@ def select_degree(
     References:
         Akaike (1974); Hurvich & Tsai (1989) for AICc; Schwarz (1978) for BIC; Stone (1974) for cross-validation.
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion={criterion!r} is unknown; pass one of {', '.join(map(repr, CRITERIA))}")
-    max_degree = functional.checked_degree(max_degree, "max_degree")
-    folds = functional.checked_degree(folds, "folds") if criterion == "cv" else 0
+    _checks.check_choice("criterion", criterion, CRITERIA)
+    max_degree = _checks.checked_degree(max_degree, "max_degree")
+    folds = _checks.checked_degree(folds, "folds") if criterion == "cv" else 0
     if folds == 1 or (criterion == "cv" and folds < 1):
         raise ValueError(f"folds={folds} leaves nothing to train on or to test; pass at least 2")
     options = {

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyfit._checks import check_limit
 from polyfit.monitor import Losses
 
 
@@ -54,13 +55,7 @@ class EarlyStopping:
         if all(value is None for value in limits.values()):
             raise ValueError("EarlyStopping() never stops; pass loss=, gradient_norm= or patience=")
         for name, value in {**limits, "min_delta": self.min_delta}.items():
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name}={value!r} is not a number; pass a number, or leave it out")
-            least = -math.inf if name == "loss" else 1 if name == "patience" else 0.0
-            if not value >= least:
-                raise ValueError(f"{name}={value!r} is out of range; pass {least:g} or more")
+            check_limit(name, value, -math.inf if name == "loss" else 1 if name == "patience" else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polyfit import functional, losses, optimizers
+from polyfit._checks import check_choice, check_count
 from polyfit.backends import chunked, operators
 from polyfit.least_squares.residuals import to_array
 from polyfit.monitor import Monitor, View, Watchers
@@ -22,13 +23,6 @@ from polyfit.training.watch import Interrupts, Watch
 from polyfit_kernels import launch
 
 ENGINES = ("auto", "closed_form", "moments", "resident", "stepwise")
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} is {type(value).__name__}; pass an int of at least {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} is too small; pass at least {least}")
 
 
 def train(
@@ -122,9 +116,9 @@ def train(
     if early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
         raise TypeError(f"early_stopping is {type(early_stopping).__name__}; pass a polyfit.training.EarlyStopping")
     for name, value, least in (("epochs", epochs, 0), ("record_every", record_every, 1), ("seed", seed, 0)):
-        _check_count(name, value, least)
+        check_count(name, value, least)
     if batch_size is not None:
-        _check_count("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size, 1)
     if reduction not in {"mean", "sum"}:
         raise ValueError(f"reduction={reduction!r} cannot be trained on; pass 'mean' or 'sum', which give one loss")
     problem = functional.canonical_problem(
@@ -319,8 +313,7 @@ def explain(
     >>> explain(optimizers.SGD(1e-3), "huber", impl="triton", n_samples=2000, degree=5)[0]
     'resident'
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine={engine!r} is unknown; pass one of {', '.join(map(repr, ENGINES))}")
+    check_choice("engine", engine, ENGINES)
     is_squared = isinstance(losses.resolve(loss), losses.MSE)
     is_affine = isinstance(optimizer, optimizers.SGD) and not isinstance(optimizer.lr, optimizers.Schedule)
     is_whole = batch_size is None
@@ -554,7 +547,7 @@ def max_stable_lr(
     References:
         Any text on descent: the error along an eigenvector of H with eigenvalue v shrinks by 1 - lr v an update.
     """
-    _check_count("degree", degree, 0)
+    check_count("degree", degree, 0)
     start = torch.zeros(degree + 1, dtype=x.dtype, device=x.device)
     problem = functional.canonical_problem(
         x.detach().reshape(-1),

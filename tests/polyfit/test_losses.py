@@ -179,7 +179,7 @@ def test_training(loss):
         (lambda: losses.Huber(0.0), ValueError, "delta=0.0 is out of range"),
         (lambda: losses.Huber("1"), TypeError, "delta='1' is not a number"),  # pyright: ignore[reportArgumentType]
         (lambda: losses.SmoothL1(-1.0), ValueError, "beta=-1.0 is out of range"),
-        (lambda: losses.Quantile(1.0), ValueError, "between 0 and 1"),
+        (lambda: losses.Quantile(1.0), ValueError, "above 0 and below 1"),
         (lambda: losses.Quantile(math.nan), ValueError, "q=nan is out of range"),
         (lambda: losses.Cauchy(math.inf), ValueError, "scale=inf is out of range"),
         (lambda: losses.PoissonNLL(eps=0.0), ValueError, "eps=0.0 is out of range"),

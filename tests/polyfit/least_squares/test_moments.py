@@ -211,7 +211,7 @@ def test_bad_input_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="state is of degree 3"):
         moments.load_state_dict(Moments(3).state_dict())
     for degree in (-1, True):
-        with pytest.raises(ValueError, match="is no degree"):
+        with pytest.raises(ValueError, match="is not a degree"):
             Moments(degree)
     with pytest.raises(TypeError, match="pass an int"):
         Moments(2.0)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,175 @@
+"""Checks of what users pass, one of each kind. An error says what was given, what is accepted, what to do."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+# The dtypes that operands may have.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+# --- names and numbers ---
+
+
+def check_choice(name: str, value: object, accepted: Iterable[object], alternatives: str = "") -> None:
+    """Refuse a value that is not among those that are accepted.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        accepted: the values to choose from.
+        alternatives: what else could be passed, as the end of a sentence.
+    """
+    choices = tuple(accepted)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, choices))}{alternatives}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_number(
+    name: str, value: object, least: float = -math.inf, below: float = math.inf, *, is_open: bool = False
+) -> None:
+    """Refuse what is not a finite number in [least, below), or with is_open in (least, below)."""
+    if not _is_number(value):
+        raise TypeError(f"{name}={value!r} is not a number; pass a float")
+    assert isinstance(value, (int, float))
+    if not (math.isfinite(value) and value < below and (value > least if is_open else value >= least)):
+        bounds = f" {'above' if is_open else 'from'} {least:g}" if least > -math.inf else ""
+        bounds += f" and below {below:g}" if below < math.inf else "" if is_open or not bounds else " on"
+        raise ValueError(f"{name}={value!r} is out of range; pass a finite number{bounds}")
+
+
+def check_limit(name: str, value: object, least: float) -> None:
+    """Refuse what is not a number of at least `least`; infinity is accepted, None is no limit."""
+    if value is None:
+        return
+    if not _is_number(value):
+        raise TypeError(f"{name}={value!r} is not a number; pass a number, or leave it out")
+    assert isinstance(value, (int, float))
+    if not value >= least:
+        raise ValueError(f"{name}={value!r} is out of range; pass {least:g} or more")
+
+
+def check_rate(value: object) -> None:
+    """Refuse what is not a learning rate: a positive finite number."""
+    if not _is_number(value):
+        raise TypeError(f"lr={value!r} is not a number; pass a positive float, or a schedule of this module")
+    assert isinstance(value, (int, float))
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"lr={value!r} is not a rate to descend with; pass a positive finite number")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse what is not an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is {type(value).__name__}; pass an int of at least {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} is too small; pass at least {least}")
+
+
+def checked_degree(degree: int, name: str = "degree") -> int:
+    """A degree as an int."""
+    try:
+        value = operator.index(degree)
+    except TypeError:
+        raise TypeError(f"{name}={degree!r} is {type(degree).__name__}; pass an int from 0 on") from None
+    if value < 0 or isinstance(degree, bool):
+        raise ValueError(f"{name}={degree!r} is not a degree; pass an int from 0 on")
+    return value
+
+
+def checked_ridge(ridge: float) -> float:
+    """A penalty as a float."""
+    value = float(ridge)
+    if not (math.isfinite(value) and value >= 0.0):
+        raise ValueError(f"ridge={ridge!r} is not a penalty; pass a finite number from 0 on")
+    return value
+
+
+# --- tensors ---
+
+
+def check_tensor(name: str, tensor: object) -> None:
+    """Refuse what is not a tensor of one of `DTYPES`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})")
+    if tensor.dtype not in DTYPES:
+        raise TypeError(
+            f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"
+            f" pass {name}.to(torch.float32) or {name}.double()"
+        )
+
+
+def check_tensors(named: dict[str, Tensor | None]) -> None:
+    """Refuse operands that are not floating-point tensors of one dtype on one device."""
+    first, reference = "", None
+    for name, tensor in named.items():
+        if tensor is None:
+            continue
+        check_tensor(name, tensor)
+        if reference is None:
+            first, reference = name, tensor
+        elif tensor.dtype != reference.dtype:
+            raise TypeError(
+                f"{name} is {tensor.dtype} and {first} is {reference.dtype}; they must agree:"
+                f" pass {name}.to({first}.dtype), or convert {first}"
+            )
+        elif tensor.device != reference.device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree:"
+                f" pass {name}.to({first}.device), or move {first}"
+            )
+
+
+def check_coef(coef: Tensor) -> None:
+    """Refuse coefficients without an axis of coefficients, or without any."""
+    if coef.dim() == 0 or coef.shape[-1] == 0:
+        raise ValueError(
+            f"coef has shape {tuple(coef.shape)}; its last axis holds the degree + 1 coefficients, lowest degree first,"
+            " and needs at least one: pass coef.reshape(-1), say"
+        )
+
+
+def check_one_series(named: dict[str, Tensor | None]) -> None:
+    """Refuse operands that do not all have one shape (N,); the first of them decides N."""
+    first, reference = next((name, tensor) for name, tensor in named.items() if tensor is not None)
+    for name, tensor in named.items():
+        if tensor is not None and (tensor.dim() != 1 or tensor.shape != reference.shape):
+            beside = "" if tensor is reference else f" and {first} {tuple(reference.shape)}"
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}{beside}; a fit takes one series, all operands of one shape"
+                " (N,)"
+            )
+
+
+def check_finite(named: dict[str, Tensor | None], remedy: str) -> None:
+    """Refuse values that are not finite: say how many there are, and where the first is."""
+    found = []
+    for name, tensor in named.items():
+        if tensor is None or bool((is_finite := tensor.isfinite()).all()):
+            continue
+        where = int(is_finite.logical_not().nonzero()[0])
+        count = tensor.numel() - int(is_finite.sum())
+        many = "1 value that is" if count == 1 else f"{count} values that are"
+        found.append(f"{name} has {many} not finite, the first is {name}[{where}] = {float(tensor[where])}")
+    if found:
+        raise ValueError("; ".join(found) + f": {remedy}")
+
+
+def check_weights(weight: Tensor) -> None:
+    """Refuse negative weights."""
+    is_negative = weight < 0
+    if bool(is_negative.any()):
+        where = int(is_negative.nonzero()[0])
+        raise ValueError(
+            f"weight[{where}] is {float(weight[where])!r}, and {int(is_negative.sum())} weights are negative;"
+            " weights are 1/sigma**2: pass numbers from 0 on"
+        )

@@ -10,11 +10,13 @@ shape.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit.bases import BASES, AffineMap
+from polyfit.losses import MSE, Loss
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -22,31 +24,64 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-Mapping = AffineMap | Tensor  # center, scale, shift
+Pointwise = Callable[[Tensor, Tensor], Tensor]
 
 
-def apply_map(x: Tensor, mapping: Mapping | None) -> Tensor:
-    """Domain to window, ``t = (x - center) * scale + shift``."""
-    if mapping is None:
-        return x
-    center, scale, shift = mapping
-    return (x - center) * scale + shift
+class Model(NamedTuple):
+    """A polynomial and its pointwise loss, apart from all numbers.
+
+    Attributes:
+        basis: its name, a key of `polyfit.bases.BASES`.
+        mapping: center, scale and shift of the map from domain to window, or None for t = x. A tensor of the three in
+            a compiled loop.
+        loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets.
+    """
+
+    basis: str
+    mapping: AffineMap | Tensor | None = None
+    loss: Loss | Pointwise = MSE()
+
+    @property
+    def pointwise(self) -> Pointwise:
+        """The loss as a function of predictions and targets."""
+        return self.loss.value if isinstance(self.loss, Loss) else self.loss
+
+    @property
+    def affine_map(self) -> AffineMap | None:
+        """The map as numbers."""
+        assert not isinstance(self.mapping, Tensor)
+        return self.mapping
+
+    @property
+    def kernel_loss(self) -> tuple[str, float]:
+        """The variant of the loss that a kernel compiles, and its parameter."""
+        assert isinstance(self.loss, Loss)
+        return self.loss.kernel
+
+    @property
+    def slope(self) -> float | Tensor:
+        """dt/dx."""
+        return 1.0 if self.mapping is None else self.mapping[1]
+
+    def to_window(self, x: Tensor) -> Tensor:
+        """Domain to window, ``t = (x - center) * scale + shift``."""
+        if self.mapping is None:
+            return x
+        center, scale, shift = self.mapping
+        return (x - center) * scale + shift
 
 
-def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
+def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """The value p(x) = sum_k coef[..., k] P_k(t(x)), in the dtype of x."""
     dtype = compute_dtype(x.dtype)
-    t = apply_map(x.to(dtype), mapping)
+    t = model.to_window(x.to(dtype))
     columns = [column.unsqueeze(-1) if coef.dim() > 1 else column for column in coef.to(dtype).unbind(-1)]
     before, term = torch.zeros_like(t), torch.ones_like(t)
     value = columns[0] * term
-    for (a, b, c), column in zip(BASES[basis].steps(len(columns) - 1), columns[1:], strict=True):
+    for (a, b, c), column in zip(BASES[model.basis].steps(len(columns) - 1), columns[1:], strict=True):
         before, term = term, (a * t + b) * term - c * before
         value = value + column * term
     return value.to(x.dtype)
-
-
-Pointwise = Callable[[Tensor, Tensor], Tensor]
 
 
 def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise) -> Tensor:
@@ -60,9 +95,7 @@ def polynomial_loss(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
-    mapping: AffineMap | None,
-    basis: str,
-    pointwise: Pointwise,
+    model: Model,
     reduction: str,
     n_losses: int | None = None,
 ) -> Tensor:
@@ -75,7 +108,7 @@ def polynomial_loss(
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    terms = elementwise_loss(polyval(x, coef, mapping, basis), y, weight, pointwise)
+    terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise)
     total = _total(terms, n_losses)
     if reduction == "mean":
         count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)

@@ -1,7 +1,7 @@
-"""The two differentiable operations, `polyval` and `polynomial_loss`: validation and shapes.
+"""The two differentiable operations, `polyval` and `polynomial_loss`: what a user calls.
 
-Everything here is about what a user may pass; the mathematics lies in polyfit.autograd and below, which sees canonical
-operands only: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1).
+They check and shape what is passed (`polyfit._checks`, `polyfit._problem`); the mathematics is in polyfit.autograd and
+below.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
-from polyfit._checks import DTYPES, check_choice, check_coef, check_tensors
-from polyfit.backends import operators
-
-_REDUCTIONS = ("mean", "sum", "none")
+from polyfit._checks import DTYPES, check_coef, check_tensors
+from polyfit._problem import batch_shape, broadcast, canonical_problem, flat, is_flat
+from polyfit.backends import resolve_impl
 
 
 def _promoted(*tensors: Any) -> Sequence[Any]:
@@ -31,128 +30,6 @@ def _promoted(*tensors: Any) -> Sequence[Any]:
         return tensors
     widest = functools.reduce(torch.promote_types, dtypes)
     return [tensor.to(widest) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
-
-
-def _batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
-    """What stands before the last axis, broadcast; the last axes of the samples must agree."""
-    reference = next(iter(samples))
-    n_samples = samples[reference].shape[-1:]
-    for name, tensor in samples.items():
-        if tensor.shape[-1:] != n_samples:
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)};"
-                " the last axis is samples and must agree"
-            )
-        if tensor.dim() == 0 and coef.dim() > 1:
-            raise ValueError(
-                f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for;"
-                f" pass {name}.reshape(1)"
-            )
-    if coef.dim() == 1 and all(tensor.dim() <= 1 for tensor in samples.values()):
-        return torch.Size(())
-    try:
-        return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
-    except RuntimeError:
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in samples.items())
-        raise ValueError(
-            f"batches do not fit: coef {tuple(coef.shape)} is (*batch, degree + 1) and {shapes} are (*batch, samples);"
-            " what stands before the last axis must broadcast"
-        ) from None
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() == 1 else tensor.reshape(-1)
-
-
-def _is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
-    """Whether all samples are of one series and can be seen as one axis without a copy."""
-    shape = samples[0].shape
-    return coef.dim() == 1 and all(
-        tensor.shape == shape and (tensor.dim() <= 1 or tensor.is_contiguous()) for tensor in samples
-    )
-
-
-def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
-    """(S, K) for a tensor (*batch, K), or (K,) where one row serves all series."""
-    width = tensor.shape[-1]
-    if all(size == 1 for size in tensor.shape[:-1]):
-        return _flat(tensor)
-    return tensor.expand(*batch, width).reshape(n_series, width)
-
-
-def _broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size) -> tuple[Tensor, list[Tensor | None]]:
-    """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
-    n_series = math.prod(batch)
-    rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
-    return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
-
-
-class Problem(NamedTuple):
-    """Checked operands of a loss, in canonical shape.
-
-    Attributes:
-        x: (N,), shared by all series, or (S, N).
-        y: likewise.
-        coef: (degree + 1,) or (S, degree + 1).
-        weight: like x, or None.
-        mapping: from domain to window, or None.
-        basis: its name.
-        loss: the pointwise loss: an object of polyfit.losses, or a function of the user's.
-        impl: "triton" or "torch".
-        batch: what the series stand for, S elements.
-        domain: what is mapped onto the window of the basis, or None.
-    """
-
-    x: Tensor
-    y: Tensor
-    coef: Tensor
-    weight: Tensor | None
-    mapping: bases.AffineMap | None
-    basis: str
-    loss: losses.Loss | formula.Pointwise
-    impl: str
-    batch: torch.Size
-    domain: bases.Interval | None
-
-
-def canonical_problem(
-    x: Tensor,
-    y: Tensor,
-    coef: Tensor,
-    *,
-    loss: str | losses.Loss | formula.Pointwise,
-    weight: Tensor | None,
-    reduction: str,
-    per_series: bool,
-    basis: str,
-    domain: Sequence[float] | None,
-    impl: str,
-) -> Problem:
-    """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
-    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
-    check_coef(coef)
-    x, y, coef, weight = autograd.tied(x, y, coef, weight)
-    if callable(loss) and not isinstance(loss, losses.Loss):
-        pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
-    else:
-        pointwise = losses.resolve(loss)
-    check_choice("reduction", reduction, _REDUCTIONS)
-    bounds = None if domain is None else bases.interval(domain)
-    mapping = bases.affine_map(bounds, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)
-    samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
-    batch = _batch_shape(coef, samples)
-    if reduction == "mean" and (0 in x.shape[-1:] or (0 in batch and not per_series)):
-        raise ValueError(
-            "reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'"
-        )
-    if not batch or (not per_series and _is_flat(coef, list(samples.values()))):
-        flat_weight = None if weight is None else _flat(weight)
-        return Problem(_flat(x), _flat(y), coef, flat_weight, mapping, basis, pointwise, impl, torch.Size(()), bounds)
-    coef, (x_rows, y_rows, weight_rows) = _broadcast(coef, (x, y, weight), batch)
-    assert x_rows is not None
-    assert y_rows is not None
-    return Problem(x_rows, y_rows, coef, weight_rows, mapping, basis, pointwise, impl, batch, bounds)
 
 
 def polyval(
@@ -202,14 +79,15 @@ def polyval(
     check_coef(coef)
     x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
-    impl = operators.resolve_impl(impl, x.device, coef.shape[-1] - 1)
-    if _is_flat(coef, (x,)):
-        values = autograd.polyval(_flat(x), coef, mapping, basis, impl)
+    model = formula.Model(basis, mapping)
+    impl = resolve_impl(impl, x.device, coef.shape[-1] - 1)
+    if is_flat(coef, (x,)):
+        values = autograd.polyval(flat(x), coef, model, impl)
         return values if x.dim() == 1 else values.view(x.shape)
-    batch = _batch_shape(coef, {"x": x})
-    coef, (rows,) = _broadcast(coef, (x,), batch)
+    batch = batch_shape(coef, {"x": x})
+    coef, (rows,) = broadcast(coef, (x,), batch)
     assert rows is not None
-    return autograd.polyval(rows, coef, mapping, basis, impl).view(*batch, x.shape[-1])
+    return autograd.polyval(rows, coef, model, impl).view(*batch, x.shape[-1])
 
 
 def polynomial_loss(
@@ -280,6 +158,8 @@ def polynomial_loss(
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
+    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
+    x, y, coef, weight = autograd.tied(x, y, coef, weight)
     problem = canonical_problem(
         x,
         y,
@@ -293,14 +173,15 @@ def polynomial_loss(
         impl=impl,
     )
     if reduction == "none":
-        return _loss_of_each(x, y, coef, weight, problem.loss, basis, domain, problem.impl)
+        return _loss_of_each(x, y, coef, weight, problem.model.pointwise, basis, domain, problem.impl)
     n_losses = (
         math.prod(problem.batch) if per_series and problem.batch else None
     )  # one series without a batch: a scalar
-    if isinstance(problem.loss, losses.Loss):
-        result = autograd.polynomial_loss(*problem[:6], problem.loss, reduction, n_losses, problem.impl)
+    operands, model = (problem.x, problem.y, problem.coef, problem.weight), problem.model
+    if isinstance(model.loss, losses.Loss):
+        result = autograd.polynomial_loss(*operands, model, reduction, n_losses, problem.impl)
     else:
-        result = formula.polynomial_loss(*problem[:6], problem.loss, reduction, n_losses)
+        result = formula.polynomial_loss(*operands, model, reduction, n_losses)
     return result if n_losses is None else result.view(problem.batch)
 
 
@@ -309,14 +190,13 @@ def _loss_of_each(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
-    loss: losses.Loss | formula.Pointwise,
+    pointwise: formula.Pointwise,
     basis: str,
     domain: Sequence[float] | None,
     impl: str,
 ) -> Tensor:
-    """The weighted loss of every sample: nothing to reduce, so values first, then the loss, both differentiable."""
+    """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
     wide = formula.compute_dtype(x.dtype)
     p = polyval(x.to(wide), coef.to(wide), basis=basis, domain=domain, impl=impl)
-    pointwise = loss.value if isinstance(loss, losses.Loss) else loss
     wide_weight = None if weight is None else weight.to(wide)
     return formula.elementwise_loss(p, y.to(wide), wide_weight, pointwise).to(x.dtype)

@@ -1,6 +1,9 @@
 """What all tests share: which of them can run here, and seeds."""
 
+import contextlib
+import dataclasses
 import os
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -28,11 +31,15 @@ def _seed() -> None:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
-    from polyfit.backends import chunked
+def set_sizes() -> Iterator[Callable[..., None]]:
+    """`set_sizes(block=4)`: other lengths of blocks, chunks and so on for the rest of the test."""
+    from polyfit.backends import sizes
 
-    monkeypatch.setattr(chunked, "_chunk_elements", lambda device: 24)
-    monkeypatch.setattr(chunked, "_KEPT", 0)
-    monkeypatch.setattr(chunked, "_BLOCK", 4)
-    monkeypatch.setattr(chunked, "_LONGEST_BLOCK", 7)
+    with contextlib.ExitStack() as stack:
+        yield lambda **changes: stack.enter_context(sizes.using(dataclasses.replace(sizes.current(), **changes)))
+
+
+@pytest.fixture
+def small_chunks(set_sizes: Callable[..., None]) -> None:
+    """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
+    set_sizes(chunk_of_a_thread=-(-24 // torch.get_num_threads()), kept=0, block=4, longest_block=7)

@@ -16,7 +16,7 @@ from problems import Problem, assert_no_worse_than_eager, make_problem
 from torch import Tensor
 
 import polyfit
-from polyfit.backends import operators
+from polyfit.backends import resolve_impl
 
 pytest.importorskip("triton")
 from polyfit_kernels import launch, partials
@@ -109,7 +109,7 @@ def test_degrees_of_every_basis(degree, basis):
 
 
 def test_auto_is_the_kernel_and_agrees_with_the_one_pass():
-    assert operators.resolve_impl("auto", torch.device("cuda")) == "triton"
+    assert resolve_impl("auto", torch.device("cuda")) == "triton"
     x = torch.randn(3, 5000, device="cuda", requires_grad=True)
     y = torch.randn(5000, device="cuda", requires_grad=True)
     coef = torch.randn(3, 6, device="cuda", requires_grad=True)

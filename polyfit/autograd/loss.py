@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polyfit import formula, losses
+from polyfit import formula
 from polyfit.autograd._batching import (
     Tensors,
     batch_operand,
@@ -21,56 +21,45 @@ from polyfit.autograd._batching import (
 from polyfit.autograd._pullback import pull_back, pull_back_twice
 from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
 from polyfit.backends import operators
-from polyfit.bases import AffineMap
+from polyfit.backends.results import Wants
+from polyfit.formula import Model
 
-Wants = tuple[bool, bool, bool, bool]  # gradients to x, y, coef, weight
 
-
-class Terms(NamedTuple):
-    """What a loss is, apart from its operands.
+class Reduced(NamedTuple):
+    """What a reduced loss is, apart from its operands.
 
     Attributes:
-        mapping: from domain to window, or None.
-        basis: its name.
-        loss: the pointwise loss.
+        model: basis, mapping and pointwise loss.
         reduction: "mean" or "sum".
-        n_losses: how many losses there are, each over as many series in a row; None for one, as a scalar.
+        n_losses: number of losses, each over as many series in a row; None for one loss, as a scalar.
         impl: resolved.
     """
 
-    mapping: AffineMap | None
-    basis: str
-    loss: losses.Loss
+    model: Model
     reduction: str
     n_losses: int | None
     impl: str
 
     def formula(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
         """The losses by polyfit.formula."""
-        return formula.polynomial_loss(
-            x, y, coef, weight, self.mapping, self.basis, self.loss.value, self.reduction, self.n_losses
-        )
-
-    @property
-    def pointwise(self) -> tuple[AffineMap | None, str, losses.Loss]:
-        """What the pass over the data is told."""
-        return self[:3]
+        return formula.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses)
 
     def waits(self, axes: int, n_series: int) -> bool:
-        """Whether the gradient to an operand of so many axes waits for what comes from upstream.
+        """Whether the gradient to an operand of so many axes has to wait for the upstream gradient.
 
-        What series share gets one gradient for all of them; if each has a loss of its own, their gradients may differ.
+        An operand that series share gets one gradient, summed over the series. If each series has a loss of its own,
+        the upstream gradient decides the terms of that sum.
         """
         return axes == 1 and n_series != 1 and self.n_losses not in {None, 1}
 
     def known_scale(self, n_samples: int, n_series: int, is_weighted: bool) -> float:
-        """What sums over a loss are multiplied with, as far as it is known before the pass: all but sums of weights."""
+        """The factor of the sums over a loss as far as it is known before the pass: all but the sums of the weights."""
         if self.reduction == "sum" or is_weighted or n_series == 0:
             return 1.0
         return (self.n_losses or 1) / (n_samples * n_series)
 
     def found_scale(self, total_weight: Tensor | None) -> Tensor | float:
-        """The rest: one over the sum of the weights of each loss."""
+        """The rest of the factor: one over the sum of the weights of each loss."""
         if self.reduction == "sum" or total_weight is None:
             return 1.0
         return 1.0 / self.over_series(total_weight)
@@ -82,7 +71,7 @@ class Terms(NamedTuple):
         return sums if sums.shape[0] == self.n_losses else sums.view(self.n_losses, -1).sum(1)
 
     def of_series(self, of_losses: Tensor, n_series: int) -> Tensor:
-        """Numbers of each loss for its series: (S,); a scalar stays one."""
+        """Numbers of the losses, repeated for the series of each: (S,); a scalar stays a scalar."""
         if self.n_losses is None or self.n_losses == n_series:
             return of_losses
         return of_losses.unsqueeze(1).expand(-1, n_series // self.n_losses).reshape(n_series)
@@ -91,15 +80,16 @@ class Terms(NamedTuple):
 def _needs(operands: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> Wants:
     """Which of x, y, coef and weight require a gradient."""
     x, y, coef, weight = operands
-    return x.requires_grad, y.requires_grad, coef.requires_grad, weight is not None and weight.requires_grad
+    needs_weight = weight is not None and weight.requires_grad
+    return Wants(x.requires_grad, y.requires_grad, coef.requires_grad, needs_weight)
 
 
 def _n_series(coef: Tensor) -> int:
     return coef.shape[0] if coef.dim() == 2 else 1
 
 
-def _beside(factor: Tensor, rows: Tensor) -> Tensor:
-    """Factors of the series, or one of all, as they multiply rows (S, K) or (K,)."""
+def _factor_of_rows(factor: Tensor, rows: Tensor) -> Tensor:
+    """Factors of the series, or one for all, in a shape that multiplies rows (S, K) or (K,)."""
     if factor.dim() == 0:  # which changes no dtype
         return factor
     factor = factor.to(rows.dtype)
@@ -115,27 +105,25 @@ class PolynomialLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Terms, wants: Wants
+        x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced, wants: Wants
     ) -> Tensors:
         """One pass over the data for the value and for the gradients that are wanted."""
         n_series = _n_series(coef)
-        want_x, want_y, want_coef, want_weight = wants
         scale = terms.known_scale(x.shape[-1], n_series, weight is not None)
-        result = operators.objective(
-            x, y, coef, weight, None, *terms.pointwise, terms.impl,
-            scale=scale,
-            want_coef=want_coef,
-            want_x=want_x and not terms.waits(x.dim(), n_series),
-            want_y=want_y and not terms.waits(y.dim(), n_series),
-            want_weight=want_weight and weight is not None and not terms.waits(weight.dim(), n_series),
-        )  # fmt: skip
+        now = Wants(
+            x=wants.x and not terms.waits(x.dim(), n_series),
+            y=wants.y and not terms.waits(y.dim(), n_series),
+            coef=wants.coef,
+            weight=wants.weight and weight is not None and not terms.waits(weight.dim(), n_series),
+        )
+        result = operators.objective(x, y, coef, weight, None, terms.model, terms.impl, now, scale=scale)
         assert result.value is not None
         reduced = terms.over_series(result.value)
-        if result.weight is not None:
-            reduced = reduced * terms.found_scale(result.weight)
-        # A copy in any case: what a Function returns as a view cannot be modified in place by whoever gets it.
+        if result.total_weight is not None:
+            reduced = reduced * terms.found_scale(result.total_weight)
+        # A copy in any case: PyTorch forbids to modify in place what a Function returns as a view.
         reduced = reduced.to(coef.dtype, copy=True)
-        return reduced, result.value if want_weight else None, *result[1:]
+        return reduced, result.value if wants.weight else None, *result[1:]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
@@ -150,7 +138,7 @@ class PolynomialLoss(torch.autograd.Function):
         """Scale the gradients of the forward pass."""
         if grad is None:
             return (None,) * 6
-        saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:4]
+        saved, wants = ctx.saved_tensors, Wants(*ctx.needs_input_grad[:4])
         if pulls_back_formula(grad):
             found = pull_back(ctx.terms.formula, saved[:4], wants, grad)
         elif torch.is_grad_enabled():
@@ -166,30 +154,41 @@ class PolynomialLoss(torch.autograd.Function):
         """The losses of B * S series."""
         operands, (terms, wants), batch = args[:4], args[4:], info.batch_size
         axes = [count_axes(operand, dim) for operand, dim in zip(operands, in_dims[:4], strict=True)]
-        # Someone outside may want what nobody inside does.
-        needs = _needs(operands)
-        merged_wants = tuple(want or need for want, need in zip(wants, needs, strict=True))
-        apart = (*merged_wants[:2], True, merged_wants[3])
+        # An outer transform may want gradients that the inner one does not.
+        merged_wants = Wants(*(want or need for want, need in zip(wants, _needs(operands), strict=True)))
+        apart = merged_wants._replace(coef=True)
         merged, n_series = merge_examples(operands, in_dims[:4], axes, apart, batch)
         merged_terms = terms._replace(n_losses=batch * (terms.n_losses or 1))
         reduced, *sums, grad_x, grad_y, grad_weight = apply(PolynomialLoss, *merged, merged_terms, merged_wants)
         if terms.n_losses is not None:
             reduced = reduced.unflatten(0, (batch, -1))
         value, total_weight, grad_coef = (None if part is None else part.unflatten(0, (batch, -1)) for part in sums)
-        # What waits within an example is none of its outputs.
+        # A gradient that waits is not an output of an example.
         per_sample = [
             split_examples(rows, batch, n_axes) if want and not terms.waits(n_axes, n_series) else None
             for rows, n_axes, want in zip(
-                (grad_x, grad_y, grad_weight), (axes[0], axes[1], axes[3]), (wants[0], wants[1], wants[3]), strict=True
+                (grad_x, grad_y, grad_weight),
+                (axes[0], axes[1], axes[3]),
+                (wants.x, wants.y, wants.weight),
+                strict=True,
             )
         ]
         return vmap_results(
-            reduced, value if wants[3] else None, total_weight, grad_coef if wants[2] else None, *per_sample
+            reduced, value if wants.weight else None, total_weight, grad_coef if wants.coef else None, *per_sample
         )
 
 
+def _slope_of_mean(
+    terms: Reduced, factor: Tensor, scale: Tensor | float, value: Tensor | None, weight: Tensor, n_series: int
+) -> Tensor:
+    """The part of the gradient of a mean to the weight that comes from its denominator, the sum of the weights."""
+    assert value is not None
+    means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
+    return _factor_of_rows(means, weight) if weight.dim() == 2 else means.sum().to(weight.dtype)
+
+
 class LossGradients(torch.autograd.Function):
-    """Gradients of sum(grad * losses) to x, y, coef and weight, from what the pass of `PolynomialLoss` gave."""
+    """Gradients of sum(grad * losses) to x, y, coef and weight, from the sums and gradients of `PolynomialLoss`."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -204,55 +203,50 @@ class LossGradients(torch.autograd.Function):
         grad_x: Tensor | None,
         grad_y: Tensor | None,
         grad_weight: Tensor | None,
-        terms: Terms,
+        terms: Reduced,
         wants: Wants,
     ) -> Tensors:
-        """Multiply; where something is missing, one further pass.
+        """Multiply the gradients of the forward pass; one further pass gives those that had to wait.
 
-        That is so for an operand that series share when each has a loss, and a gradient from upstream, of its own.
+        Gradients wait for operands that series share where each series has a loss, and an upstream gradient, of its
+        own.
         """
         n_series = _n_series(coef)
         scale = terms.found_scale(total_weight)
         if grad_coef is not None:  # which has the known scale already
             factor = terms.of_series(grad if total_weight is None else grad.double() * scale, n_series)
-            grad_coef = (grad_coef * _beside(factor, grad_coef)).to(coef.dtype).view(coef.shape)
-        if wants == (False, False, True, False) and grad_coef is not None:
+            grad_coef = (grad_coef * _factor_of_rows(factor, grad_coef)).to(coef.dtype).view(coef.shape)
+        if wants == Wants(coef=True) and grad_coef is not None:
             return None, None, grad_coef, None
 
         scale = scale * terms.known_scale(x.shape[-1], n_series, total_weight is not None)
         factor = terms.of_series(grad.double() * scale, n_series)  # (S,), or () for all
         early = (grad_x, grad_y, grad_coef, grad_weight)
-        misses = [want and part is None for want, part in zip(wants, early, strict=True)]
+        missing = Wants(*(want and part is None for want, part in zip(wants, early, strict=True)))
         late: Tensors = (None,) * 4
-        if any(misses):
-            names = ("want_x", "want_y", "want_coef", "want_weight")
-            sums = operators.objective(
-                x, y, coef, weight, factor.expand(n_series), *terms.pointwise, terms.impl,
-                **dict(zip(names, misses, strict=True)),
-            )  # fmt: skip
+        if any(missing):
+            sums = operators.objective(x, y, coef, weight, factor.expand(n_series), terms.model, terms.impl, missing)
             late = (sums.grad_x, sums.grad_y, sums.grad_coef, sums.grad_weight)
             value = sums.value if value is None else value
 
         def gradient(operand: Tensor, early: Tensor | None, late: Tensor | None) -> Tensor:
-            wide = late if early is None else early * _beside(factor, early)
+            wide = late if early is None else early * _factor_of_rows(factor, early)
             assert wide is not None
             return wide.to(operand.dtype).view(operand.shape)
 
+        if wants.coef and grad_coef is None:
+            grad_coef = gradient(coef, None, late[2])
         to_weight = None
-        if wants[3] and weight is not None:
+        if wants.weight and weight is not None:
             wide = weight.to(formula.compute_dtype(weight.dtype))
             to_weight = gradient(wide, grad_weight, late[3])
-            if terms.reduction == "mean":  # a heavier sample draws the mean to its own loss, too
-                assert value is not None
-                means = (factor * terms.of_series(terms.over_series(value) * scale, n_series)).expand(n_series)
-                to_weight = to_weight - (_beside(means, wide) if wide.dim() == 2 else means.sum().to(wide.dtype))
+            if terms.reduction == "mean":
+                to_weight = to_weight - _slope_of_mean(terms, factor, scale, value, wide, n_series)
             to_weight = to_weight.to(weight.dtype)
-        if wants[2] and grad_coef is None:
-            grad_coef = gradient(coef, None, late[2])
         return (
-            gradient(x, grad_x, late[0]) if wants[0] else None,
-            gradient(y, grad_y, late[1]) if wants[1] else None,
-            grad_coef if wants[2] else None,
+            gradient(x, grad_x, late[0]) if wants.x else None,
+            gradient(y, grad_y, late[1]) if wants.y else None,
+            grad_coef if wants.coef else None,
             to_weight,
         )
 
@@ -279,14 +273,14 @@ class LossGradients(torch.autograd.Function):
         operands, sums, per_sample, (terms, wants) = args[:4], args[4:7], args[7:10], args[10:]
         batch = info.batch_size
         axes = [count_axes(operand, dim) for operand, dim in zip(operands, in_dims[1:5], strict=True)]
-        merged, n_series = merge_examples(operands, in_dims[1:5], axes, (*wants[:2], True, wants[3]), batch)
+        merged, n_series = merge_examples(operands, in_dims[1:5], axes, wants._replace(coef=True), batch)
         n_axes_of = (axes[0], axes[1], axes[3])
         found = apply(
             LossGradients,
             merge_sums(grad, in_dims[0], batch),
             *merged,
             *(merge_sums(part, dim, batch) for part, dim in zip(sums, in_dims[5:8], strict=True)),
-            # A sum over series is not the gradient of each: that takes a pass.
+            # A sum over series is not the gradient of each series: those take a pass.
             *(
                 None
                 if part is None or (n_axes == 1 and n_series > 1)
@@ -304,19 +298,17 @@ def polynomial_loss(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
-    mapping: AffineMap | None,
-    basis: str,
-    loss: losses.Loss,
+    model: Model,
     reduction: str,
     n_losses: int | None,
     impl: str,
 ) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
-    terms = Terms(mapping, basis, loss, reduction, n_losses, impl)
+    terms = Reduced(model, reduction, n_losses, impl)
     if runs_formula():
         return terms.formula(x, y, coef, weight)
     operands = (x, y, coef, weight)
-    wants = _needs(operands) if torch.is_grad_enabled() else (False, False, False, False)
+    wants = _needs(operands) if torch.is_grad_enabled() else Wants()
     if any(wants) or is_transformed():
         return apply(PolynomialLoss, *operands, terms, wants)[0]
     value = PolynomialLoss.forward(*operands, terms, wants)[0]

@@ -12,16 +12,17 @@ from polyfit.autograd._batching import Tensors, count_axes, merge_examples, spli
 from polyfit.autograd._pullback import pull_back, pull_back_twice
 from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
 from polyfit.backends import operators
-from polyfit.bases import AffineMap
+from polyfit.backends.results import Wants
+from polyfit.formula import Model
 
 
 class Polyval(torch.autograd.Function):
     """p(x)."""
 
     @staticmethod
-    def forward(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `polyfit.backends.operators.evaluate`."""
-        return operators.evaluate(x, coef, mapping, basis, impl)
+        return operators.evaluate(x, coef, model, impl)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -34,14 +35,14 @@ class Polyval(torch.autograd.Function):
         """Vector-Jacobian product, in one pass over x and grad."""
         x, coef = ctx.saved_tensors
         wants = ctx.needs_input_grad[:2]
+        model, impl = ctx.constants
         if pulls_back_formula(grad):
-            mapping, basis, _ = ctx.constants
-            found = pull_back(lambda x, coef: formula.polyval(x, coef, mapping, basis), (x, coef), wants, grad)
+            found = pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad)
         elif torch.is_grad_enabled():
-            found = apply(PolyvalGradients, grad, x, coef, *ctx.constants, *wants)
+            found = apply(PolyvalGradients, grad, x, coef, model, impl, wants)
         else:
-            found = PolyvalGradients.forward(grad, x, coef, *ctx.constants, *wants)
-        return *found, None, None, None
+            found = PolyvalGradients.forward(grad, x, coef, model, impl, wants)
+        return *found, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,25 +59,17 @@ class PolyvalGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad: Tensor,
-        x: Tensor,
-        coef: Tensor,
-        mapping: AffineMap | None,
-        basis: str,
-        impl: str,
-        want_x: bool,
-        want_coef: bool,
+        grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `polyfit.backends.operators.evaluate_backward`."""
-        grad_x, grad_coef = operators.evaluate_backward(
-            grad, x, coef, mapping, basis, impl, want_x=want_x, want_coef=want_coef
-        )
+        want_x, want_coef = wants
+        grad_x, grad_coef = operators.evaluate_backward(grad, x, coef, model, impl, Wants(x=want_x, coef=want_coef))
         return None if grad_x is None else grad_x.to(x.dtype), None if grad_coef is None else grad_coef.to(coef.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, Tensor | None]) -> None:
         """Keep the operands."""
-        grad, x, coef, ctx.mapping, ctx.basis, _, *ctx.wants = inputs
+        grad, x, coef, ctx.model, _, ctx.wants = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, x, coef)
 
@@ -86,28 +79,28 @@ class PolyvalGradients(torch.autograd.Function):
         grad, *operands = ctx.saved_tensors
 
         def values(x: Tensor, coef: Tensor) -> Tensor:
-            return formula.polyval(x, coef, ctx.mapping, ctx.basis)
+            return formula.polyval(x, coef, ctx.model)
 
         needs = ctx.needs_input_grad[:3]
-        return *pull_back_twice(values, grad, operands, ctx.wants, needs, upstream), None, None, None, None, None
+        return *pull_back_twice(values, grad, operands, ctx.wants, needs, upstream), None, None, None
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
         info: Any, in_dims: tuple[Any, ...], grad: Tensor, x: Tensor, coef: Tensor, *constants: Any
     ) -> tuple[Tensors, tuple[int | None, ...]]:
         """Gradients of B * S series."""
-        batch, want_x = info.batch_size, constants[-2]
+        batch, (want_x, _) = info.batch_size, constants[-1]
         axes = [count_axes(operand, dim) for operand, dim in zip((grad, x, coef), in_dims[:3], strict=True)]
         merged, _ = merge_examples((grad, x, coef), in_dims[:3], axes, (True, want_x, True), batch)
         grad_x, grad_coef = apply(PolyvalGradients, *merged, *constants)
         return vmap_results(split_examples(grad_x, batch, axes[1]), split_examples(grad_coef, batch, axes[2]))
 
 
-def polyval(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, impl: str) -> Tensor:
+def polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x), differentiable."""
     if runs_formula():
-        return formula.polyval(x, coef, mapping, basis)
+        return formula.polyval(x, coef, model)
     wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
     if wants or is_transformed():
-        return apply(Polyval, x, coef, mapping, basis, impl)
-    return operators.evaluate(x, coef, mapping, basis, impl)
+        return apply(Polyval, x, coef, model, impl)
+    return operators.evaluate(x, coef, model, impl)

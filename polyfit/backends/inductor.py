@@ -1,11 +1,12 @@
-"""impl="compile": the loops that Inductor makes of polyfit.backends.traced, for eager calls on a CPU.
+"""impl="compile": the loops that Inductor makes of `traced`, for eager calls on a CPU.
 
-One loop over the data gives the value and all gradients. The data are cut into rows of `_ROW` samples, which are added
-up in the dtype that computes; over rows it goes on in float64, so that sums are as exact as float64's. What is left
-over, and data shorter than two rows, take the chunked pass.
+One loop over the data gives the value and all gradients. The data are cut into rows of `Sizes.compiled_row` samples. A
+row is added up in the dtype that computes, rows in float64: sums are as exact as those of float64 (relative errors of
+6e-9 at n = 1e7, where float32 sums in one run gave 3e-7). The samples that are left over, and data shorter than two
+rows, take the chunked pass.
 
-A loop is compiled when its kind is first met (basis, loss, degree, dtype, what is shared and what is wanted), which
-takes seconds; sizes do not matter. It needs a C++ compiler.
+A loop is compiled when its kind is first met (basis, loss, degree, dtype, which operands are shared, which gradients
+are wanted). That takes seconds; sizes do not matter. It needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -18,16 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyfit.backends import chunked, traced
-from polyfit.backends.chunked import Sums
-from polyfit.bases import AffineMap
-from polyfit.formula import compute_dtype
+from polyfit.backends import chunked, sizes, traced
+from polyfit.backends.results import LossSums, Wants
+from polyfit.formula import Model, compute_dtype
 from polyfit.losses import Loss
 
-# The samples of a row: long enough that what a row costs does not show, short enough for sums in float32 (relative
-# errors of 6e-9 at n = 1e7, where float32 sums in one run gave 3e-7).
-_ROW = 4096
-# Up to here Inductor is kept from storing intermediate results, which halves the time; beyond, it would compile for
+# Up to this degree Inductor may not store intermediate results, which halves the time. Above it would compile for
 # minutes.
 LARGEST_DEGREE = 10
 _OPTIONS = {"realize_opcount_threshold": 2000, "realize_reads_threshold": 1000, "realize_acc_reads_threshold": 1000}
@@ -50,37 +47,39 @@ def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
     """A compiled function of `traced`; each kind has one of its own, whose code is compiled once or twice."""
     body: Any = getattr(traced, function)
 
-    def call(*tensors: Tensor | None, **constants: Any) -> Any:
-        return body(*tensors, **constants)
+    def call(*tensors: Tensor | None, basis: str, loss: Loss, **constants: Any) -> Any:
+        *operands, mapping = tensors
+        return body(*operands, Model(basis, mapping, loss), axes=2, **constants)
 
     # torch.compile counts recompilations by code object, and gives up after a few.
     own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
     return torch.compile(own, dynamic=True, fullgraph=True, options=dict(_OPTIONS))
 
 
-def _mapping_tensor(mapping: AffineMap | None, dtype: torch.dtype) -> Tensor | None:
+def _mapping_tensor(model: Model, dtype: torch.dtype) -> Tensor | None:
     """The map as a tensor: a float would be a constant of the loop."""
-    return None if mapping is None else torch.tensor(mapping, dtype=dtype, device="cpu")
+    return None if model.mapping is None else torch.as_tensor(model.mapping, dtype=dtype, device="cpu")
 
 
 def _cut(rows: Tensor | None, n_samples: int, n_series: int) -> Tensor | None:
-    """Rows (S or 1, N) of which the first n_samples are cut: (S, R, B), or (R, B) where series share one."""
+    """The first n_samples of rows (S or 1, N), cut: (S, R, B), or (R, B) where series share one row."""
     if rows is None:
         return None
     rows = rows[:, :n_samples]
     if rows.stride(1) != 1:  # each stride would be a loop of its own
         rows = rows.contiguous()
-    cut = rows.unflatten(1, (-1, _ROW))
+    cut = rows.unflatten(1, (-1, sizes.current().compiled_row))
     return cut.squeeze(0) if rows.shape[0] == 1 else cut
 
 
 def _in_rows(n_samples: int) -> int:
-    """How many samples the loop takes: whole rows, and at least two (compilers make a case of its own of one)."""
-    return n_samples - n_samples % _ROW if n_samples >= 2 * _ROW else 0
+    """Number of samples that the loop takes: whole rows, at least two. For one row torch.compile would compile anew."""
+    row = sizes.current().compiled_row
+    return n_samples - n_samples % row if n_samples >= 2 * row else 0
 
 
 def _detached(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors apart from any graph, which a loop would make a case of its own."""
+    """The tensors without their graph: for tensors with one, torch.compile would compile anew."""
     return tuple(None if tensor is None else tensor.detach() for tensor in tensors)
 
 
@@ -102,23 +101,15 @@ def _plus(main: Tensor | None, rest: Tensor | None) -> Tensor | None:
 
 
 def objective(
-    x: Tensor,
-    y: Tensor,
-    coef: Tensor,
-    weight: Tensor | None,
-    upstream: Tensor | None,
-    mapping: AffineMap | None,
-    basis: str,
-    loss: Loss,
-    **wants: bool,
-) -> Sums:
-    """`polyfit.backends.chunked.Objective` bound and called, for x, y, weight (S or 1, N) and coef (S, degree + 1)."""
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, upstream: Tensor | None, model: Model, wants: Wants
+) -> LossSums:
+    """`chunked.Objective` bound and called, for x, y, weight (S or 1, N) and coef (S, degree + 1)."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_main = _in_rows(n_samples)
 
-    def leftover(part: slice) -> Sums:
+    def leftover(part: slice) -> LossSums:
         cut = (x[:, part], y[:, part], None if weight is None else weight[:, part])
-        return chunked.Objective(*cut, n_series, n_coef - 1, mapping, basis, loss)(coef, upstream, **wants)
+        return chunked.Objective(*cut, n_series, n_coef - 1, model)(coef, upstream, wants)
 
     if n_main == 0 or n_series == 0:
         return leftover(slice(None))
@@ -127,55 +118,54 @@ def objective(
         coef.squeeze(0) if n_series == 1 else coef,
         _cut(weight, n_main, n_series),
         upstream,
-        _mapping_tensor(mapping, compute_dtype(x.dtype)),
+        _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("objective", (basis, loss, n_coef, *_kind(*tensors), *wants.values()))
-    main = loop(*tensors, basis, loss, axes=2, **wants)
-    rest = leftover(slice(n_main, None)) if n_main < n_samples else Sums(*(None,) * 6)
-    return Sums(
+    loop = _loop("objective", (model.basis, model.loss, n_coef, *_kind(*tensors), *wants))
+    main = loop(*tensors, basis=model.basis, loss=model.loss, wants=wants)
+    rest = leftover(slice(n_main, None)) if n_main < n_samples else LossSums(*(None,) * 6)
+    return LossSums(
         *(_plus(a, b) for a, b in zip(main[:3], rest[:3], strict=True)),
         *(_joined(a, b, like) for a, b, like in zip(main[3:], rest[3:], (x, y, weight), strict=True)),
     )
 
 
-def evaluate(x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str) -> Tensor:
-    """`polyfit.backends.chunked.evaluate`."""
+def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """`chunked.evaluate`."""
     n_series, n_samples = coef.shape[0], x.shape[1]
     n_main = _in_rows(n_samples)
     if n_main == 0 or n_series == 0:
-        return chunked.evaluate(x, coef, mapping, basis)
+        return chunked.evaluate(x, coef, model)
     tensors = _detached(
         _cut(x, n_main, n_series),
         coef.squeeze(0) if n_series == 1 else coef,
-        _mapping_tensor(mapping, compute_dtype(x.dtype)),
+        _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("evaluate", (basis, coef.shape[1], *_kind(*tensors)))
-    main = loop(*tensors, basis, axes=2)
-    rest = chunked.evaluate(x[:, n_main:], coef, mapping, basis) if n_main < n_samples else None
+    loop = _loop("evaluate", (model.basis, coef.shape[1], *_kind(*tensors)))
+    main = loop(*tensors, basis=model.basis, loss=model.loss)
+    rest = chunked.evaluate(x[:, n_main:], coef, model) if n_main < n_samples else None
     values = _joined(main, rest, x)
     assert values is not None
     return values
 
 
 def evaluate_backward(
-    grad: Tensor, x: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, *, want_x: bool, want_coef: bool
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`polyfit.backends.chunked.evaluate_backward`."""
+    """`chunked.evaluate_backward`."""
     n_series, n_samples = coef.shape[0], x.shape[1]
     n_main = _in_rows(n_samples)
-    wants = {"want_x": want_x, "want_coef": want_coef}
     if n_main == 0 or n_series == 0:
-        return chunked.evaluate_backward(grad, x, coef, mapping, basis, **wants)
+        return chunked.evaluate_backward(grad, x, coef, model, wants)
     tensors = _detached(
         _cut(grad, n_main, n_series),
         _cut(x, n_main, n_series),
         coef.squeeze(0) if n_series == 1 else coef,
-        _mapping_tensor(mapping, compute_dtype(x.dtype)),
+        _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("evaluate_backward", (basis, coef.shape[1], *_kind(*tensors), want_x, want_coef))
-    main = loop(*tensors, basis, axes=2, **wants)
+    loop = _loop("evaluate_backward", (model.basis, coef.shape[1], *_kind(*tensors), *wants))
+    main = loop(*tensors, basis=model.basis, loss=model.loss, wants=wants)
     rest = (None, None)
     if n_main < n_samples:
-        rest = chunked.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, mapping, basis, **wants)
+        rest = chunked.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, model, wants)
     grad_coef = None if main[1] is None else main[1].view(coef.shape)
     return _joined(main[0], rest[0], x), _plus(grad_coef, rest[1])

@@ -13,13 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polyfit.backends.chunked import Sums
+from polyfit.backends.results import LossSums, Wants
 from polyfit.bases import BASES
-from polyfit.formula import Mapping, apply_map, compute_dtype
+from polyfit.formula import Model, compute_dtype
 from polyfit.losses import Loss
 
 
-def _basis(t: Tensor, degree: int, basis: str) -> list[Tensor]:
+def _functions(t: Tensor, degree: int, basis: str) -> list[Tensor]:
     """P_0 .. P_degree at t."""
     terms = [torch.ones_like(t)]
     for k, (a, b, c) in enumerate(BASES[basis].steps(degree)):
@@ -86,47 +86,43 @@ def objective(
     coef: Tensor,
     weight: Tensor | None,
     upstream: Tensor | None,
-    mapping: Mapping | None,
-    basis: str,
-    loss: Loss,
+    model: Model,
+    wants: Wants,
     *,
     axes: int = 1,
-    want_coef: bool,
-    want_x: bool,
-    want_y: bool,
-    want_weight: bool,
-) -> Sums:
-    """`polyfit.backends.operators.objective`; `axes` is how many hold the samples of one series."""
+) -> LossSums:
+    """`polyfit.backends.operators.objective`; `axes` is the number of axes that hold the samples of one series."""
+    assert isinstance(model.loss, Loss)
     dtype = compute_dtype(x.dtype)
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    t = apply_map(x, mapping)
-    terms = _basis(t, coef.shape[-1] - 1, basis)
+    t = model.to_window(x)
+    terms = _functions(t, coef.shape[-1] - 1, model.basis)
     p = _combine(coef, terms, axes)
     p, y_all = torch.broadcast_tensors(p, y)
-    value = loss.value(p, y_all)
-    delta, to_y = loss.slopes(p, y_all)
+    value = model.loss.value(p, y_all)
+    delta, to_y = model.loss.slopes(p, y_all)
     if weight is not None:
         delta, to_y = delta * weight, to_y * weight
     series = _Series(p, coef.dim() == 2, axes, upstream)
     grad_x = None
-    if want_x:
-        slope = _combine(coef, _slopes(t, terms, basis), axes)
-        grad_x = series.per_sample(delta * (slope if mapping is None else slope * mapping[1]), x)
-    return Sums(
+    if wants.x:
+        slope = _combine(coef, _slopes(t, terms, model.basis), axes)
+        grad_x = series.per_sample(delta * (slope * model.slope), x)
+    return LossSums(
         series.total(value if weight is None else value * weight),
         None if weight is None else series.total(weight),
-        series.moments(delta, terms) if want_coef else None,
+        series.moments(delta, terms) if wants.coef else None,
         grad_x,
-        series.per_sample(to_y, y) if want_y else None,
-        series.per_sample(value, weight) if want_weight and weight is not None else None,
+        series.per_sample(to_y, y) if wants.y else None,
+        series.per_sample(value, weight) if wants.weight and weight is not None else None,
     )
 
 
-def evaluate(x: Tensor, coef: Tensor, mapping: Mapping | None, basis: str, *, axes: int = 1) -> Tensor:
-    """`polyfit.backends.operators.evaluate`; `axes` is how many hold the samples of one series."""
+def evaluate(x: Tensor, coef: Tensor, model: Model, *, axes: int = 1) -> Tensor:
+    """`polyfit.backends.operators.evaluate`; `axes` as for `objective`."""
     dtype = compute_dtype(x.dtype)
-    terms = _basis(apply_map(x.to(dtype), mapping), coef.shape[-1] - 1, basis)
+    terms = _functions(model.to_window(x.to(dtype)), coef.shape[-1] - 1, model.basis)
     return _combine(coef.to(dtype), terms, axes).to(x.dtype)
 
 
@@ -134,21 +130,19 @@ def evaluate_backward(
     grad: Tensor,
     x: Tensor,
     coef: Tensor,
-    mapping: Mapping | None,
-    basis: str,
+    model: Model,
+    wants: Wants,
     *,
     axes: int = 1,
-    want_x: bool,
-    want_coef: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`polyfit.backends.operators.evaluate_backward`; `axes` is how many hold the samples of one series."""
+    """`polyfit.backends.operators.evaluate_backward`; `axes` as for `objective`."""
     dtype = compute_dtype(x.dtype)
     grad, x, wide = grad.to(dtype), x.to(dtype), coef.to(dtype)
-    t = apply_map(x, mapping)
-    terms = _basis(t, coef.shape[-1] - 1, basis)
+    t = model.to_window(x)
+    terms = _functions(t, coef.shape[-1] - 1, model.basis)
     series = _Series(grad, coef.dim() == 2, axes, None)
     grad_x = None
-    if want_x:
-        slope = _combine(wide, _slopes(t, terms, basis), axes)
-        grad_x = series.per_sample(grad * (slope if mapping is None else slope * mapping[1]), x)
-    return grad_x, series.moments(grad, terms).view(coef.shape) if want_coef else None
+    if wants.x:
+        slope = _combine(wide, _slopes(t, terms, model.basis), axes)
+        grad_x = series.per_sample(grad * (slope * model.slope), x)
+    return grad_x, series.moments(grad, terms).view(coef.shape) if wants.coef else None

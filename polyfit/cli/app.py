@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
-from polyfit.backends.operators import resolve_impl
+from polyfit.backends import resolve_impl
 from polyfit.bases.formatting import format_polynomial, format_series
 from polyfit.cli.tutorial import eager_loop, eager_training
 from polyfit.functional import polyval

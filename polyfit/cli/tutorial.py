@@ -73,7 +73,7 @@ def eager_training(
     settings = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
     optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **settings)
     for epoch in range(epochs):
-        total = loss.value(formula.polyval(x, coef, mapping, basis), y).sum()
+        total = loss.value(formula.polyval(x, coef, formula.Model(basis, mapping)), y).sum()
         if epoch % 100 == 99:
             total.item()
         optimizer.zero_grad()

@@ -13,9 +13,6 @@ from torch import Tensor
 from polyfit.bases import CHEBYSHEV, Interval, affine_map
 from polyfit.least_squares.residuals import Array, to_array
 
-# Samples up to which they count as few.
-FEW = 1 << 13
-
 
 class FewSamples:
     """The functions of some samples of one series, and what least squares need of them; all in float64.

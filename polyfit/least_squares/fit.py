@@ -32,11 +32,11 @@ import torch
 from torch import Tensor
 
 from polyfit import _checks, bases
-from polyfit.backends import chunked, operators
+from polyfit.backends import chunked, operators, select, sizes
+from polyfit.backends.results import MomentSums
 from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.errorfree import two_sum
 from polyfit.least_squares import algebra
-from polyfit.least_squares import design as few_samples
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.design import FewSamples
 from polyfit.least_squares.residuals import ExtendedResiduals, to_array
@@ -203,7 +203,7 @@ def fit(
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds is None else bounds
     values = {k: value / data.unit for k, value in values.items()}
-    with operators.without_autocast(x.device), np.errstate(all="ignore"):
+    with select.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
         total = _total(data, solution, has_constant=0 not in values)
@@ -300,7 +300,7 @@ def prepare(
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
     _checks.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
     _checks.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    operators.resolve_fit_impl(impl, x.device)
+    select.resolve_fit_impl(impl, x.device)
     x, y = x.detach(), y.detach()
     if sigma is not None:
         weight = _weight_of(sigma.detach(), nan_policy)
@@ -381,7 +381,9 @@ def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _
         high, squares = np.zeros(degree + 1), math.inf
     else:
         high = first_guess(data, degree)
-        of_x, moments, squares = _normal(data, degree, high)
+        sums = _moments(data, degree, high, want_gram=True)
+        assert sums.of_x is not None
+        of_x, (moments, squares) = to_array(sums.of_x[0]), _of_residuals(sums)
     low = np.zeros(degree + 1)
     gram = algebra.gram(of_x, degree)
     directions, method = _directions(data, degree, gram, conditions)
@@ -412,7 +414,7 @@ def _total(data: Data, solution: _Solution, *, has_constant: bool) -> float:
     what is known: with e the coefficients less the mean, y - mean = r + V e.
     """
     gram, about = solution.gram, solution.high
-    if data.n_samples > few_samples.FEW and solution.directions.condition < _SMALL_CONDITION:
+    if data.n_samples > sizes.current().few_samples and solution.directions.condition < _SMALL_CONDITION:
         sum_of_weights, mean, total = float(gram[0, 0]), 0.0, solution.squares
         if has_constant:
             above = -float(solution.moments[0] + gram[0, 1:] @ about[1:]) / sum_of_weights
@@ -420,7 +422,7 @@ def _total(data: Data, solution: _Solution, *, has_constant: bool) -> float:
             about = np.concatenate(([above], about[1:]))
         total += float(about @ (gram @ about + 2.0 * solution.moments))
         return _unless_rounding(total, sum_of_weights, mean) if has_constant else total
-    if data.n_samples <= few_samples.FEW:
+    if data.n_samples <= sizes.current().few_samples:
         values = to_array(data.y)
         weights = None if data.weight is None else to_array(data.weight)
         sum_of_weights = float(data.n_samples if weights is None else weights.sum())
@@ -459,7 +461,7 @@ def _sums_about(data: Data, mean: float) -> tuple[float, float, float]:
 
 def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamples | None:
     """The functions of all samples, for few of them: on a CPU, where these are less work than a launch."""
-    if data.n_samples > few_samples.FEW or data.impl == "triton":
+    if data.n_samples > sizes.current().few_samples or data.impl == "triton":
         return None
     if extended is not None and (laid := extended.kept()) is not None:
         return FewSamples(laid.functions.high, laid.y, laid.weight)
@@ -468,18 +470,22 @@ def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamp
 
 def first_guess(data: Data, degree: int) -> Array:
     """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,)."""
-    step = -(-data.n_samples // few_samples.FEW)
+    step = -(-data.n_samples // sizes.current().few_samples)
     weight = None if data.weight is None else data.weight[::step]
     of_x, moments = FewSamples.lay_out(data.x[::step], data.y[::step], weight, degree, data.domain).normal()
     return algebra.from_gram(algebra.gram(of_x, degree)).correction(moments)
 
 
-def _normal(data: Data, degree: int, coef: Array) -> tuple[Array, Array, float]:
-    """A pass over the data: moments of x, and moments and squares of the residuals about a polynomial."""
-    impl = operators.resolve_fit_impl(data.impl, data.x.device)
+def _moments(data: Data, degree: int, coef: Array, *, want_gram: bool) -> MomentSums:
+    """A pass over the data: moments of x, where they are wanted, and of the residuals about a polynomial."""
+    impl = select.resolve_fit_impl(data.impl, data.x.device)
     series = torch.from_numpy(coef).to(data.x.device)
-    sums = operators.normal(data.x, data.y, data.weight, degree, data.domain, series, impl)
-    return to_array(sums.of_x[0]), to_array(sums.of_residuals[0]), float(sums.squares[0])
+    return operators.moments(data.x, data.y, data.weight, degree, data.domain, series, impl, want_gram=want_gram)
+
+
+def _of_residuals(sums: MomentSums) -> tuple[Array, float]:
+    """Moments and squares of the residuals."""
+    return to_array(sums.of_residuals[0]), float(sums.squares[0])
 
 
 Residuals = Callable[[Array, Array], tuple[Array, float]]
@@ -491,7 +497,7 @@ def _residuals(data: Data, degree: int, few: FewSamples | None, extended: Extend
         return extended
     if few is not None:
         return lambda high, low: few.residuals(high)
-    return lambda high, low: _normal(data, degree, high)[1:]
+    return lambda high, low: _of_residuals(_moments(data, degree, high, want_gram=False))
 
 
 def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[algebra.Directions, str]:

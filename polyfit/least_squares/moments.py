@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polyfit import _checks, bases
-from polyfit.backends import operators
+from polyfit.backends import operators, select
 from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
 from polyfit.least_squares import algebra
 from polyfit.least_squares.result import Fit, FitWarning, make_fit
@@ -126,10 +126,10 @@ class Moments:
         operands = {"x": x, "y": y, "weight": weight}
         _checks.check_tensors(operands)
         _checks.check_one_series(operands)
-        impl = operators.resolve_fit_impl(impl, x.device)
+        impl = select.resolve_fit_impl(impl, x.device)
         if not x.shape[0]:
             return self
-        with torch.no_grad(), operators.without_autocast(x.device):
+        with torch.no_grad(), select.without_autocast(x.device):
             if weight is not None:
                 _checks.check_weights(weight)
             offset = self._offset if self._n_samples else _offset(y, weight)
@@ -137,8 +137,8 @@ class Moments:
             if offset:
                 guess = torch.zeros(self._degree + 1, dtype=torch.float64, device=x.device)
                 guess[0] = offset
-            sums = operators.normal(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
-            added = torch.cat([part.reshape(-1).cpu() for part in sums])
+            sums = operators.moments(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
+            added = torch.cat([part.reshape(-1).cpu() for part in sums if part is not None])
         if not bool(added.isfinite().all()):
             _checks.check_finite(operands, "leave these samples out")
             raise ValueError("x lies far outside of domain, or y is too large to be squared in float64; scale them")

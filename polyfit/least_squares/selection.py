@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from polyfit import _checks
-from polyfit.backends import operators
+from polyfit.backends import operators, select
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
 from polyfit.least_squares.result import Fit, FitWarning, Selection
@@ -139,7 +139,7 @@ def select_degree(
         )
     if folds > data.n_samples:
         raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most as many")
-    with torch.no_grad(), operators.without_autocast(x.device):
+    with torch.no_grad(), select.without_autocast(x.device):
         coef, sums = _sums(data, max_degree, max(1, folds))
     n_degrees = _resolved(sums, max_degree)
     if n_degrees <= max_degree:
@@ -184,7 +184,7 @@ def _sums(data: fitting.Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
 
 def _pass(data: fitting.Data, degree: int, folds: int, coef: Tensor) -> _Sums:
     """One pass over the data: the samples i of fold i mod folds as a series each."""
-    impl = operators.resolve_fit_impl(data.impl, data.x.device)
+    impl = select.resolve_fit_impl(data.impl, data.x.device)
     whole = data.n_samples - data.n_samples % folds
     total = [torch.zeros(folds, *shape, dtype=torch.float64) for shape in ((2 * degree + 1,), (degree + 1,), ())]
     coef = coef.to(data.x.device)
@@ -200,7 +200,9 @@ def _pass(data: fitting.Data, degree: int, folds: int, coef: Tensor) -> _Sums:
         x, y, weight = rows
         assert x is not None
         assert y is not None
-        for place, added in zip(total, operators.normal(x, y, weight, degree, data.domain, coef, impl), strict=True):
+        sums = operators.moments(x, y, weight, degree, data.domain, coef, impl)
+        for place, added in zip(total, sums, strict=True):
+            assert added is not None
             place[:n_series] += added.cpu()
     of_x, moments, squares = total
     return _Sums(torch.from_numpy(algebra.gram(of_x.numpy(), degree)), moments, squares)

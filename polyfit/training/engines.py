@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyfit._problem import Problem
 from polyfit.backends import operators
-from polyfit.functional import Problem
 from polyfit.losses import Loss
 from polyfit.optimizers import SGD, Array, Rule, rate, table
 from polyfit.training import quadratic
@@ -424,12 +424,12 @@ def data_pass(problem: Problem, scale: float) -> tuple[Pass, Any]:
 
     On a CPU coefficients are numpy's: for a handful of numbers its calls cost half of torch's.
     """
-    assert isinstance(problem.loss, Loss)
+    assert isinstance(problem.model.loss, Loss)
     shape = (1, *problem.coef.shape) if problem.coef.dim() == 1 else tuple(problem.coef.shape)
     dtype = torch.float64 if problem.coef.dtype == torch.float64 else torch.float32
     held = torch.zeros(shape, dtype=dtype, device=problem.x.device)
     bound, of_few = operators.bound_objective(
-        problem.x, problem.y, problem.weight, held, problem.mapping, problem.basis, problem.loss, problem.impl, scale
+        problem.x, problem.y, problem.weight, held, problem.model, problem.impl, scale
     )
     if held.device.type != "cpu":
 

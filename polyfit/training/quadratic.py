@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from polyfit import bases
+from polyfit._problem import Problem
 from polyfit.backends import operators
-from polyfit.functional import Problem
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.residuals import to_array
@@ -89,18 +89,20 @@ def quadratic(problem: Problem, scale: float) -> Quadratic:
     degree, n_series = coef.shape[-1] - 1, coef.shape[0] if coef.dim() == 2 else 1
     own = bases.widened(*(float(bound) for bound in torch.aminmax(x)))
     impl = "torch" if problem.impl == "compile" else problem.impl
-    change = bases.conversion_matrix(problem.basis, "chebyshev", problem.domain, own, degree)
+    change = bases.conversion_matrix(problem.model.basis, "chebyshev", problem.domain, own, degree)
     to_own = np.eye(degree + 1) if change is None else change.numpy()
 
-    sums = operators.normal(problem.x, problem.y, problem.weight, degree, own, None, impl)
-    n_distinct = max(len(part) for part in sums[:2])  # one, where all series have the same data
-    of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in sums[:2])
+    sums = operators.moments(problem.x, problem.y, problem.weight, degree, own, None, impl)
+    assert sums.of_x is not None
+    parts = (sums.of_x, sums.of_residuals)
+    n_distinct = max(len(part) for part in parts)  # one, where all series have the same data
+    of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in parts)
     grams = algebra.gram(of_x, degree)
     own_best = algebra.corrections(grams, of_y)
-    best = bases.convert_rows(torch.from_numpy(own_best), "chebyshev", problem.basis, own, problem.domain).numpy()
+    best = bases.convert_rows(torch.from_numpy(own_best), "chebyshev", problem.model.basis, own, problem.domain).numpy()
     # Residuals about what the reference has been rounded to.
     about = torch.from_numpy(best @ to_own.T).to(x.device)
-    sums = operators.normal(problem.x, problem.y, problem.weight, degree, own, about, impl)
+    sums = operators.moments(problem.x, problem.y, problem.weight, degree, own, about, impl, want_gram=False)
     own_hessian = 2.0 * scale * grams
 
     def of_all(values: Array) -> Array:

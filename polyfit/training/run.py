@@ -13,7 +13,9 @@ from torch import Tensor
 
 from polyfit import functional, losses, optimizers
 from polyfit._checks import check_choice, check_count
-from polyfit.backends import chunked, operators
+from polyfit._problem import Problem, canonical_problem
+from polyfit.backends import chunked, operators, select, triton
+from polyfit.backends.results import Wants
 from polyfit.least_squares.residuals import to_array
 from polyfit.monitor import Monitor, View, Watchers
 from polyfit.optimizers import Array
@@ -121,7 +123,7 @@ def train(
         check_count("batch_size", batch_size, 1)
     if reduction not in {"mean", "sum"}:
         raise ValueError(f"reduction={reduction!r} cannot be trained on; pass 'mean' or 'sum', which give one loss")
-    problem = functional.canonical_problem(
+    problem = canonical_problem(
         x.detach(),
         y.detach(),
         coef.detach(),
@@ -133,13 +135,13 @@ def train(
         domain=domain,
         impl=impl,
     )
-    if not isinstance(problem.loss, losses.Loss):
+    if not isinstance(problem.model.loss, losses.Loss):
         raise TypeError(
             "a loss of your own cannot be trained by an engine; pass one of polyfit.losses, or write the loop"
         )
     engine, _ = explain(
         optimizer,
-        problem.loss,
+        problem.model.loss,
         engine=_resumed_engine(engine, resume),
         batch_size=batch_size,
         impl=problem.impl,
@@ -157,7 +159,7 @@ def train(
         )
     run = _Run(problem, coef, optimizer, reduction, per_series, _lr_scales(lr_scale, problem.batch))
     settings = {
-        "optimizer": repr(optimizer), "loss": repr(problem.loss), "reduction": reduction, "per_series": per_series,
+        "optimizer": repr(optimizer), "loss": repr(problem.model.loss), "reduction": reduction, "per_series": per_series,
         "basis": basis, "domain": problem.domain, "record_every": record_every, "batch_size": batch_size, "seed": seed,
         "coef.shape": tuple(coef.shape), "coef.dtype": str(coef.dtype), "lr_scale": _fingerprint(lr_scale),
     }  # fmt: skip
@@ -171,10 +173,10 @@ def train(
         as_coef=run.as_coef,
         keep_path=keep_path,
     )
-    with torch.no_grad(), operators.without_autocast(x.device):
+    with torch.no_grad(), select.without_autocast(x.device):
         scaled, scale = _scaled(problem, reduction, per_series)
         landscape = None
-        if isinstance(problem.loss, losses.MSE):
+        if isinstance(problem.model.loss, losses.MSE):
             landscape = quadratic.quadratic(scaled, scale)
             if check_stability and batch_size is None:
                 _check_stability(run, landscape)
@@ -208,7 +210,7 @@ def train(
 class _Run(NamedTuple):
     """What is trained, and how."""
 
-    problem: functional.Problem
+    problem: Problem
     coef: Tensor  # as the caller passed it
     optimizer: optimizers.Rule
     reduction: str
@@ -349,7 +351,7 @@ def explain(
 def _engine(
     run: _Run,
     name: str,
-    problem: functional.Problem,
+    problem: Problem,
     scale: float,
     landscape: quadratic.Quadratic | None,
     batch_size: int | None,
@@ -397,20 +399,20 @@ def _launched_moments(run: _Run, landscape: quadratic.Quadratic) -> engines.Engi
     lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(device)
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
-        with operators.on(device):
+        with triton._on(device):
             launch_descent(*given, coef, memory, name, constants, table, lr_scale, *rest)
 
     zeros = torch.zeros(run.start.shape, dtype=torch.float64, device=device)
     return engines.Launching(run.optimizer, loop, lambda coef: landscape.losses(coef.cpu().numpy()), zeros)
 
 
-def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.Engine:
+def _resident(run: _Run, problem: Problem, scale: float) -> engines.Engine:
     from polyfit_kernels import resident
 
     launch_resident: Callable[..., None] = resident.resident
-    assert isinstance(problem.loss, losses.Loss)
+    assert isinstance(problem.model.loss, losses.Loss)
     name, constants = run.optimizer.kernel
-    pointwise, parameter = problem.loss.kernel
+    pointwise, parameter = problem.model.loss.kernel
     x, y = torch.atleast_2d(problem.x), torch.atleast_2d(problem.y)
     weight = None if problem.weight is None else torch.atleast_2d(problem.weight)
     lr_scale = None if run.lr_scale is None else torch.from_numpy(run.lr_scale).squeeze(1).to(run.coef.device)
@@ -418,9 +420,9 @@ def _resident(run: _Run, problem: functional.Problem, scale: float) -> engines.E
     zeros = zeros if isinstance(zeros, Tensor) else torch.from_numpy(zeros)
 
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
-        with operators.on(coef.device):
+        with triton._on(coef.device):
             launch_resident(
-                x, y, weight, coef, memory, problem.mapping, problem.basis, pointwise, parameter, name, constants,
+                x, y, weight, coef, memory, problem.model.affine_map, problem.model.basis, pointwise, parameter, name, constants,
                 table, lr_scale, scale, *rest,
             )  # fmt: skip
 
@@ -448,13 +450,20 @@ def _batches(run: _Run, zeros: Any, batch_size: int, seed: int) -> Callable[[int
             some = problem._replace(x=x[..., cut], y=y[..., cut], weight=None if weight is None else weight[..., cut])
             scaled, scale = _scaled(some, run.reduction, run.per_series)
 
-            def gradient(coef: Any, scaled: functional.Problem = scaled, scale: float = scale) -> Any:
+            def gradient(coef: Any, scaled: Problem = scaled, scale: float = scale) -> Any:
                 own = (coef if isinstance(coef, Tensor) else torch.from_numpy(coef)).to(scaled.x.dtype).view(shape)
-                assert isinstance(scaled.loss, losses.Loss)
+                assert isinstance(scaled.model.loss, losses.Loss)
                 sums = operators.objective(
-                    scaled.x, scaled.y, own, scaled.weight, None, scaled.mapping, scaled.basis, scaled.loss,
-                    scaled.impl, want_coef=True, want_x=False, want_y=False, want_weight=False, scale=scale,
-                )  # fmt: skip
+                    scaled.x,
+                    scaled.y,
+                    own,
+                    scaled.weight,
+                    None,
+                    scaled.model,
+                    scaled.impl,
+                    Wants(coef=True),
+                    scale=scale,
+                )
                 assert sums.grad_coef is not None
                 return sums.grad_coef.to(zeros) if isinstance(zeros, Tensor) else _like(sums.grad_coef, zeros)
 
@@ -467,7 +476,7 @@ def _like(values: Tensor, zeros: Array) -> Array:
     return values.numpy().astype(zeros.dtype, copy=False)
 
 
-def _scaled(problem: functional.Problem, reduction: str, per_series: bool) -> tuple[functional.Problem, float]:
+def _scaled(problem: Problem, reduction: str, per_series: bool) -> tuple[Problem, float]:
     """A problem, and what its sums over samples are multiplied with to give the loss."""
     if reduction == "sum":
         return problem, 1.0
@@ -549,7 +558,7 @@ def max_stable_lr(
     """
     check_count("degree", degree, 0)
     start = torch.zeros(degree + 1, dtype=x.dtype, device=x.device)
-    problem = functional.canonical_problem(
+    problem = canonical_problem(
         x.detach().reshape(-1),
         x.detach().reshape(-1),
         start,
@@ -562,12 +571,12 @@ def max_stable_lr(
         impl="auto",
     )
     weight_row = None if problem.weight is None else problem.weight[None]
-    gram = chunked.gram(problem.x[None], weight_row, degree, problem.mapping, problem.basis)[0]
+    gram = chunked.gram(problem.x[None], weight_row, degree, problem.model.affine_map, problem.model.basis)[0]
     largest = float(torch.linalg.eigvalsh(2.0 * gram)[-1]) * _scaled(problem, reduction, per_series=False)[1]
     return 2.0 / largest if largest > 0 else math.inf
 
 
-def _as_one_series(problem: functional.Problem) -> functional.Problem:
+def _as_one_series(problem: Problem) -> Problem:
     """The problem of a 1-D coef with all samples on one axis; copies them where they do not lie so."""
     if not problem.batch:
         return problem

@@ -13,7 +13,7 @@ from oracle import polyval as plain_polyval
 from torch import Tensor
 
 import polyfit
-from polyfit.backends import inductor
+from polyfit.backends import inductor, sizes
 from polyfit.losses import BCEWithLogits, Cauchy
 
 F64 = torch.float64
@@ -137,7 +137,7 @@ def test_no_series_give_no_losses(shared, reduction, weighted):
 
 @pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
 def test_a_compiled_loop_takes_any_strides():
-    n_samples = 2 * inductor._ROW
+    n_samples = 2 * sizes.current().compiled_row
     base, coef = torch.rand(3, 4 * n_samples), torch.rand(3)
     cuts = (lambda row: row[:n_samples], lambda row: row[: 2 * n_samples : 2], lambda row: row[:1].expand(n_samples))
     for strides in itertools.product(cuts, repeat=3):

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import polyfit
-from polyfit.backends import inductor
+from polyfit.backends import inductor, sizes
 
 F64 = torch.float64
 
@@ -131,7 +131,11 @@ def long_operands(case: Case, n_samples: int, dtype: torch.dtype = F64) -> list[
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_loops_give_what_the_chunked_pass_gives(name):
     case = CASES[name]
-    for n_samples in (2 * inductor._ROW - 1, 2 * inductor._ROW, 3 * inductor._ROW + 5):
+    for n_samples in (
+        2 * sizes.current().compiled_row - 1,
+        2 * sizes.current().compiled_row,
+        3 * sizes.current().compiled_row + 5,
+    ):
         results = []
         for impl in ("compile", "torch"):
             operands = long_operands(case, n_samples)

@@ -7,7 +7,9 @@ from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
 
 from polyfit import bases
-from polyfit.backends import chunked
+from polyfit.backends import chunked, sizes
+from polyfit.backends.results import Wants
+from polyfit.formula import Model
 from polyfit.losses import MSE, Huber, PoissonNLL, Quantile
 
 F64 = torch.float64
@@ -18,21 +20,21 @@ F64 = torch.float64
 @pytest.mark.parametrize("n_series", [1, 2, 5])
 @pytest.mark.parametrize("n_samples", [1, 3, 4, 7, 8, 9, 23, 24, 25, 50])
 @pytest.mark.parametrize("keep", [False, True])
-def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkeypatch, small_chunks):
-    monkeypatch.setattr(chunked, "_KEPT", 60 if keep else 0)
+def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, set_sizes, small_chunks):
+    set_sizes(kept=60 if keep else 0)
     x = torch.randn(1 if "x" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     y = torch.randn(1 if "y" in shared else n_series, n_samples, dtype=F64).requires_grad_()
     weight = torch.rand(n_series, n_samples, dtype=F64).requires_grad_()
     coef = torch.randn(n_series, 3, dtype=F64).requires_grad_()
     upstream = torch.linspace(-1, 2, n_series, dtype=F64)
-    mapping = bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64)
+    model = Model(basis, bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64))
 
     losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0), basis=basis)
     to_x, to_y, to_coef, to_weight = torch.autograd.grad(losses, (x, y, coef, weight), upstream)
     data = (x.detach(), y.detach(), weight.detach())
-    bound = chunked.Objective(*data, n_series, 2, mapping, basis, MSE(), keep=keep)
+    bound = chunked.Objective(*data, n_series, 2, model, keep=keep)
     for _ in range(2):  # a second call must not see anything of the first
-        sums = bound(coef.detach(), upstream, want_x=True, want_y=True, want_weight=True)
+        sums = bound(coef.detach(), upstream, Wants(x=True, y=True, coef=True, weight=True))
         expected = (losses, weight.sum(1), to_coef, to_x, to_y, to_weight)
         for ours, theirs in zip(sums, expected, strict=True):
             assert ours is not None
@@ -40,11 +42,11 @@ def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, monkey
 
     values = plain_polyval(x, coef, (-2.0, 3.0), basis).expand(n_series, -1)
     torch.testing.assert_close(
-        chunked.evaluate(x.detach(), coef.detach(), mapping, basis), values.detach(), rtol=1e-12, atol=1e-12
+        chunked.evaluate(x.detach(), coef.detach(), model), values.detach(), rtol=1e-12, atol=1e-12
     )
     grad = torch.randn(n_series, n_samples, dtype=F64)
     expected = torch.autograd.grad(values, (x, coef), grad)
-    ours = chunked.evaluate_backward(grad, x.detach(), coef.detach(), mapping, basis, want_x=True, want_coef=True)
+    ours = chunked.evaluate_backward(grad, x.detach(), coef.detach(), model, Wants(x=True, coef=True))
     for mine, theirs in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
@@ -83,8 +85,8 @@ def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_r
     (expected,) = torch.autograd.grad(losses.sum(), coef)
     for dtype, tolerance in ((F64, 1e-12), (torch.float32, 1e-5)):
         data = (None if part is None else part.to(dtype) for part in (x, y, weight))
-        bound = chunked.Objective(*data, n_series, 3, None, "chebyshev", loss, keep=True, scale=0.1)  # pyright: ignore[reportArgumentType]
-        assert bound.is_small
+        bound = chunked.Objective(*data, n_series, 3, Model("chebyshev", None, loss), keep=True, scale=0.1)  # pyright: ignore[reportArgumentType]
+        assert bound.kept is not None
         gradient = chunked.Gradient(bound)
         for _ in range(2):  # a second call must not see anything of the first
             ours = torch.from_numpy(gradient(coef.detach().numpy()))
@@ -97,11 +99,9 @@ def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_r
 
 
 def test_data_that_are_not_small():
-    x, mapping = torch.rand(2, 50), None
-    many = chunked.Objective(x, x, None, 2, 3, mapping, "power", MSE(), keep=True)
-    long = chunked.Objective(
-        torch.rand(1, chunked._KEPT + 1), x[:1, :1], None, 1, 3, mapping, "power", MSE(), keep=True
-    )
-    assert not many.is_small
-    assert not long.is_small
-    assert not chunked.Objective(x[:1], x[:1], None, 1, 3, mapping, "power", MSE()).is_small
+    x, model = torch.rand(2, 50), Model("power")
+    many = chunked.Objective(x, x, None, 2, 3, model, keep=True)
+    long = chunked.Objective(torch.rand(1, sizes.current().kept + 1), x[:1, :1], None, 1, 3, model, keep=True)
+    assert many.kept is None
+    assert long.kept is None
+    assert chunked.Objective(x[:1], x[:1], None, 1, 3, model).kept is None

@@ -23,8 +23,7 @@ from torch import Tensor
 
 import polyfit
 from polyfit import Fit, FitWarning
-from polyfit.backends import chunked
-from polyfit.least_squares import design as few_samples
+from polyfit.backends import sizes
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -375,8 +374,7 @@ def test_data_are_not_written():
     tensors = x, y, weight = line(60), curve(60), uniform(60)
     copies = [tensor.clone() for tensor in tensors]
     for precision, size in itertools.product(PRECISIONS, (8, 8192)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(few_samples, "FEW", size)
+        with sizes.using(sizes.Sizes(few_samples=size)):
             polyfit.fit(x, y, 3, weight=weight, precision=precision)
     assert all(map(torch.equal, tensors, copies))
 
@@ -409,9 +407,9 @@ def test_auto_is_extended_for_data_of_usual_size_and_double_for_millions():
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("few", [8, 49])
 @pytest.mark.parametrize("name", ["timestamps", "y around 1e12", "weights over 20 orders", *sorted(ILL)])
-def test_chunks(name, few, precision, small_chunks, monkeypatch):
+def test_chunks(name, few, precision, small_chunks, set_sizes):
     x, y, weight, degree = PROBLEMS[name]()
-    monkeypatch.setattr(few_samples, "FEW", few)
+    set_sizes(few_samples=few)
     fit = polyfit.fit(x, y, degree, weight=weight, precision=precision)
     assert (fit.solver == "qr") == (name in ILL)
     assert_exact(fit, exact.fit(x, y, degree, weight=weight, basis="chebyshev", domain=fit.domain), x, y, weight)
@@ -419,9 +417,9 @@ def test_chunks(name, few, precision, small_chunks, monkeypatch):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", ["one x", "far off", "no weight"])
-def test_a_first_guess_that_is_of_no_use(kind, precision, monkeypatch):
+def test_a_first_guess_that_is_of_no_use(kind, precision, set_sizes):
     # With FEW = 20 it comes from each fifth of 100 samples: from those that are like no others.
-    monkeypatch.setattr(few_samples, "FEW", 20)
+    set_sizes(few_samples=20)
     x, y, weight = line(100), curve(100), torch.ones(100, dtype=F64)
     if kind == "one x":
         x[::5] = 0.5
@@ -469,8 +467,8 @@ def test_fixed_coefficients(basis, domain, fixed, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_fixed_on_long_and_on_ill_conditioned_data(precision, small_chunks, monkeypatch):
-    monkeypatch.setattr(few_samples, "FEW", 16)
+def test_fixed_on_long_and_on_ill_conditioned_data(precision, small_chunks, set_sizes):
+    set_sizes(few_samples=16)
     x, y, weight, degree = PROBLEMS["an outlier at 1000"]()
     for options in ({"basis": "power", "domain": (-1, 1), "fixed": {0: 1.0}}, {"basis": "legendre", "fixed": {2: 0.5}}):
         fit = polyfit.fit(x, y, degree, weight=weight, precision=precision, **options)
@@ -630,8 +628,8 @@ def least_coefficients(x: Tensor, y: Tensor, degree: int, domain: tuple[float, f
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("few", [8, 8192])
 @pytest.mark.parametrize(("n_places", "degree"), [(1, 1), (1, 4), (2, 2), (3, 3), (3, 6), (7, 8)])
-def test_rank_deficient(n_places, degree, few, precision, monkeypatch):
-    monkeypatch.setattr(few_samples, "FEW", few)
+def test_rank_deficient(n_places, degree, few, precision, set_sizes):
+    set_sizes(few_samples=few)
     x, y = 0.1 + (torch.arange(30) % n_places).double() ** 1.5, noise(30)
     message = f"determine {n_places} of {degree + 1} coefficients.*degree={n_places - 1} or less.*ridge"
     with pytest.warns(FitWarning, match=message) as caught:
@@ -824,11 +822,8 @@ def test_weights_are_repetitions(given, counts, precision):
 def test_chunks_do_not_matter(given, size, precision):
     x, y, degree = given
     whole = quiet(x, y, degree, precision=precision)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(few_samples, "FEW", 7)
-        patch.setattr(chunked, "_chunk_elements", lambda device: size)
-        patch.setattr(chunked, "_BLOCK", 4)
-        patch.setattr(chunked, "_LONGEST_BLOCK", 7)
+    per_thread = -(-size // torch.get_num_threads())
+    with sizes.using(sizes.Sizes(few_samples=7, chunk_of_a_thread=per_thread, block=4, longest_block=7)):
         parts = quiet(x, y, degree, precision=precision)
     digits = 2 * EPS if precision == "extended" else 64 * (degree + 2) * EPS * whole.condition**2
     torch.testing.assert_close(parts.coef, whole.coef, rtol=digits, atol=digits * float(y.abs().max()))
@@ -839,8 +834,8 @@ def test_chunks_do_not_matter(given, size, precision):
 
 
 @pytest.mark.parametrize("few", [8, 8192])
-def test_raise_names_how_many_and_where(few, monkeypatch):
-    monkeypatch.setattr(few_samples, "FEW", few)
+def test_raise_names_how_many_and_where(few, set_sizes):
+    set_sizes(few_samples=few)
     x, y, weight = line(30), curve(30), uniform(30)
     y[[4, 17]] = torch.tensor([math.nan, math.inf], dtype=F64)
     with pytest.raises(ValueError, match=r"y has 2 values that are not finite, the first is y\[4\] = nan.*'omit'"):
@@ -914,8 +909,8 @@ def test_propagate_leaves_finite_data_alone():
 @pytest.mark.parametrize(
     "options", [{}, {"ridge": 0.1}, {"fixed": {0: 0.0}}, {"basis": "power"}, {"precision": "double"}], ids=str
 )
-def test_results_are_usable_in_autograd(options, few, monkeypatch):
-    monkeypatch.setattr(few_samples, "FEW", few)
+def test_results_are_usable_in_autograd(options, few, set_sizes):
+    set_sizes(few_samples=few)
     fit = polyfit.fit(line(30), curve(30), 2, **options)
     for tensor in (fit.coef, fit.std_err, fit.covariance):
         assert not tensor.is_inference()

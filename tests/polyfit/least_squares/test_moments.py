@@ -19,7 +19,8 @@ from torch import Tensor
 
 import polyfit
 from polyfit import FitWarning, Moments
-from polyfit.backends import chunked
+from polyfit.backends import sizes
+from polyfit.backends.chunked.matrix import BasisMatrix
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -219,14 +220,14 @@ def test_bad_input_is_refused_and_changes_nothing():
     assert moments.n_samples == 20
 
 
-def test_no_matrix_of_the_data_is_made(monkeypatch):
-    # A chunk of 16 samples at most is laid out, whatever n is.
-    monkeypatch.setattr(chunked, "_CHUNK_OF_A_THREAD", 16)
+def test_no_matrix_of_the_data_is_made(monkeypatch, set_sizes):
+    # The matrix of a chunk has 16 samples for each thread, or one block, whatever n is.
+    set_sizes(chunk_of_a_thread=16)
     laid_out = []
-    make = chunked._Matrix.__init__
+    make = BasisMatrix.__init__
     monkeypatch.setattr(
-        chunked._Matrix, "__init__", lambda self, *args, **kw: (laid_out.append(args[2]), make(self, *args, **kw))[1]
+        BasisMatrix, "__init__", lambda self, *args, **kw: (laid_out.append(args[2]), make(self, *args, **kw))[1]
     )
     x, y, _ = make_data(5000)
     Moments(3, domain=(-1, 4)).update(x, y)
-    assert max(laid_out) <= max(16 * torch.get_num_threads(), chunked._BLOCK)
+    assert max(laid_out) <= max(16 * torch.get_num_threads(), sizes.current().block)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 import polyfit
 from polyfit import FitWarning
-from polyfit.least_squares import design
 
 MAX_DEGREE = 8
 
@@ -30,10 +29,10 @@ def numpy_rss(x: Tensor, y: Tensor, weight: Tensor, degree: int) -> float:
 
 
 @pytest.fixture(params=["few", "long"])
-def size(request, monkeypatch) -> int:
+def size(request, set_sizes) -> int:
     """Few samples, and more than are kept at once."""
     if request.param == "long":
-        monkeypatch.setattr(design, "FEW", 64)
+        set_sizes(few_samples=64)
     return 203
 
 

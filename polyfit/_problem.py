@@ -1,0 +1,137 @@
+"""Canonical operands: what a user passes, checked and brought into the shapes that the backends take.
+
+Canonical operands: x, y, weight (N,) or (S, N), coef (degree + 1,) or (S, degree + 1). They are views where possible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit import bases, formula, losses
+from polyfit._checks import check_choice, check_coef, check_tensors
+from polyfit.backends import resolve_impl
+
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
+    """What stands before the last axis, broadcast; the last axes of the samples must agree."""
+    reference = next(iter(samples))
+    n_samples = samples[reference].shape[-1:]
+    for name, tensor in samples.items():
+        if tensor.shape[-1:] != n_samples:
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)};"
+                " the last axis is samples and must agree"
+            )
+        if tensor.dim() == 0 and coef.dim() > 1:
+            raise ValueError(
+                f"{name} has no axis of samples, which coef of shape {tuple(coef.shape)} asks for;"
+                f" pass {name}.reshape(1)"
+            )
+    if coef.dim() == 1 and all(tensor.dim() <= 1 for tensor in samples.values()):
+        return torch.Size(())
+    try:
+        return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in samples.items())
+        raise ValueError(
+            f"batches do not fit: coef {tuple(coef.shape)} is (*batch, degree + 1) and {shapes} are (*batch, samples);"
+            " what stands before the last axis must broadcast"
+        ) from None
+
+
+def flat(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 1 else tensor.reshape(-1)
+
+
+def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
+    """Whether all samples are of one series and can be seen as one axis without a copy."""
+    shape = samples[0].shape
+    return coef.dim() == 1 and all(
+        tensor.shape == shape and (tensor.dim() <= 1 or tensor.is_contiguous()) for tensor in samples
+    )
+
+
+def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
+    """(S, K) for a tensor (*batch, K), or (K,) where one row serves all series."""
+    width = tensor.shape[-1]
+    if all(size == 1 for size in tensor.shape[:-1]):
+        return flat(tensor)
+    return tensor.expand(*batch, width).reshape(n_series, width)
+
+
+def broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size) -> tuple[Tensor, list[Tensor | None]]:
+    """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
+    n_series = math.prod(batch)
+    rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
+    return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
+
+
+class Problem(NamedTuple):
+    """Checked operands of a loss, in canonical shape.
+
+    Attributes:
+        x: (N,), shared by all series, or (S, N).
+        y: likewise.
+        coef: (degree + 1,) or (S, degree + 1).
+        weight: like x, or None.
+        model: basis, mapping and loss.
+        impl: "triton", "torch" or "compile".
+        batch: the batch axes that the series stand for, S elements.
+        domain: the interval that is mapped onto the window of the basis, or None.
+    """
+
+    x: Tensor
+    y: Tensor
+    coef: Tensor
+    weight: Tensor | None
+    model: formula.Model
+    impl: str
+    batch: torch.Size
+    domain: bases.Interval | None
+
+
+def canonical_problem(
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    *,
+    loss: str | losses.Loss | formula.Pointwise,
+    weight: Tensor | None,
+    reduction: str,
+    per_series: bool,
+    basis: str,
+    domain: Sequence[float] | None,
+    impl: str,
+) -> Problem:
+    """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
+    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
+    check_coef(coef)
+    if callable(loss) and not isinstance(loss, losses.Loss):
+        pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
+    else:
+        pointwise = losses.resolve(loss)
+    check_choice("reduction", reduction, _REDUCTIONS)
+    bounds = None if domain is None else bases.interval(domain)
+    mapping = bases.affine_map(bounds, bases.resolve(basis), formula.compute_dtype(x.dtype))
+    model = formula.Model(basis, mapping, pointwise)
+    impl = resolve_impl(impl, x.device, coef.shape[-1] - 1)
+    samples = {"x": x, "y": y} if weight is None else {"x": x, "y": y, "weight": weight}
+    batch = batch_shape(coef, samples)
+    if reduction == "mean" and (0 in x.shape[-1:] or (0 in batch and not per_series)):
+        raise ValueError(
+            "reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'"
+        )
+    if not batch or (not per_series and is_flat(coef, list(samples.values()))):
+        flat_weight = None if weight is None else flat(weight)
+        return Problem(flat(x), flat(y), coef, flat_weight, model, impl, torch.Size(()), bounds)
+    coef, (x_rows, y_rows, weight_rows) = broadcast(coef, (x, y, weight), batch)
+    assert x_rows is not None
+    assert y_rows is not None
+    return Problem(x_rows, y_rows, coef, weight_rows, model, impl, batch, bounds)

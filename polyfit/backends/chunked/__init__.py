@@ -1,0 +1,24 @@
+"""The one pass in plain PyTorch: value and gradients together, a chunk of the data at a time.
+
+The values ``P_k(t)`` of a chunk are laid out as the rows of a matrix; a sample's part in everything that is wanted is
+then two products with it::
+
+    p    = coef @ P                   (m, degree + 1) x (degree + 1, C)
+    sums = delta @ P.T                (m, B) x (B, degree + 1),   delta = w dl/dp
+
+with ``m`` the number of series that share this x (one, when each series has its own). No autograd inside, and nothing
+of size n x degree: the matrix is as large as a chunk, whatever n is.
+
+Digits: the second product is taken a block of B samples at a time, everything above in float64, so that the relative
+error of a float32 sum does not grow with n.
+
+All operands here are canonical: x, y, weight (S or 1, N), where one row is shared by all series, and coef (S, d + 1).
+"""
+
+from polyfit.backends.chunked.gradient import Gradient
+from polyfit.backends.chunked.moments import gram, moments, triangle
+from polyfit.backends.chunked.objective import Objective
+from polyfit.backends.chunked.short import is_short, short
+from polyfit.backends.chunked.values import evaluate, evaluate_backward
+
+__all__ = ["Gradient", "Objective", "evaluate", "evaluate_backward", "gram", "is_short", "moments", "short", "triangle"]

@@ -1,0 +1,252 @@
+"""The basis functions of some samples as the rows of a matrix, and the products with it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polyfit.backends import sizes
+from polyfit.bases import BASES, AffineMap
+from polyfit.formula import compute_dtype
+
+# Elements between the rows of a matrix: some lines of a cache.
+_APART = 64
+
+
+def internal_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the matrix products: float64 where users allow float32 products to use fewer digits."""
+    try:
+        is_exact = torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set by the newer interface, one setting a backend
+        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        is_exact = backend.matmul.fp32_precision in {"none", "ieee"}  # pyright: ignore[reportAttributeAccessIssue]
+    return compute_dtype(dtype) if is_exact else torch.float64
+
+
+Steps = tuple[tuple[float, float, float], ...]
+_PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
+
+
+@functools.lru_cache(maxsize=256)
+def steps_of(basis: str, degree: int) -> Steps:
+    """The steps of the recurrence up to P_degree."""
+    return BASES[basis].steps(degree)
+
+
+def lay_out(rows: Sequence[Tensor], samples: Tensor, steps: Steps, mapping: AffineMap | None) -> None:
+    """Fill rows[1:] by the recurrence of the basis; `samples` is a view of rows[1] that holds x."""
+    if mapping is not None:
+        samples.sub_(mapping.center).mul_(mapping.scale)
+        if mapping.shift:
+            samples.add_(mapping.shift)
+    t = rows[1]
+    if steps[0] != _PLAIN_STEP:
+        t = t.clone()
+        samples.mul_(steps[0][0]).add_(steps[0][1])
+    for k, (a, b, c) in enumerate(steps[1:], start=1):
+        if c == 0.0 and a == 1.0:
+            torch.mul(rows[k], t, out=rows[k + 1])
+            continue
+        after = torch.mul(rows[k - 1], -c, out=rows[k + 1]).addcmul_(rows[k], t, value=a)
+        if b != 0.0:
+            after.add_(rows[k], alpha=b)
+
+
+def _lay_out_signed(rows: Sequence[Tensor], samples: Tensor, mapping: AffineMap | None) -> None:
+    """Fill rows[1:] by Chebyshev polynomials S_k = s_k T_k times `signs`: a step is then one operation instead of two.
+
+    With signs +, +, -, -, +, ... the recurrence is S_{k+1} = S_{k-1} -+ 2 t S_k.
+    """
+    if mapping is not None:
+        samples.sub_(mapping.center).mul_(mapping.scale)
+        if mapping.shift:
+            samples.add_(mapping.shift)
+    for k in range(1, len(rows) - 2):
+        torch.addcmul(rows[k - 1], rows[k], rows[1], value=-2.0 if k % 2 else 2.0, out=rows[k + 1])
+
+
+def signs(like: Tensor, size: int) -> Tensor:
+    """The signs +, +, -, -, +, ... of `_lay_out_signed`, (size,) float64."""
+    return like.new_tensor([1.0 if k % 4 < 2 else -1.0 for k in range(size)], dtype=torch.float64)
+
+
+class BasisMatrix:
+    """The matrix P of n samples that all series share, or of n samples of each of s series.
+
+    It holds whole blocks of B samples. The columns behind the n samples, the filling, are zero: they add nothing to a
+    product. Values and residuals are rows (s, width), one a series; their first n columns are samples.
+
+    One more row lies below the rows of the functions. The residuals go there when a matrix has one series. The product
+    that gives their moments then gives the sum of their squares, too.
+
+    Args:
+        like: a tensor on the device.
+        n_matrices: 1 where all series share the samples, s otherwise.
+        n: samples.
+        block: B, samples of a block.
+        degree: of the polynomial.
+        dtype: of the matrix.
+        is_shared: whether all series share the samples.
+    """
+
+    def __init__(
+        self, like: Tensor, n_matrices: int, n: int, block: int, degree: int, dtype: torch.dtype, is_shared: bool
+    ) -> None:
+        self.n, self.block, self._is_shared, self._n_matrices = n, block, is_shared, n_matrices
+        self._few_blocks = sizes.current().few_blocks
+        self.n_blocks = max(1, -(-n // block))
+        self.width = self.n_blocks * block
+        self.is_filled = self.width > n
+        # Rows a power of two apart would share the same sets of a cache: up to 3 times slower from 12 rows on.
+        apart = self.width + (_APART if n_matrices == 1 else 0)
+        self._all = like.new_empty((degree + 2, n_matrices, apart), dtype=dtype)[..., : self.width]
+        self._rows = self._all.unbind(0)  # P_k, and the residuals: (g, width)
+        self._rows[0].fill_(1.0)
+        if self.is_filled:
+            self._all[:2, :, n:] = 0.0  # P_0 and P_1; all others follow from them
+        # All rows, and those of the functions: (K, width), or (s, K, width) where each series has its own.
+        self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
+        self._functions = self._whole.narrow(0 if is_shared else 1, 0, degree + 1)
+        self._values: Tensor | None = None
+        self._weighted: Tensor | None = None
+
+    def lay_out(self, x: Tensor, steps: Steps, mapping: AffineMap | None, *, is_signed: bool = False) -> None:
+        """Fill it for x (g, n)."""
+        if steps and is_signed:
+            _lay_out_signed(self._rows, self.samples(self._rows[1]).copy_(x), mapping)
+        elif steps:
+            lay_out(self._rows, self.samples(self._rows[1]).copy_(x), steps, mapping)
+
+    def samples(self, padded: Tensor) -> Tensor:
+        """The n columns of (..., width) that are samples."""
+        return padded[..., : self.n] if self.is_filled else padded
+
+    def pad(self, values: Tensor) -> Tensor:
+        """Rows (s, n) as (s, width), contiguous."""
+        if self.is_filled:
+            return torch.nn.functional.pad(values, (0, self.width - self.n))
+        return values.contiguous()
+
+    def functions(self) -> Tensor:
+        """P_k of the samples, (s or 1, degree + 1, n)."""
+        functions = self._functions.unsqueeze(0) if self._is_shared else self._functions
+        return self.samples(functions)
+
+    @property
+    def rows(self) -> Tensor:
+        """P_k of the samples, and zero in the filling, (degree + 1, width); of a matrix that all series share."""
+        assert self._is_shared
+        return self._functions
+
+    def series(self, coef: Tensor) -> Tensor:
+        """Values for coef (s, K <= degree + 1): (s, width)."""
+        n_coef = coef.shape[1]
+        if self._is_shared:
+            return torch.mm(coef, self._whole[:n_coef])
+        return torch.bmm(coef.unsqueeze(1), self._whole[:, :n_coef]).squeeze(1)
+
+    def _buffer(self, n_series: int) -> Tensor | None:
+        """A buffer for the values of so many series, written again by the next call; None where there is none yet."""
+        if n_series == self._n_matrices:
+            self._values = self._rows[-1]
+        elif self._values is not None and self._values.shape[0] != n_series:
+            self._values = None
+        return self._values
+
+    def values(self, coef: Tensor) -> Tensor:
+        """`series` for coef (s, degree + 1), in a buffer that the next call of this or of `residuals` overwrites."""
+        held = self._buffer(coef.shape[0])
+        if self._is_shared:
+            self._values = torch.mm(coef, self._functions, out=held)
+        else:
+            assert held is not None
+            torch.bmm(coef.unsqueeze(1), self._functions, out=held.unsqueeze(1))
+        assert self._values is not None
+        return self._values
+
+    def residuals(self, coef: Tensor, y: Tensor) -> Tensor:
+        """Values minus y (s or 1, n) for coef (s, degree + 1): (s, width), zero in the filling, in the same buffer."""
+        if self._is_shared and not self.is_filled:
+            self._values = torch.addmm(y, coef, self._functions, beta=-1, out=self._buffer(coef.shape[0]))
+            return self._values
+        values = self.values(coef)
+        self.samples(values).sub_(y)
+        return values
+
+    def clear_filling(self, padded: Tensor) -> None:
+        """Set the filling of (s, width) to zero."""
+        if self.is_filled:
+            padded[..., self.n :].zero_()
+
+    def moments(self, delta: Tensor) -> Tensor:
+        """Sums of delta P_k for delta (s, width): (s, degree + 1) float64."""
+        return self._products(delta, self._functions)
+
+    def moments_and_dots(self, delta: Tensor, residuals: Tensor) -> Tensor:
+        """Sums of delta P_k, and behind them of delta times residuals: (s, degree + 2) float64.
+
+        Args:
+            delta: (s, width).
+            residuals: the last result of `residuals`, (s, width).
+        """
+        if residuals.shape[0] == self._n_matrices:  # they lie below the functions
+            return self._products(delta, self._whole)
+        return torch.cat((self.moments(delta), self.dots(delta, residuals)), 1)
+
+    def _products(self, delta: Tensor, rows: Tensor) -> Tensor:
+        """Products of delta (s, width) with rows of the matrix: in its dtype within a block, in float64 over blocks."""
+        if self._is_shared and self.n_blocks == 1:
+            return torch.mm(delta, rows.t()).double()
+        if self._is_shared and self.n_blocks <= self._few_blocks:
+            cut = zip(delta.split(self.block, 1), rows.split(self.block, 1), strict=True)
+            first, *others = [torch.mm(part, functions.t()).double() for part, functions in cut]
+            return sum(others, first)
+        n_rows = rows.shape[0 if self._is_shared else 1]
+        blocks = self._all[:n_rows].unflatten(2, (self.n_blocks, self.block)).flatten(1, 2)
+        blocks = blocks.permute(1, 2, 0)  # (g * n_blocks, B, K)
+        if self._is_shared:
+            by_block = delta.view(-1, self.n_blocks, self.block).transpose(0, 1)
+            return torch.bmm(by_block, blocks).sum(0, dtype=torch.float64)
+        sums = torch.bmm(delta.view(-1, 1, self.block), blocks)
+        return sums.view(delta.shape[0], self.n_blocks, -1).sum(1, dtype=torch.float64)
+
+    def normal(self, residuals: Tensor, weight: Tensor | None, *, want_gram: bool) -> Tensor:
+        """Sums of w P_k and of w P_d P_k with want_gram, of w r P_k, k = 0 .. d, and of w r**2: (s, 3 d + 4 or d + 2).
+
+        Args:
+            residuals: the last result of `residuals`, (s, width).
+            weight: (s or 1, n), or None.
+            want_gram: whether the sums without r are wanted.
+        """
+        padded = None if weight is None else self.pad(weight)
+        n_series = residuals.shape[0]
+        left = [self._rows[0], self._rows[-2], residuals] if want_gram else [residuals]
+        if self._is_shared and n_series == 1:
+            # A buffer that stays: to get a megabyte from the system for each chunk would take as long as its sums.
+            if self._weighted is None:
+                self._weighted = self._all.new_empty(len(left), self.width + _APART)[:, : self.width]
+            for row, values in zip(self._weighted, left, strict=True):
+                if padded is None:
+                    row.copy_(values[0])
+                else:
+                    torch.mul(values[0], padded[0], out=row)
+            sums = self._products(self._weighted, self._whole)
+            return torch.cat((sums[:, :-1].flatten(), sums[-1, -1:])).unsqueeze(0)
+        if padded is not None:
+            left = [values * padded for values in left]
+        if self._is_shared:
+            sums = self.moments(torch.cat(left)).split([len(values) for values in left])
+            parts = [rows.expand(n_series, -1) for rows in sums]
+        else:
+            parts = [self.moments(values.expand(n_series, -1).contiguous()) for values in left]
+        return torch.cat((*parts, self.dots(left[-1], residuals)), 1)
+
+    def dots(self, left: Tensor, right: Tensor) -> Tensor:
+        """Dot products of matching rows (s, width): (s, 1), in float64 over blocks."""
+        if self.n_blocks == 1:
+            return torch.linalg.vecdot(left, right).double().unsqueeze(1)
+        shape = (-1, self.n_blocks, self.block)
+        return torch.linalg.vecdot(left.view(shape), right.view(shape)).sum(1, keepdim=True, dtype=torch.float64)

@@ -1,0 +1,139 @@
+"""Data cut into parts, each with the matrix of its basis functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyfit.backends import sizes
+from polyfit.backends.chunked.matrix import BasisMatrix, internal_dtype, steps_of
+from polyfit.bases import AffineMap
+
+
+class Part(NamedTuple):
+    """Some samples of some series, and the matrix of their basis functions."""
+
+    series: slice
+    samples: slice
+    matrix: BasisMatrix
+    dtype: torch.dtype  # of the matrix
+    n_series: int  # of all parts
+    is_all: bool  # whether this is the only part
+
+    def operand(self, rows: Tensor) -> Tensor:
+        """Rows (S or 1, N) of y, weight or an upstream gradient: (s or 1, n), in the dtype of the matrix."""
+        if not self.is_all:
+            rows = (rows[self.series] if rows.shape[0] > 1 else rows)[:, self.samples]
+        return rows if rows.dtype == self.dtype else rows.to(self.dtype)
+
+    def coefficients(self, coef: Tensor) -> Tensor:
+        """Rows (S, K) of coefficients: (s, K)."""
+        return coef if self.is_all else coef[self.series]
+
+    def add(self, sums: Tensor, total: Tensor | None) -> Tensor:
+        """Add sums (s, K) in float64 to the total (S, K)."""
+        if sums.shape[0] == self.n_series:
+            return sums if total is None else total + sums
+        if total is None:
+            total = sums.new_zeros(self.n_series, sums.shape[1])
+        total[self.series] += sums
+        return total
+
+    def deposit(self, values: Tensor, out: Tensor, upstream: Tensor | None = None) -> None:
+        """Write per-sample values (s, n), times a factor (S,) of their series, to their place in out (S or 1, N).
+
+        Where one row of `out` serves all series, the values are added up over the series.
+        """
+        if upstream is not None:
+            values = values * upstream[self.series].unsqueeze(1).to(values.dtype)
+        if out.shape[0] < self.n_series:
+            place = out[:, self.samples]
+            place += values.sum(0, keepdim=True)
+        else:
+            out[self.series, self.samples] = values
+
+
+class Parts:
+    """The parts of the data, one after the other. Parts of one shape share one matrix.
+
+    Args:
+        x: samples (S or 1, N).
+        n_series: S.
+        degree: of the polynomial.
+        mapping: from domain to window, or None.
+        basis: its name.
+        dtype: of the matrices; by default what `internal_dtype` says.
+        at_once: elements (series x samples) up to which there is one part, if that is more than a chunk.
+        is_signed: whether the functions are multiplied by `signs`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        n_series: int,
+        degree: int,
+        mapping: AffineMap | None,
+        basis: str,
+        *,
+        dtype: torch.dtype | None = None,
+        at_once: int = 0,
+        is_signed: bool = False,
+    ) -> None:
+        self._is_signed = is_signed
+        self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
+        self._degree, self._mapping, self._steps = degree, mapping, steps_of(basis, degree)
+        self._is_shared = x.shape[0] == 1
+        self.dtype = internal_dtype(x.dtype, x.device) if dtype is None else dtype
+        lengths = sizes.current()
+        n, size, longest = self._n_samples, lengths.chunk(x.device), lengths.longest_block
+        self.is_one = n_series * n <= max(size, at_once)
+        if self.is_one:  # in blocks of one length
+            self._block = -(-n // -(-n // longest)) if n else 1
+            self._series_step, self._sample_step = max(1, n_series), max(1, n)
+            return
+        self._block = lengths.block if n > longest else n
+        n_blocks = max(1, min(size, n) // self._block)  # as many as there are, or as fit
+        self._series_step = min(n_series, max(1, size // (self._block * n_blocks)))
+        if self._is_shared:  # more series in a product, fewer products
+            self._series_step = min(n_series, max(1, size // self._block))
+            n_blocks = max(1, min(n_blocks, size // (self._block * self._series_step)))
+        self._sample_step = self._block * n_blocks
+
+    def __iter__(self) -> Iterator[Part]:
+        """The parts in order; each is good until the next is asked for."""
+        if self.is_one:
+            if self._n_samples and self._n_series:
+                matrix = self._matrix(self._n_series, self._n_samples)
+                matrix.lay_out(self._x, self._steps, self._mapping, is_signed=self._is_signed)
+                everything = slice(None)
+                yield Part(everything, everything, matrix, self.dtype, self._n_series, True)
+            return
+        made: dict[tuple[int, int], BasisMatrix] = {}
+        for samples in _slices(self._n_samples, self._sample_step):
+            is_laid_out = False
+            for series in _slices(self._n_series, self._series_step):
+                shape = (series.stop - series.start, samples.stop - samples.start)
+                if self._is_shared:
+                    shape = (1, shape[1])
+                if shape not in made:
+                    made[shape] = self._matrix(*shape)
+                matrix = made[shape]
+                if not (self._is_shared and is_laid_out):
+                    x = self._x if self._is_shared else self._x[series]
+                    matrix.lay_out(x[:, samples], self._steps, self._mapping, is_signed=self._is_signed)
+                    is_laid_out = True
+                yield Part(series, samples, matrix, self.dtype, self._n_series, False)
+
+    def _matrix(self, n_series: int, n_samples: int) -> BasisMatrix:
+        n_matrices = 1 if self._is_shared else n_series
+        return BasisMatrix(
+            self._x, n_matrices, n_samples, self._block, self._degree, self.dtype, is_shared=self._is_shared
+        )
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for first in range(0, size, step):
+        yield slice(first, min(first + step, size))

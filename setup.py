@@ -27,7 +27,7 @@ setup(
     packages=[*find_packages(include=["polyfit", "polyfit.*"]), *find_packages("kernels")],
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
-    package_data={"polyfit": ["py.typed"], "polyfit.training": ["descent.cpp"]},
+    package_data={"polyfit": ["py.typed"], "polyfit.backends": ["descent.cpp"]},
     install_requires=["numpy>=1.26", "torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
     extras_require={
         "cli": CLI,

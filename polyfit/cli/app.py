@@ -18,7 +18,6 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
-from polyfit.backends import resolve_impl
 from polyfit.bases.formatting import format_polynomial, format_series
 from polyfit.cli.tutorial import eager_loop, eager_training
 from polyfit.functional import polyval
@@ -162,9 +161,7 @@ def demo(
             f"sin(x) on {_DEMO_SAMPLES} points of [-pi, pi], degree {_DEMO_DEGREE}, sum of"
             f" {'squared errors' if loss == 'mse' else loss}, {_RULES[optimizer]} at {rule.lr:.3g}, {epochs} epochs"
         )
-        chosen, why = explain(
-            rule, loss, engine=engine, impl=resolve_impl("auto", x.device), n_samples=len(x), degree=_DEMO_DEGREE
-        )
+        chosen, why = explain(x, y, start, optimizer=rule, **options)
         # What a process does once is not the run's.
         warming = epochs if chosen == "closed_form" else min(epochs, _WARMING_EPOCHS)
         train(x, y, start, optimizer=rule, epochs=warming, **options)

@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
-from polyfit.training import EarlyStopping, Losses, Reason, engines, shuffled
+from polyfit.training import EarlyStopping, Losses, Reason, shuffled
+from polyfit.training import run as runs
+from polyfit.training.engines import stepping
 
 F64 = torch.float64
 ENGINES: dict[str, dict[str, Any]] = {
@@ -186,7 +188,7 @@ def test_rates_of_series_that_make_no_sense_are_refused():
         run(torch.ones(2))
     with pytest.raises(ValueError, match="not positive and finite"):
         run(torch.tensor([1.0, -1.0, 1.0]))
-    with pytest.raises(TypeError, match="lr_scale is no tensor of floats"):
+    with pytest.raises(TypeError, match="lr_scale is not a tensor of floats"):
         run([1.0, 2.0, 3.0])
 
 
@@ -252,10 +254,28 @@ def test_a_state_of_another_run_is_refused():
         run(engine="stepwise")
     with pytest.raises(ValueError, match="of epoch 50, beyond epochs=20"):
         run(epochs=20)
-    with pytest.raises(TypeError, match="resume is no state of a run"):
+    with pytest.raises(TypeError, match="resume is not the state of a run"):
         run(resume={})
     with pytest.raises(ValueError, match="begun without its path"):
         run(keep_path=True)
+
+
+@pytest.mark.parametrize("engine", ["moments", "stepwise"])
+def test_a_state_knows_the_rate_of_each_series(engine):
+    x, y, start = data(3)
+    options: dict[str, Any] = {"optimizer": Adam(0.01), "engine": engine, "per_series": True}
+    scale = torch.tensor([1.0, 0.5, 0.25])
+    state = polyfit.train(x, y, start, epochs=50, lr_scale=scale, **options).state_dict()
+    # The same factors in another order have the same sum and the same sum of squares.
+    for other in (scale.flip(0), scale[[1, 0, 2]], scale * 2, None):
+        with pytest.raises(ValueError, match=r"a run with lr_scale=\[1, 0.5, 0.25\], not .*in the same order"):
+            polyfit.train(x, y, start, epochs=90, lr_scale=other, resume=state, **options)
+    whole = polyfit.train(x, y, start, epochs=90, lr_scale=scale, **options)
+    part = polyfit.train(x, y, start, epochs=90, lr_scale=scale, resume=state, **options)
+    assert torch.equal(part.coef, whole.coef)
+    # A factor that serves all series is that of each.
+    state = polyfit.train(x, y, start, epochs=50, lr_scale=torch.tensor(0.5), **options).state_dict()
+    polyfit.train(x, y, start, epochs=60, lr_scale=torch.full((3,), 0.5), resume=state, **options)
 
 
 # --- Ctrl-C ---
@@ -363,10 +383,10 @@ def test_an_epoch_made_for_a_graph_is_the_same(rule, monkeypatch):
             losses, gradient = measure(coef.numpy(), want_losses)
             return losses, torch.from_numpy(gradient)
 
-        return engines.Graphed(rule, on_tensors, torch.from_numpy(zeros), torch.from_numpy(lr_scale))
+        return stepping.Graphed(rule, on_tensors, torch.from_numpy(zeros), torch.from_numpy(lr_scale))
 
-    monkeypatch.setattr(engines, "captured", lambda function: function)
-    monkeypatch.setattr(engines, "Stepping", graphed)
+    monkeypatch.setattr(stepping, "captured", lambda function: function)
+    monkeypatch.setattr(runs, "Stepping", graphed)
     result = polyfit.train(x, y, start, **options)
     torch.testing.assert_close(result.coef, plain.coef, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(result.losses.values, plain.losses.values, rtol=1e-12, atol=1e-14)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Never
 
+import exact
 import matplotlib.image
 import numpy as np
 import pytest
@@ -169,13 +170,11 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     assert 0 <= difference <= 2 * epochs * 2.0**-23
     assert "picture in demo.png" in outcome.out
     assert_shows_curves(Path("demo.png"))
-    # What is said of the landscape: the least loss by numpy, and curvatures by its singular values.
+    # What is said of the landscape: the least loss, and curvatures by numpy's singular values.
     x = np.linspace(-math.pi, math.pi, 2000)
     powers = np.vander(x, 6, increasing=True)
-    best = np.linalg.lstsq(powers, np.sin(x), rcond=None)[0]
-    assert outcome.number(rf"the least loss is {NUMBER}:") == pytest.approx(
-        ((powers @ best - np.sin(x)) ** 2).sum(), rel=1e-3
-    )
+    best = float(exact.fit(x, np.sin(x), 5).rss)
+    assert outcome.number(rf"the least loss is {NUMBER}:") == pytest.approx(best, rel=1e-3)
     singular = np.linalg.svd(powers, compute_uv=False)
     assert outcome.number(rf"differs {NUMBER}-fold") == pytest.approx((singular[0] / singular[-1]) ** 2, rel=0.05)
     assert outcome.number(rf"largest stable rate, {NUMBER}, is set") == pytest.approx(1 / singular[0] ** 2, rel=1e-2)
@@ -207,26 +206,26 @@ def test_demo_takes_rules_losses_bases_engines_and_agrees_with_eager(command: Co
 
 @pytest.mark.parametrize(("degree", "r_squared"), [(1, "0.9737"), (2, "0.9831"), (3, "0.9841")])
 def test_co2_is_fitted_as_exact_least_squares_does(command: Command, degree, r_squared):
-    exact = CO2_REFERENCE[f"degree{degree}"]
+    reference = CO2_REFERENCE[f"degree{degree}"]
     outcome = command("train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", degree, "--save", "fit.json")
     assert (outcome.status, outcome.err) == (0, "")
     assert f"R^2 {r_squared}\n" in outcome.out
-    mean_squared_error = float(exact["rss"]) / CO2_REFERENCE["n_finite"]
+    mean_squared_error = float(reference["rss"]) / CO2_REFERENCE["n_finite"]
     assert f"loss {mean_squared_error:.6g} (mean squared error) after 20000 epochs" in outcome.out
     assert "still falling" not in outcome.out
 
     document = json.loads(Path("fit.json").read_text("utf-8"))
-    assert document["r_squared"] == pytest.approx(float(exact["r_squared"]), abs=1e-12)
+    assert document["r_squared"] == pytest.approx(float(reference["r_squared"]), abs=1e-12)
     assert document["loss_value"] == pytest.approx(mean_squared_error, rel=1e-12)
     # The reference counts the weeks 0, 1, ..., 2283, which are -1 ... 1 in t.
     weeks = Polynomial([2283 / 2, 2283 / 2])
-    in_t = np.array(Polynomial([float(c) for c in exact["coef"]])(weeks).coef, dtype=float)
+    in_t = np.array(Polynomial([float(c) for c in reference["coef"]])(weeks).coef, dtype=float)
     # At the optimum the gradient is a sum that rounds at n eps of its terms, and the Hessian's condition is below 100.
     np.testing.assert_allclose(document["coef"], in_t, rtol=0, atol=1e-10 * np.abs(in_t).max())
     np.testing.assert_allclose(outcome.coef(), in_t, rtol=5.1e-6)
 
 
-def test_saved_polynomial_is_the_one_that_numpy_fits(command: Command):
+def test_saved_polynomial_is_the_exact_fit_in_numpys_terms(command: Command):
     command(
         "train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", 3, "--epochs", 5000, "--save", "fit.json"
     )
@@ -238,7 +237,8 @@ def test_saved_polynomial_is_the_one_that_numpy_fits(command: Command):
     co2 = np.array([float(row["co2"]) for row in rows])
 
     saved = Polynomial(document["coef"], domain=document["domain"])
-    fitted = Polynomial.fit(days, co2, 3, domain=document["domain"])
+    best = exact.fit(days, co2, 3, domain=document["domain"])
+    fitted = Polynomial([float(value) for value in best.coef], domain=document["domain"])
     assert document["domain"] == [days.min(), days.max()]
     np.testing.assert_allclose(saved(days), fitted(days), rtol=1e-10)
     assert document["x"] == {"column": "date", "unit": "days since 1970-01-01"}
@@ -711,8 +711,8 @@ def test_fit_prints_the_exact_fit_and_its_errors_and_saves_them(command, tmp_pat
     assert outcome.status == 0, outcome.err
     fit = polyfit.Fit.load("fit.json")
     table = read_columns(Path("co2.csv"), "date", "co2")
-    expected = Polynomial.fit(table.x.values, table.y.values, 2)
-    np.testing.assert_allclose(fit.to_numpy()(np.array(table.x.values)), expected(np.array(table.x.values)), rtol=1e-12)
+    truth = exact.fit(table.x.values, table.y.values, 2, basis=fit.basis, domain=fit.domain)
+    assert all(exact.digits(ours, value) >= 15.5 for ours, value in zip(fit.coef.tolist(), truth.coef, strict=True))
     rows = re.findall(r"│ +(\d+) │ +(\S+) │ +(\S+) │", outcome.out)
     assert [int(k) for k, _, _ in rows] == [0, 1, 2]
     assert [float(value) for _, value, _ in rows] == pytest.approx(fit.coef.tolist(), rel=1e-14)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import exact
 import numpy as np
 import pytest
 import torch
@@ -197,10 +198,10 @@ def test_what_is_said_of_the_run_is_true(rule):
     start = torch.zeros(3, dtype=F64)
     result = polyfit.train(x, y, start, optimizer=rule, epochs=3000)
     rows = np.vander(x.numpy(), 3, increasing=True)
-    best = np.linalg.lstsq(rows, y.numpy(), rcond=None)[0]
+    best = exact.fit(x, y, 2)
     assert result.optimum is not None
-    np.testing.assert_allclose(result.optimum.numpy(), best, rtol=1e-12)
-    assert result.optimal_loss == pytest.approx(((rows @ best - y.numpy()) ** 2).mean(), rel=1e-12)
+    np.testing.assert_allclose(result.optimum.numpy(), [float(value) for value in best.coef], rtol=1e-12)
+    assert result.optimal_loss == pytest.approx(float(best.rss) / 200, rel=1e-12)
     # The largest stable rate: just below it the run is bounded, just above it grows.
     largest = result.max_stable_lr
     assert largest is not None

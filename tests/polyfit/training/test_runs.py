@@ -299,14 +299,22 @@ class CtrlC:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def sigint_is_heard():
+    """Python's own handler of SIGINT, whatever the process began with: a shell that runs `make test &` ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_heard")
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
 def test_what_was_reached_is_returned_on_ctrl_c(engine):
     x, y, start = data()
 
     options: dict[str, Any] = {"optimizer": Adam(0.001), "record_every": 50, **ENGINES[engine]}
-    before = signal.getsignal(signal.SIGINT)
     result = polyfit.train(x, y, start, epochs=10**8, monitor=CtrlC(300), **options)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert result.reason == Reason.INTERRUPTED
     assert 300 <= result.epochs < 10**8
     assert int(result.losses.epochs[-1]) == result.epochs
@@ -316,6 +324,7 @@ def test_what_was_reached_is_returned_on_ctrl_c(engine):
     assert torch.equal(further.coef, polyfit.train(x, y, start, epochs=result.epochs + 60, **options).coef)
 
 
+@pytest.mark.usefixtures("sigint_is_heard")
 def test_ctrl_c_while_monitors_end_loses_nothing():
     x, y, start = data()
     options: dict[str, Any] = {"optimizer": Adam(0.001), "epochs": 100}

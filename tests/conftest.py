@@ -9,6 +9,8 @@ import hypothesis
 import pytest
 import torch
 
+from polyfit import compiled
+
 # The same examples everywhere: a run that fails here fails on the next machine too.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
@@ -23,6 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, see `make interpreter`"))
         if "codegen" in item.keywords and interpreting:
             item.add_marker(pytest.mark.skip(reason="the interpreter compiles nothing, see `make codegen`"))
+        if "compiler" in item.keywords and not compiled.has_compiler():
+            item.add_marker(pytest.mark.skip(reason="needs a C++ compiler that torch can use, say g++ on the PATH"))
 
 
 @pytest.fixture(autouse=True)

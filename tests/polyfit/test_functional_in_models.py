@@ -127,7 +127,7 @@ def long_operands(case: Case, n_samples: int, dtype: torch.dtype = F64) -> list[
     return [operand.to(dtype).requires_grad_() for operand in (x, y, coef, weight)]
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_loops_give_what_the_chunked_pass_gives(name):
     case = CASES[name]
@@ -149,7 +149,7 @@ def test_compiled_loops_give_what_the_chunked_pass_gives(name):
             torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 def test_compiled_sums_are_as_exact_as_the_chunked_ones():
     n_samples = 1_000_003
     x, y = torch.rand(n_samples), torch.rand(n_samples)
@@ -160,9 +160,8 @@ def test_compiled_sums_are_as_exact_as_the_chunked_ones():
     assert abs(float(loss) / float(truth) - 1) < 4 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.compiler
 def test_a_compiled_loop_serves_every_length():
-    if not inductor.has_compiler():
-        pytest.skip("impl='compile' needs a C++ compiler")
     polyfit.polynomial_loss(torch.rand(20_000), torch.rand(20_000), torch.rand(3), impl="compile")
     for n_samples in (8_192, 30_001, 100_000):
         x, y, coef = torch.rand(n_samples), torch.rand(n_samples), torch.rand(3)
@@ -171,7 +170,7 @@ def test_a_compiled_loop_serves_every_length():
         torch.testing.assert_close(loss, polyfit.polynomial_loss(x, y, coef))
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 def test_training_by_a_compiled_loop():
     x = torch.linspace(-1, 1, 20_001, dtype=F64)
     rule = polyfit.optimizers.SGD(0.2)

@@ -28,6 +28,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "moments in C++": {"engine": "moments", "impl": "compile"},
     "stepwise": {"engine": "stepwise"},
 }
+IN_STEPS = ["moments", "stepwise", pytest.param("moments in C++", marks=pytest.mark.compiler)]
+EVERY_ENGINE = ["closed_form", *IN_STEPS]
 MAKERS = {
     SGD: lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.5),
     Adam: lambda p, lr: torch.optim.Adam(p, lr=lr),
@@ -59,7 +61,7 @@ def eager(x, y, start, make, epochs, **options):
 # --- early stopping ---
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_a_run_ends_where_it_is_told_to(engine):
     x, y, start = data()
     rule = SGD(0.1, momentum=0.5)
@@ -83,7 +85,7 @@ def test_a_run_ends_where_it_is_told_to(engine):
         assert result.loss == pytest.approx(losses[expected], rel=1e-9)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_patience_counts_from_the_least_loss(engine):
     x, y, start = data()
     delta = 1e-4
@@ -122,7 +124,7 @@ def test_early_stopping_that_makes_no_sense_is_refused():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_series_with_losses_of_their_own_are_runs_of_their_own(engine, reduction, weighted):
     x, y, start = data(2, 3)
     weight = torch.rand(x.shape, dtype=F64, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
@@ -161,7 +163,7 @@ def test_series_with_losses_of_their_own_are_runs_of_their_own(engine, reduction
     assert together.epochs == int(together.updates.max())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_one_series_diverges_and_the_others_go_on(engine):
     x, y, start = data(3)
     scale = torch.tensor([1.0, 30.0, 0.5], dtype=F64)
@@ -204,7 +206,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+@pytest.mark.parametrize("engine", IN_STEPS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_that_was_cut_goes_on_bit_for_bit(rule, engine, dtype, tmp_path):
     x, y, start = data(2, dtype=dtype)
@@ -308,7 +310,7 @@ def sigint_is_heard():
 
 
 @pytest.mark.usefixtures("sigint_is_heard")
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+@pytest.mark.parametrize("engine", IN_STEPS)
 def test_what_was_reached_is_returned_on_ctrl_c(engine):
     x, y, start = data()
 

@@ -44,6 +44,7 @@ ALL_ENGINES = {
     "moments in C++": ("moments", "compile"),
     "stepwise": ("stepwise", "auto"),
 }
+EVERY_ENGINE = [*ENGINES, pytest.param("moments in C++", marks=pytest.mark.compiler)]
 
 
 PROBLEMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -108,7 +109,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("series", [(), (3,)])
-@pytest.mark.parametrize("engine", ALL_ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_on_every_engine_is_torchs(name, engine, series):
     rule, make = RULES[name]
@@ -228,7 +229,7 @@ def test_what_is_said_of_the_run_is_true(rule):
 
 
 @pytest.mark.parametrize("epochs", [500, 1000])
-@pytest.mark.parametrize("engine", ALL_ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_a_run_that_leaves_the_finite_numbers_says_at_which_epoch(engine, epochs):
     name, impl = ALL_ENGINES[engine]
     x = torch.linspace(-1, 1, 50, dtype=F64)

@@ -13,7 +13,7 @@ from oracle import polyval as plain_polyval
 from torch import Tensor
 
 import polyfit
-from polyfit.backends import inductor, sizes
+from polyfit.backends import sizes
 from polyfit.losses import BCEWithLogits, Cauchy
 
 F64 = torch.float64

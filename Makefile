@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A worker for each core, 4 at most: each takes about a gigabyte. One that has no more tests takes some of another's.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: setup demo test lint format reference interpreter codegen codegen-full ceilings wheel bench gpu clean
 
@@ -36,10 +38,10 @@ format: setup
 	$(BIN)/ruff format .
 
 reference: setup
-	$(BIN)/python -m pytest --doctest-modules -m 'not interpreter and not codegen' polyfit tests
+	$(PYTEST) --doctest-modules -m 'not interpreter and not codegen' polyfit tests
 
 interpreter: setup
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter tests/kernels
+	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels
 
 codegen: setup
 	$(BIN)/python -m pytest -m codegen tests/kernels

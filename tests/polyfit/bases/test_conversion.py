@@ -105,7 +105,7 @@ def test_derivative_matrix_may_be_written():
 @pytest.mark.parametrize(("degree", "error"), [(-1, ValueError), (2.0, TypeError), ("2", TypeError)])
 def test_bad_degree_is_named(degree, error):
     with pytest.raises(error, match="pass an int from 0 on"):
-        derivative_matrix(bases.POWER, degree)
+        derivative_matrix(bases.BASES["power"], degree)
 
 
 # --- values

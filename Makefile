@@ -44,7 +44,7 @@ interpreter: setup
 	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels
 
 codegen: setup
-	$(BIN)/python -m pytest -m codegen tests/kernels
+	$(PYTEST) -m codegen tests/kernels
 
 # Every basis with every loss, on every device: no part of `make test`, for the minutes that it takes.
 codegen-full: setup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -61,11 +62,17 @@ def eager(x, y, start, make, epochs, **options):
 # --- early stopping ---
 
 
+@functools.cache
+def eager_sgd(lr, momentum, epochs):
+    """The path of torch's SGD on `data()`: one for all engines."""
+    return eager(*data(), lambda p: torch.optim.SGD(p, lr=lr, momentum=momentum), epochs)
+
+
 @pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_a_run_ends_where_it_is_told_to(engine):
     x, y, start = data()
     rule = SGD(0.1, momentum=0.5)
-    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5), 600)
+    path = eager_sgd(0.1, 0.5, 600)
     losses = [loss for loss, _, _ in path]
     level, norm = losses[130] * 1.000001, path[77][2] * 1.000001
     cases = {
@@ -89,7 +96,7 @@ def test_a_run_ends_where_it_is_told_to(engine):
 def test_patience_counts_from_the_least_loss(engine):
     x, y, start = data()
     delta = 1e-4
-    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.05), 2000)
+    path = eager_sgd(0.05, 0.0, 2000)
     best, best_epoch, expected = math.inf, 0, None
     for t in range(0, 2000, 10):
         if path[t][0] < best - delta:

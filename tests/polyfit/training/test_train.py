@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -108,20 +109,26 @@ RULES = {
 }
 
 
+@functools.cache
+def path_of_rule(name, series):
+    """x, y and start, and the path of torch's optimizer: one for all engines."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(*series, 150, dtype=F64, generator=generator) * 2 - 1
+    y, start = torch.exp(x), torch.randn(*series, 4, dtype=F64, generator=generator)
+    return x, y, start, eager_path(x, y, start, RULES[name][1], 500)
+
+
 @pytest.mark.parametrize("series", [(), (3,)])
 @pytest.mark.parametrize("engine", EVERY_ENGINE)
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_on_every_engine_is_torchs(name, engine, series):
-    rule, make = RULES[name]
+    rule = RULES[name][0]
     engine, impl = ALL_ENGINES[engine]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(*series, 150, dtype=F64, generator=generator) * 2 - 1
-    y, start = torch.exp(x), torch.randn(*series, 4, dtype=F64, generator=generator)
+    x, y, start, path = path_of_rule(name, series)
     if engine == "closed_form" and not isinstance(rule, SGD):
         with pytest.raises(ValueError, match="does not apply: it needs the squared loss, SGD at"):
             polyfit.training.explain(x, y, start, optimizer=rule, engine=engine)
         return
-    path = eager_path(x, y, start, make, 500)
     result = polyfit.train(
         x, y, start, optimizer=rule, epochs=500, record_every=50, engine=engine, impl=impl, keep_path=True,
     )  # fmt: skip
@@ -258,13 +265,19 @@ def test_shares_that_are_none_are_refused():
         result.epochs_to(1.5)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_float32_is_as_near_to_the_truth_as_an_eager_loop(engine):
+@functools.cache
+def ends_of_float32():
+    """x, y, start, rate and epochs of a run in float32, and where eager loops in float64 and float32 end."""
     x = torch.linspace(-np.pi, np.pi, 500)
-    y, start = torch.sin(x), torch.randn(6)
+    y, start = torch.sin(x), torch.randn(6, generator=torch.Generator().manual_seed(0))
     lr, epochs = 0.9 * max_stable_lr(x, 5), 2000
     truth = eager_path(x.double(), y.double(), start.double(), lr, epochs)[-1][1]
-    eager = eager_path(x, y, start, lr, epochs)[-1][1]
+    return x, y, start, lr, epochs, truth, eager_path(x, y, start, lr, epochs)[-1][1]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float32_is_as_near_to_the_truth_as_an_eager_loop(engine):
+    x, y, start, lr, epochs, truth, eager = ends_of_float32()
     ours = polyfit.train(x, y, start, optimizer=SGD(lr), epochs=epochs, engine=engine).coef
     assert ours.dtype == torch.float32
     assert (ours - truth).abs().max() <= 2 * (eager - truth).abs().max() + 1e-6

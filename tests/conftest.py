@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import random
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -18,6 +19,10 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run all tests in an order drawn from this seed")
+
+
 def _interpreter_fails() -> str:
     """Why Triton's interpreter cannot run here, or nothing."""
     versions = [Version(importlib.metadata.version(name)) for name in ("triton", "numpy")]
@@ -26,7 +31,10 @@ def _interpreter_fails() -> str:
     return ""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("shuffle")) is not None:
+        random.Random(seed).shuffle(items)
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
     for item in items:
         if "cuda" in item.keywords and not torch.cuda.is_available():

@@ -37,7 +37,10 @@ def test_the_newer_way_to_lower_the_precision_of_products(backend, n_samples, pr
 
 
 # Compiled in float64 only: values take the same way in float32, and sums, which are float64, are copied into it.
-@pytest.mark.parametrize(("impl", "dtype"), [("torch", torch.float32), ("torch", F64), pytest.param("compile", F64, marks=pytest.mark.compiler)])
+@pytest.mark.parametrize(
+    ("impl", "dtype"),
+    [("torch", torch.float32), ("torch", F64), pytest.param("compile", F64, marks=pytest.mark.compiler)],
+)
 @pytest.mark.parametrize("name", ["one series", "own x", "shared x"])
 @pytest.mark.parametrize("n_samples", [37, 3001, 20_000])
 def test_results_can_be_modified_in_place(n_samples, impl, name, dtype):

@@ -156,8 +156,18 @@ def test_compiled_sums_are_as_exact_as_the_chunked_ones():
     coef = torch.randn(6)
     truth = polyfit.polynomial_loss(x.double(), y.double(), coef.double())
     loss = polyfit.polynomial_loss(x, y, coef, impl="compile")
-    # A prediction of degree 5 is off by a few eps, of either sign; sums of 4096 in 16 lanes or more by less than that.
+    # A prediction of degree 5 is off by a few eps, of either sign; sums of 256 in each lane by less than that.
     assert abs(float(loss) / float(truth) - 1) < 4 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.compiler
+def test_compiled_sums_of_equal_samples_keep_their_digits():
+    # Their roundings all go one way. A vector lane adds up 256 of them: at most 255 roundings, of half an eps each.
+    n_samples = 4 * sizes.current().compiled_row
+    x, y, coef = torch.zeros(n_samples), torch.full((n_samples,), 0.1), torch.full((1,), 0.3)
+    loss = polyfit.polynomial_loss(x, y, coef, impl="compile")
+    sample = (coef - y[:1]) ** 2
+    assert abs(float(loss) / float(sample) - 1) < 128 * torch.finfo(torch.float32).eps
 
 
 @pytest.mark.compiler

@@ -41,7 +41,7 @@ setup(
     entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Topic :: Scientific/Engineering :: Mathematics",
     ],
 )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,38 +281,49 @@ def _root(values: Values) -> Values:
     return values.sqrt() if isinstance(values, Tensor) else np.sqrt(values)
 
 
-def _adam(
-    coef: Values,
-    gradient: Values,
-    memory: tuple[Values, ...],
-    lr: Any,
-    a: Any,
-    b: Any,
-    betas: tuple[float, float],
-    eps: float,
-) -> tuple[Values, tuple[Values, ...]]:
-    first, second = betas
-    mean, square = memory
-    mean = mean + (1.0 - first) * (gradient - mean)
-    square = second * square + (1.0 - second) * (gradient * gradient)
-    return coef - (lr * a) * (mean / (_root(square) * b + eps)), (mean, square)
+@dataclass(frozen=True)
+class _AdaptiveMoments:
+    """The fields and the step that Adam and AdamW share."""
 
+    lr: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
 
-def _bias_corrections(betas: tuple[float, float], counts: Array) -> tuple[Array, Array]:
-    """The bias corrections 1 / (1 - beta1**t) and 1 / sqrt(1 - beta2**t) of running means that begin at zero."""
-    first, second = betas
-    return 1.0 / (1.0 - first**counts), 1.0 / np.sqrt(1.0 - second**counts)
+    def __post_init__(self) -> None:
+        _check_lr(self.lr)
+        for i, beta in enumerate(self.betas):
+            check_number(f"betas[{i}]", beta, 0.0, 1.0)
+        check_number("eps", self.eps, 0.0)
+        check_number("weight_decay", self.weight_decay, 0.0)
 
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """An object for each variant that a kernel compiles."""
+        return (cls(),)
 
-def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-    for i, beta in enumerate(betas):
-        check_number(f"betas[{i}]", beta, 0.0, 1.0)
-    check_number("eps", eps, 0.0)
-    check_number("weight_decay", weight_decay, 0.0)
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """The bias corrections 1 / (1 - beta1**t) and 1 / sqrt(1 - beta2**t) of running means that begin at zero."""
+        first, second = self.betas
+        return 1.0 / (1.0 - first**counts), 1.0 / np.sqrt(1.0 - second**counts)
+
+    def start(self, zeros: Values) -> tuple[Values, ...]:
+        """Running means of the gradient and of its square."""
+        return zeros, zeros
+
+    def _step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
+        """The step without weight decay."""
+        first, second = self.betas
+        mean, square = memory
+        mean = mean + (1.0 - first) * (gradient - mean)
+        square = second * square + (1.0 - second) * (gradient * gradient)
+        return coef - (lr * a) * (mean / (_root(square) * b + self.eps)), (mean, square)
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(_AdaptiveMoments):
     """Adaptive moments, torch.optim.Adam without amsgrad.
 
     Args:
@@ -329,34 +340,12 @@ class Adam:
         Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015.
     """
 
-    lr: float | Schedule = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
     title: ClassVar[str] = "Adam"
-
-    def __post_init__(self) -> None:
-        _check_lr(self.lr)
-        _check_adam(self.betas, self.eps, self.weight_decay)
-
-    @classmethod
-    def variants(cls) -> tuple[Adam, ...]:
-        """An object for each variant that a kernel compiles."""
-        return (cls(),)
 
     @property
     def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
         return "adam", (self.weight_decay, *self.betas, self.eps)
-
-    def factors(self, counts: Array) -> tuple[Array, Array]:
-        """The bias corrections."""
-        return _bias_corrections(self.betas, counts)
-
-    def start(self, zeros: Values) -> tuple[Values, ...]:
-        """Running means of the gradient and of its square."""
-        return zeros, zeros
 
     def step(
         self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
@@ -364,11 +353,11 @@ class Adam:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
-        return _adam(coef, gradient, memory, lr, a, b, self.betas, self.eps)
+        return self._step(coef, gradient, memory, lr, a, b)
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(_AdaptiveMoments):
     """Adam with decoupled weight decay, torch.optim.AdamW without amsgrad: coefficients shrink by lr * weight_decay.
 
     Args:
@@ -385,41 +374,20 @@ class AdamW:
         Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
     """
 
-    lr: float | Schedule = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 1e-2
-
     title: ClassVar[str] = "AdamW"
-
-    def __post_init__(self) -> None:
-        _check_lr(self.lr)
-        _check_adam(self.betas, self.eps, self.weight_decay)
-
-    @classmethod
-    def variants(cls) -> tuple[AdamW, ...]:
-        """An object for each variant that a kernel compiles."""
-        return (cls(),)
 
     @property
     def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
         return "adamw", (self.weight_decay, *self.betas, self.eps)
 
-    def factors(self, counts: Array) -> tuple[Array, Array]:
-        """The bias corrections."""
-        return _bias_corrections(self.betas, counts)
-
-    def start(self, zeros: Values) -> tuple[Values, ...]:
-        """Running means of the gradient and of its square."""
-        return zeros, zeros
-
     def step(
         self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
     ) -> tuple[Values, tuple[Values, ...]]:
         """See `Rule`."""
         coef = coef * (1.0 - lr * self.weight_decay)
-        return _adam(coef, gradient, memory, lr, a, b, self.betas, self.eps)
+        return self._step(coef, gradient, memory, lr, a, b)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,6 @@ def polynomial_loss(
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
-    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     x, y, coef, weight = autograd.tied(x, y, coef, weight)
     problem = canonical_problem(
         x,

@@ -41,5 +41,6 @@ def tied(*operands: Tensor | None) -> tuple[Any, ...]:
     if not torch.compiler.is_compiling() or runs_formula():
         return operands
     return tuple(
-        _Tied.apply(operand) if operand is not None and operand.requires_grad else operand for operand in operands
+        _Tied.apply(operand) if isinstance(operand, Tensor) and operand.requires_grad else operand
+        for operand in operands
     )

@@ -40,8 +40,9 @@ from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
 from polyfit.least_squares.design import FewSamples
+from polyfit.least_squares.estimate import Estimate, in_basis
 from polyfit.least_squares.residuals import ExtendedResiduals, to_array
-from polyfit.least_squares.result import Estimate, Fit, in_basis, make_fit
+from polyfit.least_squares.result import Fit, make_fit
 
 PRECISIONS = ("auto", "double", "extended")
 # Samples up to which "auto" is "extended": 15 ms on two x86 cores for degree 5.

@@ -24,6 +24,7 @@ from polyfit.functional import polyval
 from polyfit.io.files import replacing
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.estimate import Estimate, in_basis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,29 +67,6 @@ class Selection:
         from polyfit.plotting import selection_figure
 
         return selection_figure(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A fit in Chebyshev polynomials on the range of its data, where it was made and keeps all its digits.
-
-    All arrays are numpy's, in float64.
-
-    Attributes:
-        high: coefficients, (degree + 1,).
-        low: what their rounding left out.
-        domain: what is mapped onto [-1, 1].
-        spread: a matrix (degree + 1, r) whose product with its transpose is the covariance, but for `variance`.
-        null: orthonormal directions that the data leave open, (degree + 1, m); None where there is none.
-        deviation: what multiplies the spread: the residual standard deviation, or one where sigma is absolute.
-    """
-
-    high: Array
-    low: Array
-    domain: Interval
-    spread: Array
-    null: Array | None
-    deviation: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -423,13 +401,6 @@ def _from_json(value: Any) -> Any:
 
 
 # --- making one ---
-
-
-def in_basis(high: Array, low: Array, basis: str, own: Interval, domain: Interval | None) -> Tensor:
-    """Coefficients ``high + low`` of Chebyshev polynomials on `own` in another basis, (degree + 1,), rounded once."""
-    if basis == "chebyshev" and domain == own:
-        return torch.from_numpy(high + low)
-    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, own, domain)
 
 
 def make_fit(

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,9 +37,10 @@ from polyfit.bases import CHEBYSHEV, Interval
 from polyfit.errorfree import two_sum
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.conditions import Conditions, fixed_values, make_conditions
 from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
 from polyfit.least_squares.design import FewSamples
-from polyfit.least_squares.estimate import Estimate, in_basis
+from polyfit.least_squares.estimate import Estimate
 from polyfit.least_squares.residuals import ExtendedResiduals, to_array
 from polyfit.least_squares.result import Fit, make_fit
 
@@ -71,27 +71,6 @@ class _Solution(NamedTuple):
     squares: float  # of the residuals
     moments: Array  # of the residuals
     method: str
-
-
-class Conditions(NamedTuple):
-    """What is asked of the coefficients besides fitting the data, in terms of those on Data.domain.
-
-    Attributes:
-        penalty: added to the Gram matrix, (p, p), or None.
-        penalty_root: with ``root.T @ root`` the penalty.
-        fixed: coefficients that keep a value, or None.
-        missing: what the values of the fixed coefficients lack, for coefficients high and low: (f,).
-    """
-
-    penalty: Array | None = None
-    penalty_root: Array | None = None
-    fixed: algebra.Fixed | None = None
-    missing: Callable[[Array, Array], Array] | None = None
-
-    @property
-    def free(self) -> Array | None:
-        """Orthonormal columns of what may change."""
-        return None if self.fixed is None else self.fixed.free
 
 
 def fit(
@@ -180,7 +159,7 @@ def fit(
     bounds = data.domain if bounds is None else bounds
     values = {k: value / data.unit for k, value in values.items()}
     with select.without_autocast(x.device), np.errstate(all="ignore"):
-        conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
+        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = _solve(data, degree, conditions, precision)
         total = _total(data, solution, has_constant=0 not in values)
     return make_fit(
@@ -224,45 +203,13 @@ def _checked(
         ("nan_policy", nan_policy, NAN_POLICIES),
     ):
         _checks.check_choice(name, value, accepted)
-    values = {} if fixed is None else _fixed_values(fixed)
+    values = {} if fixed is None else fixed_values(fixed)
     for k, value in values.items():
         if not 0 <= k <= degree:
             raise ValueError(f"fixed has an index {k}; the coefficients of degree {degree} are 0 to {degree}")
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
-
-
-def _fixed_values(fixed: Mapping[int, float]) -> dict[int, float]:
-    try:
-        return {operator.index(k): float(value) for k, value in fixed.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise TypeError(
-            f"fixed={fixed!r} does not map whole numbers to numbers; pass the values of coefficients by their index,"
-            " {0: 0.0} for no constant"
-        ) from None
-
-
-def _conditions(
-    degree: int, own: Interval, basis: str, domain: Interval, ridge: float, values: dict[int, float]
-) -> Conditions:
-    """Penalty and fixed coefficients of `basis` and `domain`, for Chebyshev coefficients on `own`."""
-    if not ridge and not values:
-        return Conditions()
-    change = bases.conversion_matrix("chebyshev", basis, own, domain, degree)
-    matrix = np.eye(degree + 1) if change is None else change.numpy()
-    penalty = root = None
-    if ridge:
-        root = math.sqrt(ridge) * matrix[1:]
-        penalty = root.T @ root
-    if not values:
-        return Conditions(penalty, root)
-    index, wanted = list(values), np.array(list(values.values()))
-
-    def missing(high: Array, low: Array) -> Array:
-        return wanted - in_basis(high, low, basis, own, domain).numpy()[index]
-
-    return Conditions(penalty, root, algebra.fixed(matrix[index]), missing)
 
 
 # --- the solution ---

@@ -25,6 +25,7 @@ from polyfit.backends import operators, select
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
 from polyfit.least_squares.data import Data, prepare
+from polyfit.least_squares.refinement import first_guess
 from polyfit.least_squares.result import Fit, FitWarning, Selection
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
@@ -169,7 +170,7 @@ def select_degree(
 
 def _sums(data: Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
     """A polynomial of the largest degree near the best one, (p,) on the CPU, and the sums of each fold about it."""
-    coef = torch.from_numpy(fitting.first_guess(data, degree))
+    coef = torch.from_numpy(first_guess(data, degree))
     sums = _pass(data, degree, folds, coef)
     for _ in range(2):
         total = sums.total()

@@ -21,7 +21,6 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -30,23 +29,18 @@ import torch
 from torch import Tensor
 
 from polyfit import _checks, bases
-from polyfit.backends import select, sizes
+from polyfit.backends import select
 from polyfit.bases import Interval
 from polyfit.least_squares.conditions import fixed_values, make_conditions
-from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
+from polyfit.least_squares.data import NAN_POLICIES, prepare
 from polyfit.least_squares.estimate import Estimate
-from polyfit.least_squares.refinement import Solution, solve
-from polyfit.least_squares.residuals import to_array
+from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit, make_fit
+from polyfit.least_squares.total import total_sum_of_squares
 
 PRECISIONS = ("auto", "double", "extended")
 # Samples up to which "auto" is "extended": 15 ms on two x86 cores for degree 5.
 _EXTENDED_UP_TO = 100_000
-# Condition up to which quadratic forms of the Gram matrix have 12 digits.
-_SMALL_CONDITION = 32.0
-_EPS = torch.finfo(torch.float64).eps
-# Elements that a sum over long data holds at a time.
-_CHUNK = 1 << 16
 
 
 def fit(
@@ -137,7 +131,7 @@ def fit(
     with select.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = make_conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = solve(data, degree, conditions, precision)
-        total = _total(data, solution, has_constant=0 not in values)
+        total = total_sum_of_squares(data, solution, has_constant=0 not in values)
     return make_fit(
         solution.high,
         solution.low,
@@ -186,59 +180,6 @@ def _checked(
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
-
-
-def _total(data: Data, solution: Solution, *, has_constant: bool) -> float:
-    """The sum of squares of y, about its mean where there is a constant; 0 where it is no more than rounding.
-
-    About a number m near the mean, ``sum(w (y - m)**2) - sum(w (y - m))**2 / sum(w)`` is exact to rounding, however m
-    was rounded (Chan, Golub & LeVeque, Am. Stat. 37 (1983)). For long data of small condition it is put together from
-    what is known: with e the coefficients less the mean, y - mean = r + V e.
-    """
-    gram, about = solution.gram, solution.high
-    if data.n_samples > sizes.current().few_samples and solution.directions.condition < _SMALL_CONDITION:
-        sum_of_weights, mean, total = float(gram[0, 0]), 0.0, solution.squares
-        if has_constant:
-            above = -float(solution.moments[0] + gram[0, 1:] @ about[1:]) / sum_of_weights
-            mean = float(about[0]) - above
-            about = np.concatenate(([above], about[1:]))
-        total += float(about @ (gram @ about + 2.0 * solution.moments))
-        return _unless_rounding(total, sum_of_weights, mean) if has_constant else total
-    if data.n_samples <= sizes.current().few_samples:
-        values = to_array(data.y)
-        weights = None if data.weight is None else to_array(data.weight)
-        sum_of_weights = float(data.n_samples if weights is None else weights.sum())
-        mean = float(values.sum() if weights is None else weights @ values) / sum_of_weights if has_constant else 0.0
-        left = values - mean
-        weighted = left if weights is None else weights * left
-        first, total = float(weighted.sum()), float(weighted @ left)
-    else:
-        sum_of_weights, mean = 0.0, 0.0
-        if has_constant:
-            sum_of_weights, first, _ = _sums_about(data, 0.0)
-            mean = first / sum_of_weights
-        sum_of_weights, first, total = _sums_about(data, mean)
-    if not has_constant:
-        return total
-    total -= first * (first / sum_of_weights)  # squares of large weights overflow
-    return _unless_rounding(total, sum_of_weights, mean)
-
-
-def _unless_rounding(total: float, sum_of_weights: float, mean: float) -> float:
-    return total if total > sum_of_weights * (4.0 * _EPS * mean) ** 2 else 0.0
-
-
-def _sums_about(data: Data, mean: float) -> tuple[float, float, float]:
-    """The sums of w, w (y - mean) and w (y - mean)**2, a chunk at a time."""
-    sums = []
-    weights = [None] if data.weight is None else data.weight.split(_CHUNK)
-    for y, weight in zip(data.y.split(_CHUNK), itertools.cycle(weights), strict=False):
-        left = y.double() - mean if mean or y.dtype != torch.float64 else y
-        weighted = left if weight is None else left * weight
-        total = left.new_tensor(len(left)) if weight is None else weight.sum(dtype=torch.float64)
-        sums.append(torch.stack((total, weighted.sum(), torch.dot(weighted, left))))
-    sum_of_weights, first, second = torch.stack(sums).sum(0).tolist()
-    return sum_of_weights, first, second
 
 
 def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:

@@ -25,7 +25,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from polyfit import _checks, bases
@@ -33,9 +32,9 @@ from polyfit.backends import select
 from polyfit.bases import Interval
 from polyfit.least_squares.conditions import fixed_values, make_conditions
 from polyfit.least_squares.data import NAN_POLICIES, prepare
-from polyfit.least_squares.estimate import Estimate
 from polyfit.least_squares.refinement import solve
-from polyfit.least_squares.result import Fit, make_fit
+from polyfit.least_squares.result import Fit
+from polyfit.least_squares.statistics import make_fit, not_finite
 from polyfit.least_squares.total import total_sum_of_squares
 
 PRECISIONS = ("auto", "double", "extended")
@@ -117,7 +116,7 @@ def fit(
     degree, ridge, values, bounds = _checked(degree, ridge, fixed, basis, domain, precision, nan_policy)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:
-        return _not_finite(x, degree, basis, bounds)
+        return not_finite(x, degree, basis, bounds)
     n_free = degree + 1 - len(values)
     if data.n_samples < n_free:
         raise ValueError(
@@ -180,22 +179,3 @@ def _checked(
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
-
-
-def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
-    nan = np.full(degree + 1, math.nan)
-    return Fit(
-        coef=torch.from_numpy(nan.copy()).to(x.device),
-        basis=basis,
-        domain=bases.BASES[basis].window if domain is None else domain,
-        n_samples=x.shape[0],
-        rss=math.nan,
-        r_squared=math.nan,
-        degrees_of_freedom=math.nan,
-        rank=0,
-        condition=math.nan,
-        status="not_finite",
-        solver="moments",
-        precision="double",
-        estimate=Estimate(nan, nan, (-1.0, 1.0), nan[:, None], None, math.nan),
-    )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.functional import polyval
-from polyfit.io.files import replacing
+from polyfit.least_squares import document
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate, in_basis
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
     from polyfit.bases.conversion import Series
 
-_FORMAT, _VERSION = "polyfit.Fit", 1
 # Share of a direction that is left open, from which on a coefficient counts as not determined. Directions come from
 # singular vectors, which are good to some eps times the condition of what is determined.
 _OPEN = 1e-8
@@ -286,36 +283,7 @@ class Fit:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, whole or not at all. Numbers come back with the same bits."""
-        estimate = self.estimate
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "basis": self.basis,
-            "domain": self.domain,
-            "coef": self.coef.tolist(),
-            "std_err": self.std_err.tolist(),
-            "n_samples": self.n_samples,
-            "rss": self.rss,
-            "r_squared": self.r_squared,
-            "degrees_of_freedom": self.degrees_of_freedom,
-            "rank": self.rank,
-            "condition": self.condition,
-            "status": self.status,
-            "solver": self.solver,
-            "precision": self.precision,
-            "fixed": self.fixed,
-            "estimate": {
-                "high": estimate.high.tolist(),
-                "low": estimate.low.tolist(),
-                "domain": estimate.domain,
-                "spread": estimate.spread.tolist(),
-                "null": None if estimate.null is None else estimate.null.tolist(),
-                "deviation": estimate.deviation,
-            },
-        }
-        text = json.dumps(_to_json(document), indent=1, allow_nan=False) + "\n"
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        document.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Fit:
@@ -324,51 +292,7 @@ class Fit:
         Raises:
             ValueError: no such file format, or one of a newer version.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}); pass a file that Fit.save wrote") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ValueError(f"{path} holds no fit; pass a file that Fit.save wrote")
-        version = document.get("version")
-        if not isinstance(version, int) or version > _VERSION:
-            raise ValueError(
-                f"{path} has version {version!r} of its format and this polyfit reads up to {_VERSION};"
-                " install a newer fused-polyfit"
-            )
-        try:
-            return cls._from_document(_from_json(document))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); write it again with Fit.save") from None
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Fit:
-        def array(values: Any) -> Array:
-            return np.array(values, dtype=np.float64)
-
-        parts, size = document["estimate"], len(document["coef"])
-        null = parts["null"]
-        estimate = Estimate(
-            array(parts["high"]),
-            array(parts["low"]),
-            bases.interval(parts["domain"]),
-            array(parts["spread"]).reshape(size, -1),
-            None if null is None else array(null).reshape(size, -1),
-            float(parts["deviation"]),
-        )
-        if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
-            raise ValueError("its lists of coefficients differ in length")
-        domain = document["domain"]
-        kept = ("n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver")
-        return cls(
-            coef=torch.from_numpy(array(document["coef"])),
-            basis=bases.resolve(document["basis"]).name,
-            domain=None if domain is None else bases.interval(domain),
-            **{name: document[name] for name in kept},
-            precision=document["precision"],
-            estimate=estimate,
-            fixed=tuple(document["fixed"]),
-        )
+        return cls(**document.read(path))
 
 
 def _samples(x: Any) -> Tensor:
@@ -376,22 +300,3 @@ def _samples(x: Any) -> Tensor:
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     return torch.as_tensor(x, dtype=torch.float64)
-
-
-def _to_json(value: Any) -> Any:
-    """Numbers that JSON has no word for as text."""
-    if isinstance(value, dict):
-        return {key: _to_json(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"number": repr(value)}
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"number"}:
-            return float(value["number"])
-        return {key: _from_json(part) for key, part in value.items()}
-    return [_from_json(part) for part in value] if isinstance(value, list) else value

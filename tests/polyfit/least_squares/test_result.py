@@ -1,13 +1,10 @@
-"""What can be done with a `Fit`: other bases, predictions and bounds, numpy's series, files, text."""
+"""What can be done with a `Fit`: other bases, predictions and bounds, numpy's series, copies, text."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import pickle
-import re
-import warnings
 from fractions import Fraction
 from typing import Any
 
@@ -16,54 +13,12 @@ import numpy as np
 import pytest
 import torch
 from oracle import NUMPY_CLASSES
-from torch import Tensor
+from result_cases import EPS, F64, assert_same, data, deficient, fits, same
 
 import polyfit
-from polyfit import Fit, FitWarning
 
-F64 = torch.float64
-EPS = torch.finfo(F64).eps
 BASES = list(NUMPY_CLASSES)
 DOMAINS = [None, (2.0, 8.0), (0.0, 20.0), (-1e3, 1e3)]
-
-
-def data(n: int = 40, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    x = 2.0 + 6.0 * torch.rand(n, generator=generator, dtype=F64)
-    y = 1.0 - x + 0.25 * x**2 + noise * torch.randn(n, generator=generator, dtype=F64)
-    return x, y, 0.5 + torch.rand(n, generator=generator, dtype=F64)
-
-
-def deficient() -> Fit:
-    """With values known at three places, and four coefficients: status "rank_deficient"."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        return polyfit.fit(torch.tensor([1.0, 2.0, 3.0] * 5, dtype=F64), data(15)[1], 3)
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal, and NaN like NaN."""
-    if isinstance(a, Tensor):
-        return a.dtype == b.dtype and torch.equal(a.nan_to_num(nan=12345.0), b.nan_to_num(nan=12345.0))
-    return a == b or (math.isnan(a) and math.isnan(b))
-
-
-SCALARS = ["basis", "domain", "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status"]
-SCALARS += ["solver", "precision", "fixed", "degree", "residual_std"]
-
-
-def assert_same(a: Fit, b: Fit) -> None:
-    x = torch.linspace(-3.0, 12.0, 31, dtype=F64)
-    for name in (*SCALARS, "coef", "std_err", "covariance"):
-        assert same(getattr(a, name), getattr(b, name)), name
-    for ours, theirs in zip(a.predict(x, return_std=True), b.predict(x, return_std=True), strict=True):
-        assert same(ours, theirs)
-    for basis in ("power", "laguerre"):
-        first, second = a.in_basis(basis), b.in_basis(basis)
-        assert same(first.coef, second.coef)
-        assert same(first.covariance, second.covariance)
-    assert str(a) == str(b)
-    assert repr(a) == repr(b)
 
 
 # --- other bases ---
@@ -291,41 +246,7 @@ def test_to_numpy_evaluates_the_same(basis, domain):
         np.testing.assert_allclose(series(where.numpy()), fit(where).numpy(), rtol=0, atol=allowed)
 
 
-# --- files, copies ---
-
-
-def fits() -> dict[str, Fit]:
-    x, y, weight = data()
-    nan = y.clone()
-    nan[3] = math.nan
-    return {
-        "plain": polyfit.fit(x, y, 3),
-        "weighted legendre": polyfit.fit(x, y, 4, weight=weight, basis="legendre", domain=(0.0, 10.0)),
-        "float32": polyfit.fit(x.float(), y.float(), 2, basis="laguerre", precision="double"),
-        "powers of x": polyfit.fit(x, y, 3).in_basis("power"),
-        "fixed": polyfit.fit(x, y, 3, basis="power", domain=(-1, 1), fixed={0: 0.0, 2: 1.0}),
-        "ridge": polyfit.fit(x, y, 3, ridge=0.1),
-        "absolute sigma": polyfit.fit(x, y, 3, sigma=weight, absolute_sigma=True),
-        "interpolates": polyfit.fit(x[:3], y[:3], 2),
-        "rank deficient": deficient(),
-        "not finite": polyfit.fit(x, nan, 2, nan_policy="propagate"),
-        "a mean": polyfit.fit(x, y, 0),
-        "timestamps": polyfit.fit(1.7e9 + x, y, 2),
-    }
-
-
-@pytest.mark.parametrize("name", fits())
-def test_files_bring_everything_back(name, tmp_path):
-    fit = fits()[name]
-    path = tmp_path / "fit.json"
-    fit.save(path)
-    assert_same(Fit.load(path), fit)
-    text = path.read_text(encoding="utf-8")
-    document = json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
-    assert document["version"] == 1
-    Fit.load(str(path)).save(path)
-    assert path.read_text(encoding="utf-8") == text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.json"]
+# --- copies ---
 
 
 @pytest.mark.parametrize("name", fits())
@@ -339,60 +260,6 @@ def test_copies_and_pickles(name):
     twin = copy.deepcopy(fit)
     twin.coef.zero_()
     assert same(fit.coef, fits()[name].coef)
-
-
-def damaged(path: Any, change: Any) -> None:
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
-
-
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        (lambda d: d.update(version=2), "version 2 of its format and this polyfit reads up to 1; install a newer"),
-        (lambda d: d.update(version="1"), "version '1'"),
-        (lambda d: d.pop("version"), "version None"),
-        (lambda d: d.update(format="other"), "holds no fit; pass a file that Fit.save wrote"),
-        (lambda d: d.pop("coef"), "is damaged.*coef"),
-        (lambda d: d.pop("rss"), "is damaged.*rss"),
-        (lambda d: d.update(coef=3.0), "is damaged"),
-        (lambda d: d.update(coef=["a"]), "is damaged"),
-        (lambda d: d.update(basis="monomial"), "is damaged.*monomial"),
-        (lambda d: d.update(domain=[1.0]), "is damaged"),
-        (lambda d: d.update(estimate=None), "is damaged"),
-        (lambda d: d["estimate"].update(spread=[[1.0]]), "is damaged"),
-        (lambda d: d["estimate"].update(high=[1.0]), "is damaged"),
-        (lambda d: d["estimate"].update(high=[1.0, 2.0, 3.0, 4.0]), "is damaged"),
-        (lambda d: d.update(coef=[1.0]), "is damaged"),
-    ],
-)
-def test_files_that_are_not_ours_are_named(change, match, tmp_path):
-    path = tmp_path / "fit.json"
-    polyfit.fit(*data()[:2], 2).save(path)
-    damaged(path, change)
-    with pytest.raises(ValueError, match=match):
-        Fit.load(path)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", "null", "\x00\x01"])
-def test_files_that_hold_no_fit_are_named(text, tmp_path):
-    path = tmp_path / "fit.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(str(path))):
-        Fit.load(path)
-
-
-def test_a_pickle_is_no_file_of_ours(tmp_path):
-    path = tmp_path / "fit.json"
-    path.write_bytes(pickle.dumps(polyfit.fit(*data()[:2], 2)))
-    with pytest.raises(ValueError, match="not JSON"):
-        Fit.load(path)
-
-
-def test_a_file_that_is_missing(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        Fit.load(tmp_path / "none.json")
 
 
 # --- text ---

@@ -1,0 +1,82 @@
+"""Files of fits."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from typing import Any
+
+import pytest
+from result_cases import assert_same, data, fits
+
+import polyfit
+from polyfit import Fit
+
+
+@pytest.mark.parametrize("name", fits())
+def test_files_bring_everything_back(name, tmp_path):
+    fit = fits()[name]
+    path = tmp_path / "fit.json"
+    fit.save(path)
+    assert_same(Fit.load(path), fit)
+    text = path.read_text(encoding="utf-8")
+    document = json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
+    assert document["version"] == 1
+    Fit.load(str(path)).save(path)
+    assert path.read_text(encoding="utf-8") == text
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.json"]
+
+
+def damaged(path: Any, change: Any) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda d: d.update(version=2), "version 2 of its format and this polyfit reads up to 1; install a newer"),
+        (lambda d: d.update(version="1"), "version '1'"),
+        (lambda d: d.pop("version"), "version None"),
+        (lambda d: d.update(format="other"), "holds no fit; pass a file that Fit.save wrote"),
+        (lambda d: d.pop("coef"), "is damaged.*coef"),
+        (lambda d: d.pop("rss"), "is damaged.*rss"),
+        (lambda d: d.update(coef=3.0), "is damaged"),
+        (lambda d: d.update(coef=["a"]), "is damaged"),
+        (lambda d: d.update(basis="monomial"), "is damaged.*monomial"),
+        (lambda d: d.update(domain=[1.0]), "is damaged"),
+        (lambda d: d.update(estimate=None), "is damaged"),
+        (lambda d: d["estimate"].update(spread=[[1.0]]), "is damaged"),
+        (lambda d: d["estimate"].update(high=[1.0]), "is damaged"),
+        (lambda d: d["estimate"].update(high=[1.0, 2.0, 3.0, 4.0]), "is damaged"),
+        (lambda d: d.update(coef=[1.0]), "is damaged"),
+    ],
+)
+def test_files_that_are_not_ours_are_named(change, match, tmp_path):
+    path = tmp_path / "fit.json"
+    polyfit.fit(*data()[:2], 2).save(path)
+    damaged(path, change)
+    with pytest.raises(ValueError, match=match):
+        Fit.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", "null", "\x00\x01"])
+def test_files_that_hold_no_fit_are_named(text, tmp_path):
+    path = tmp_path / "fit.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        Fit.load(path)
+
+
+def test_a_pickle_is_no_file_of_ours(tmp_path):
+    path = tmp_path / "fit.json"
+    path.write_bytes(pickle.dumps(polyfit.fit(*data()[:2], 2)))
+    with pytest.raises(ValueError, match="not JSON"):
+        Fit.load(path)
+
+
+def test_a_file_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Fit.load(tmp_path / "none.json")

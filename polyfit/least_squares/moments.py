@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import operators, select
-from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
+from polyfit.errorfree import DoubleDouble, add_double_doubles, multiply_double_doubles, two_sum
 from polyfit.least_squares import algebra
 from polyfit.least_squares.result import Fit, FitWarning
 from polyfit.least_squares.statistics import make_fit
@@ -147,7 +147,7 @@ class Moments:
         if n_added:
             self._offset = offset
             self._n_samples += n_added
-            self._high, self._low = add_pairs((self._high, self._low), (added, torch.zeros_like(added)))
+            self._high, self._low = add_double_doubles((self._high, self._low), (added, torch.zeros_like(added)))
         return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -162,10 +162,10 @@ class Moments:
         total = Moments(self._degree, self._domain)
         first, second = (self, other) if self._n_samples else (other, self)
         total._n_samples, total._offset = self._n_samples + other._n_samples, first._offset
-        total._high, total._low = add_pairs((first._high, first._low), second._shifted(first._offset))
+        total._high, total._low = add_double_doubles((first._high, first._low), second._shifted(first._offset))
         return total
 
-    def _shifted(self, offset: float) -> Pair:
+    def _shifted(self, offset: float) -> DoubleDouble:
         """The sums about another offset, in twice the digits of float64."""
         high, low = self._high, self._low
         if not self._n_samples or offset == self._offset:
@@ -174,12 +174,12 @@ class Moments:
         of_x, of_y, squares = (slice(0, size), slice(2 * size - 1, 3 * size - 1), slice(3 * size - 1, 3 * size))
         # y - offset = (y - old) - step
         step = two_sum(torch.tensor(offset, dtype=torch.float64), torch.tensor(-self._offset, dtype=torch.float64))
-        by_step = multiply_pairs((high[of_x], low[of_x]), step)
-        new_y = add_pairs((high[of_y], low[of_y]), (-by_step[0], -by_step[1]))
+        by_step = multiply_double_doubles((high[of_x], low[of_x]), step)
+        new_y = add_double_doubles((high[of_y], low[of_y]), (-by_step[0], -by_step[1]))
         # s - 2 step b_0 + step^2 a_0 = s - step (b_0 + new b_0)
-        both = add_pairs((high[of_y][:1], low[of_y][:1]), (new_y[0][:1], new_y[1][:1]))
-        by_both = multiply_pairs(both, step)
-        new_squares = add_pairs((high[squares], low[squares]), (-by_both[0], -by_both[1]))
+        both = add_double_doubles((high[of_y][:1], low[of_y][:1]), (new_y[0][:1], new_y[1][:1]))
+        by_both = multiply_double_doubles(both, step)
+        new_squares = add_double_doubles((high[squares], low[squares]), (-by_both[0], -by_both[1]))
         unchanged = slice(0, 2 * size - 1)
         return (
             torch.cat((high[unchanged], new_y[0], new_squares[0])),

@@ -1,13 +1,11 @@
-r"""The small algebra of least squares: (degree + 1) x (degree + 1) matrices, and no data.
+r"""The algebra of least squares that needs no data: matrices of size (degree + 1) x (degree + 1), in numpy and float64.
 
-For the Gram matrix ``G = V.T W V`` of a fit, everything follows from a matrix B of directions with ::
+A fit has the Gram matrix ``G = V.T W V``: V holds the basis functions of the samples, W the weights. A matrix B with ::
 
-    B B.T = the pseudo-inverse of (G + penalty)  on the coefficients that are free
+    B B.T = the pseudo-inverse of (G + penalty) on the subspace of the coefficients that are free
 
-the correction ``B (B.T g)`` that answers to the moments g of the residuals, and the covariance ``s**2 B B.T``.
-Columns are scaled to one length before anything is said about rank and condition, as numpy.polyfit does.
-
-All arrays are numpy's, in float64.
+gives the rest: the correction ``B (B.T g)`` for the moments g = V.T W r of the residuals r, and the covariance
+``s**2 B B.T``. Columns of V are scaled to length one before rank and condition are determined, as numpy.polyfit does.
 """
 
 from __future__ import annotations
@@ -18,66 +16,89 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
 _EPS = float(np.finfo(np.float64).eps)
-# In place of the length of a column of zeros.
+# It replaces the length of a column of zeros. Its square is a normal number.
 _TINY = 1e-150
+# A Gram matrix of p scaled columns is known to a spectral norm of this many p eps: |E|_2 <= p max |E_ij|. Measured
+# against extended precision: at most 5.2 (n from 10 to 8192, degrees 1 to 20; even, random, clustered x; weights).
+_GRAM_ROUNDINGS = 8.0
 
 
-class Directions(NamedTuple):
-    """What the data determine.
+def to_array(rows: Tensor) -> Array:
+    """A tensor as float64 on the CPU; a tensor that is both already shares its memory with the result."""
+    return rows.double().cpu().numpy()
 
-    Attributes:
-        basis: B, (degree + 1, rank).
-        null: orthonormal directions that the data leave open, (degree + 1, free - rank); None where there is none.
-        condition: of the scaled columns: the largest singular value over the smallest.
+
+# --- moments of Chebyshev polynomials: T_i T_j = (T_{i+j} + T_{|i-j|}) / 2 ---
+
+
+def moments_of_products(low: Array, high: Array) -> Array:
+    """The moments sum(w T_k), k = 0 .. 2 degree.
+
+    Args:
+        low: sum(w T_k), k = 0 .. degree.
+        high: sum(w T_degree T_k), k = 0 .. degree: half the sum of the moments degree + k and degree - k.
     """
-
-    basis: Array
-    null: Array | None
-    condition: float
-
-    @property
-    def rank(self) -> int:
-        """Coefficients, or combinations of them, that are determined."""
-        return self.basis.shape[1]
-
-    def correction(self, moments: Array) -> Array:
-        """The change of coefficients (degree + 1,) that takes the moments (degree + 1,) of the residuals to zero."""
-        return self.basis @ (moments @ self.basis)
-
-    def without_open(self, coef: Array) -> Array:
-        """What coefficients (degree + 1,) have along the open directions: to be taken away."""
-        return np.zeros_like(coef) if self.null is None else self.null @ (coef @ self.null)
+    return np.concatenate((low, 2.0 * high[1:] - low[-2::-1]))
 
 
 @functools.lru_cache(maxsize=64)
-def _products(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _sums_and_differences(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     index = np.arange(size)
     return index[:, None] + index, np.abs(index[:, None] - index)
 
 
 def gram(of_x: Array, degree: int) -> Array:
-    """The Gram matrix (..., degree + 1, degree + 1) from moments sum(w T_k), k = 0 .. 2 degree.
-
-    By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2.
-    """
-    sums, differences = _products(degree + 1)
+    """The Gram matrix sum(w T_i T_j), (..., degree + 1, degree + 1), from the moments sum(w T_k), k = 0 .. 2 degree."""
+    sums, differences = _sums_and_differences(degree + 1)
     both = of_x[..., sums]
     both += of_x[..., differences]
     both *= 0.5
     return both
 
 
+# --- the pseudo-inverse of a Gram matrix ---
+
+
+class Directions(NamedTuple):
+    """The directions in the space of coefficients that the data determine, and those that they do not.
+
+    Attributes:
+        root: B, (degree + 1, rank); ``B B.T`` is the pseudo-inverse.
+        undetermined: orthonormal columns, (degree + 1, free - rank): the data do not change along them. None where the
+            data determine everything.
+        condition: the largest singular value of the scaled columns over the smallest.
+    """
+
+    root: Array
+    undetermined: Array | None
+    condition: float
+
+    @property
+    def rank(self) -> int:
+        """The number of coefficients, or of combinations of them, that the data determine."""
+        return self.root.shape[1]
+
+    def correction(self, moments: Array) -> Array:
+        """The change of coefficients (degree + 1,) that makes the moments (degree + 1,) of the residuals zero."""
+        return self.root @ (moments @ self.root)
+
+    def undetermined_part(self, coef: Array) -> Array:
+        """The part of coefficients (degree + 1,) along the undetermined directions; zero for the minimum norm."""
+        return np.zeros_like(coef) if self.undetermined is None else self.undetermined @ (coef @ self.undetermined)
+
+
 def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = None) -> Directions:
-    """Directions by the eigenvalues of a Gram matrix, which has squares of singular values.
+    """Directions by the eigenvalues of a Gram matrix, which are squares of singular values.
 
     Args:
         gram: G, (p, p).
-        penalty: what is added to it, (p, p).
-        free: orthonormal columns that span what may change, (p, q); None for everything.
+        penalty: a matrix that is added to G, (p, p).
+        free: orthonormal columns that span the coefficients that may change, (p, q); None for all of them.
     """
     matrix = gram if penalty is None else gram + penalty
     if free is not None:
@@ -86,30 +107,31 @@ def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = No
         return _nothing_free(len(gram))
     scale = 1.0 / np.sqrt(np.maximum(matrix.diagonal(), _TINY**2))
     values, vectors = np.linalg.eigh(matrix * scale * scale[:, None])
-    # A Gram matrix is known to a rounding or so of its entries.
     largest, smallest = float(values[-1]), float(values[0])
-    least = 8.0 * len(values) * _EPS * largest
-    cut = 0 if smallest > least else int((values <= least).sum())
+    rounding = _GRAM_ROUNDINGS * len(values) * _EPS * largest
+    n_undetermined = 0 if smallest > rounding else int((values <= rounding).sum())
     condition = math.sqrt(largest / smallest) if smallest > 0.0 else math.inf
-    return _directions(vectors, np.sqrt(values[cut:]), cut, scale, free, condition)
+    return _directions(vectors, np.sqrt(values[n_undetermined:]), n_undetermined, scale, free, condition)
 
 
-# Up to so many systems are solved one by one; more go together, which takes less for each.
+# Up to this many systems are solved one by one, so that each has the bits of a single solution. More are solved in one
+# call, which takes a half to a fifth of the time for 16 systems of size 4 to 11 (two Xeon cores, 2026-11-26).
 _FEW_SYSTEMS = 16
 
 
 def corrections(grams: Array, moments: Array) -> Array:
-    """What `from_gram` and `Directions.correction` give for many systems (S, p, p) with moments (S, p)."""
+    """The corrections of `from_gram` for many systems (S, p, p) with moments (S, p)."""
     if len(grams) <= _FEW_SYSTEMS:
         return np.stack([from_gram(gram).correction(b) for gram, b in zip(grams, moments, strict=True)])
     scale = 1.0 / np.sqrt(np.maximum(np.diagonal(grams, axis1=1, axis2=2), _TINY**2))
     values, vectors = np.linalg.eigh(grams * scale[:, None, :] * scale[:, :, None])
-    is_known = values > 8.0 * values.shape[1] * _EPS * values[:, -1:]
+    is_determined = values > _GRAM_ROUNDINGS * values.shape[1] * _EPS * values[:, -1:]
     along = (np.swapaxes(vectors, 1, 2) @ (scale * moments)[..., None])[..., 0]
-    found = scale * (vectors @ np.where(is_known, along / np.where(is_known, values, 1.0), 0.0)[..., None])[..., 0]
-    for i in np.flatnonzero(~is_known.all(1)):  # of all solutions the one with the least coefficients
-        found[i] = from_gram(grams[i]).correction(moments[i])
-    return found
+    along = np.where(is_determined, along / np.where(is_determined, values, 1.0), 0.0)
+    solutions = scale * (vectors @ along[..., None])[..., 0]
+    for i in np.flatnonzero(~is_determined.all(1)):  # the minimum-norm solution
+        solutions[i] = from_gram(grams[i]).correction(moments[i])
+    return solutions
 
 
 def from_triangle(
@@ -119,8 +141,9 @@ def from_triangle(
 
     Args:
         triangle: R, (p, p).
-        n_samples: that it comes from; their number decides what counts as zero, as in numpy.linalg.matrix_rank.
-        penalty_root: rows below R, whose product with their transpose is the penalty, (m, p).
+        n_samples: the number of rows that R comes from. Singular values below max(n_samples, p) eps of the largest
+            count as zero, as in numpy.linalg.matrix_rank.
+        penalty_root: (m, p); ``penalty_root.T @ penalty_root`` is the penalty.
         free: as in `from_gram`.
     """
     rows = triangle if penalty_root is None else np.concatenate((triangle, penalty_root))
@@ -131,10 +154,10 @@ def from_triangle(
     scale = 1.0 / np.maximum(np.linalg.norm(rows, axis=0), _TINY)
     _, singular, right = np.linalg.svd(rows * scale, full_matrices=False)
     largest, smallest = float(singular[0]), float(singular[-1])
-    cut = int((singular <= max(n_samples, len(singular)) * _EPS * largest).sum())
+    n_undetermined = int((singular <= max(n_samples, len(singular)) * _EPS * largest).sum())
     condition = largest / smallest if smallest > 0.0 else math.inf
-    # Smallest first, as eigenvalues come.
-    return _directions(right[::-1].T, singular[::-1][cut:], cut, scale, free, condition)
+    # Smallest first, the order of eigenvalues.
+    return _directions(right[::-1].T, singular[::-1][n_undetermined:], n_undetermined, scale, free, condition)
 
 
 def _nothing_free(size: int) -> Directions:
@@ -142,34 +165,48 @@ def _nothing_free(size: int) -> Directions:
 
 
 def _directions(
-    vectors: Array, singular: Array, cut: int, scale: Array, free: Array | None, condition: float
+    vectors: Array, singular: Array, n_undetermined: int, scale: Array, free: Array | None, condition: float
 ) -> Directions:
-    scaled = vectors * scale[:, None]
+    """Directions of the unscaled problem.
+
+    Args:
+        vectors: right singular vectors of the scaled columns, smallest singular value first, (q, q).
+        singular: the singular values that are not zero, (q - n_undetermined,).
+        n_undetermined: how many of the first vectors are undetermined.
+        scale: the factor of each column, (q,).
+        free: as in `from_gram`.
+        condition: of the scaled columns.
+    """
+    unscaled = vectors * scale[:, None]
     if free is not None:
-        scaled = free @ scaled
-    if not cut:
-        return Directions(scaled / singular, None, condition)
-    basis = scaled[:, cut:] / singular
-    null = np.linalg.qr(scaled[:, :cut])[0]
-    # Of all solutions the one with the least coefficients: nothing along what is open.
-    return Directions(basis - null @ (null.T @ basis), null, condition)
+        unscaled = free @ unscaled
+    if not n_undetermined:
+        return Directions(unscaled / singular, None, condition)
+    root = unscaled[:, n_undetermined:] / singular
+    undetermined = np.linalg.qr(unscaled[:, :n_undetermined])[0]
+    # The minimum-norm solution has no part along the undetermined directions.
+    return Directions(root - undetermined @ (undetermined.T @ root), undetermined, condition)
 
 
-class Fixed(NamedTuple):
+# --- conditions on coefficients ---
+
+
+class LinearConstraints(NamedTuple):
     """Linear conditions on coefficients, ``rows @ c = values``.
 
     Attributes:
-        free: orthonormal columns of what they leave free, (p, p - f).
-        to_coef: (p, f), a right inverse of the rows (f, p).
+        free: orthonormal columns that span the changes of c that the conditions allow, (p, p - f).
+        right_inverse: of the rows (f, p): ``rows @ right_inverse`` is the identity, (p, f).
     """
 
     free: Array
-    to_coef: Array
+    right_inverse: Array
 
 
-def fixed(rows: Array) -> Fixed:
-    """The conditions of independent rows (f, p)."""
+def linear_constraints(rows: Array) -> LinearConstraints:
+    """The conditions of independent rows (f, p), by a QR factorisation of their transpose."""
     norms = np.linalg.norm(rows, axis=1)
     full, triangle = np.linalg.qr((rows / norms[:, None]).T, mode="complete")
     count = len(rows)
-    return Fixed(full[:, count:], full[:, :count] @ np.linalg.solve(triangle[:count].T, np.diag(1.0 / norms)))
+    right_inverse = full[:, :count] @ np.linalg.solve(triangle[:count].T, np.diag(1.0 / norms))
+    return LinearConstraints(full[:, count:], right_inverse)

@@ -28,7 +28,7 @@ class Conditions(NamedTuple):
 
     penalty: Array | None = None
     penalty_root: Array | None = None
-    fixed: algebra.Fixed | None = None
+    fixed: algebra.LinearConstraints | None = None
     missing: Callable[[Array, Array], Array] | None = None
 
     @property
@@ -67,4 +67,4 @@ def make_conditions(
     def missing(high: Array, low: Array) -> Array:
         return wanted - in_basis(high, low, basis, own, domain).numpy()[index]
 
-    return Conditions(penalty, root, algebra.fixed(matrix[index]), missing)
+    return Conditions(penalty, root, algebra.linear_constraints(matrix[index]), missing)

@@ -309,7 +309,7 @@ def _with_offset(
     constant = np.zeros_like(coef)
     constant[0] = offset
     high, low = two_sum(coef, constant)
-    return two_sum(high, low - directions.without_open(high))
+    return two_sum(high, low - directions.undetermined_part(high))
 
 
 def _offset(y: Tensor, weight: Tensor | None) -> float:

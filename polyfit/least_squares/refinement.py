@@ -15,11 +15,11 @@ from polyfit.backends.results import MomentSums
 from polyfit.bases import CHEBYSHEV
 from polyfit.errorfree import two_sum
 from polyfit.least_squares import algebra
-from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.algebra import Array, to_array
 from polyfit.least_squares.conditions import Conditions
 from polyfit.least_squares.data import Data
-from polyfit.least_squares.design import FewSamples
-from polyfit.least_squares.residuals import ExtendedResiduals, to_array
+from polyfit.least_squares.design import DesignMatrix
+from polyfit.least_squares.residuals import ExtendedResiduals
 
 _EPS = torch.finfo(torch.float64).eps
 # Condition from which on the squares of singular values have too few digits.
@@ -50,7 +50,7 @@ def solve(data: Data, degree: int, conditions: Conditions, precision: str) -> So
         extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
     few = _few(data, degree, extended)
     if few is not None:
-        of_x, moments = few.normal()
+        of_x, moments = few.moments()
         high, squares = np.zeros(degree + 1), math.inf
     else:
         high = first_guess(data, degree)
@@ -74,25 +74,25 @@ def solve(data: Data, degree: int, conditions: Conditions, precision: str) -> So
         is_refined = True
         moments, squares = residuals(high, low)
         after = squares, moments
-    if directions.null is not None:  # nothing along what is open, whatever was begun with
-        high, low = _add(high, low, -directions.without_open(high))
+    if directions.undetermined is not None:  # nothing along what is open, whatever was begun with
+        high, low = _add(high, low, -directions.undetermined_part(high))
     return Solution(high, low, gram, directions, *after, method)
 
 
-def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamples | None:
+def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> DesignMatrix | None:
     """The functions of all samples, for few of them: on a CPU, where these are less work than a launch."""
     if data.n_samples > sizes.current().few_samples or data.impl == "triton":
         return None
-    if extended is not None and (laid := extended.kept()) is not None:
-        return FewSamples(laid.functions.high, laid.y, laid.weight)
-    return FewSamples.lay_out(data.x, data.y, data.weight, degree, data.domain)
+    if extended is not None and (chunk := extended.only_chunk) is not None:
+        return DesignMatrix(chunk.functions.high, chunk.y, chunk.weight)
+    return DesignMatrix.of_samples(data.x, data.y, data.weight, degree, data.domain)
 
 
 def first_guess(data: Data, degree: int) -> Array:
     """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,)."""
     step = -(-data.n_samples // sizes.current().few_samples)
     weight = None if data.weight is None else data.weight[::step]
-    of_x, moments = FewSamples.lay_out(data.x[::step], data.y[::step], weight, degree, data.domain).normal()
+    of_x, moments = DesignMatrix.of_samples(data.x[::step], data.y[::step], weight, degree, data.domain).moments()
     return algebra.from_gram(algebra.gram(of_x, degree)).correction(moments)
 
 
@@ -111,7 +111,7 @@ def _of_residuals(sums: MomentSums) -> tuple[Array, float]:
 Residuals = Callable[[Array, Array], tuple[Array, float]]
 
 
-def _residuals(data: Data, degree: int, few: FewSamples | None, extended: ExtendedResiduals | None) -> Residuals:
+def _residuals(data: Data, degree: int, few: DesignMatrix | None, extended: ExtendedResiduals | None) -> Residuals:
     """A function of coefficients, high and low, that gives moments and squares of the residuals."""
     if extended is not None:
         return extended
@@ -122,7 +122,7 @@ def _residuals(data: Data, degree: int, few: FewSamples | None, extended: Extend
 
 def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[algebra.Directions, str]:
     directions = algebra.from_gram(gram, conditions.penalty, conditions.free)
-    if directions.condition <= _LARGEST_CONDITION and directions.null is None:
+    if directions.condition <= _LARGEST_CONDITION and directions.undetermined is None:
         return directions, "moments"
     weight = None if data.weight is None else data.weight[None]
     mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
@@ -139,7 +139,7 @@ def _correction(
         moments = moments - penalty @ high
     if fixed is None or conditions.missing is None:
         return directions.correction(moments)
-    needed = fixed.to_coef @ conditions.missing(high, low)
+    needed = fixed.right_inverse @ conditions.missing(high, low)
     moments = moments - gram @ needed
     if penalty is not None:
         moments = moments - penalty @ needed

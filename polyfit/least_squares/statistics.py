@@ -61,7 +61,7 @@ def make_fit(
         device: where `Fit.coef` is to lie.
     """
     n_free = len(high) - len(fixed)
-    spread, effective = directions.basis, float(directions.rank)
+    spread, effective = directions.root, float(directions.rank)
     if penalty is not None:
         # With A the matrix of the normal equations and B B.T its inverse, A^-1 V.T W e has covariance B (B.T G B) B.T.
         inner, vectors = np.linalg.eigh(spread.T @ gram @ spread)
@@ -111,7 +111,7 @@ def make_fit(
         status=status,
         solver=method,
         precision=precision,
-        estimate=Estimate(high, low, own, spread, directions.null, deviation),
+        estimate=Estimate(high, low, own, spread, directions.undetermined, deviation),
         fixed=tuple(fixed),
     )
 

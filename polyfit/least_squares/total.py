@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from polyfit.backends import sizes
+from polyfit.least_squares.algebra import to_array
 from polyfit.least_squares.data import Data
 from polyfit.least_squares.refinement import Solution
-from polyfit.least_squares.residuals import to_array
 
 _EPS = torch.finfo(torch.float64).eps
 # Condition up to which quadratic forms of the Gram matrix have 12 digits.

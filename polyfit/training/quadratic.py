@@ -20,8 +20,7 @@ from polyfit import bases
 from polyfit._problem import Problem
 from polyfit.backends import operators
 from polyfit.least_squares import algebra
-from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.residuals import to_array
+from polyfit.least_squares.algebra import Array, to_array
 
 
 @dataclass(frozen=True)

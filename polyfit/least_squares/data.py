@@ -1,4 +1,4 @@
-"""The samples that a fit counts: checked, finite, and of positive weight."""
+"""The samples that a fit uses: checked, finite, and of positive weight."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from polyfit.bases import Interval
 
 NAN_POLICIES = ("raise", "omit", "propagate")
 _REMEDY = "pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
-# Sizes of y whose squares, and sums of them, float64 holds.
+# Magnitudes of y between which y is not scaled. Squares are then within 1e+-280. That leaves a factor of 1e28 for the
+# sum of the weights below the largest number, 2e308, and residuals down to 1e-14 y above the smallest normal number.
 _SMALLEST, _LARGEST = 1e-140, 1e140
 
 
 class Data(NamedTuple):
-    """Samples that count: finite, and of positive weight.
+    """The samples of a fit: finite, and of positive weight.
 
     Attributes:
         x: (N,).
-        y: (N,).
+        y: (N,), measured in units of `unit`.
         weight: (N,), or None for ones.
-        domain: the range of x, widened where it has no width.
+        domain: the range of x, widened where all x are equal. It is the internal domain of the fit.
         n_samples: N.
-        impl: "auto", "triton" or "torch", as it was asked for.
-        unit: a power of two in which y is counted, 1 but for numbers whose squares float64 would not hold.
+        impl: "auto", "triton" or "torch", as the caller passed it.
+        unit: a power of two: near the largest |y| where squares of y could overflow or underflow float64, otherwise 1.
     """
 
     x: Tensor
@@ -43,7 +44,24 @@ class Data(NamedTuple):
 def prepare(
     x: Tensor, y: Tensor, weight: Tensor | None, sigma: Tensor | None, nan_policy: str, impl: str
 ) -> Data | None:
-    """The samples that count, checked; None for data that are not finite under "propagate"."""
+    """Check the data and select the samples to fit.
+
+    Args:
+        x: sample locations, (N,).
+        y: sample values, (N,).
+        weight: (N,), or None.
+        sigma: standard deviations of y in place of weight, (N,), or None.
+        nan_policy: one of `NAN_POLICIES`.
+        impl: "auto", "triton" or "torch".
+
+    Returns:
+        The samples; None for data that are not finite under "propagate".
+
+    Raises:
+        TypeError: an argument that is not a floating-point tensor, or dtypes that differ.
+        ValueError: shapes or devices that differ; weights that are not accepted; NaN or infinity under "raise"; no
+            samples.
+    """
     if weight is not None and sigma is not None:
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
     _checks.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
@@ -65,8 +83,7 @@ def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
     if not bool(is_positive.all()):
         where = int(is_positive.logical_not().nonzero()[0])
         raise ValueError(
-            f"sigma[{where}] is {float(sigma[where])!r}; standard deviations are positive: leave such samples out,"
-            " or pass what they are"
+            f"sigma[{where}] is {float(sigma[where])!r}; pass positive standard deviations, or leave these samples out"
         )
     if nan_policy == "raise" and bool(sigma.isnan().any()):
         _checks.check_finite({"sigma": sigma}, _REMEDY)
@@ -78,9 +95,7 @@ def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple
     _checks.check_weights(weight)
     is_used = weight != 0
     if not bool(is_used.any()):
-        raise ValueError(
-            f"all {weight.shape[0]} weights are zero; pass weights that are positive for the samples to fit"
-        )
+        raise ValueError(f"all {weight.shape[0]} weights are zero; pass positive weights for the samples to fit")
     if nan_policy == "raise":
         _checks.check_finite({"weight": weight}, _REMEDY)
     if bool(is_used.all()):
@@ -89,7 +104,7 @@ def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple
 
 
 def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: str) -> Data | None:
-    """The data, without what is not finite under "omit"."""
+    """The data without samples that are not finite under "omit"; None if any is not finite under "propagate"."""
     if nan_policy == "omit":
         is_finite = x.isfinite() & y.isfinite()
         if weight is not None:
@@ -99,8 +114,8 @@ def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: 
             weight = None if weight is None else weight[is_finite]
     n = x.shape[0]
     if not n:
-        raise ValueError("no samples are left to fit; pass some that are finite and of positive weight")
-    # One look at all of x is needed anyway, and smallest and largest are NaN where anything is.
+        raise ValueError("no samples are left to fit; pass samples that are finite and of positive weight")
+    # The range of x is needed anyway, and smallest and largest are NaN where any value is NaN: no other pass is needed.
     (low, high), (bottom, top) = torch.aminmax(x), torch.aminmax(y)
     lo, hi, least, most = low.item(), high.item(), bottom.item(), top.item()
     largest_weight = 0.0 if weight is None else weight.max().item()

@@ -1,4 +1,7 @@
-"""Files of fits: JSON, written whole or not at all."""
+"""Files of fits, in JSON. A file is written whole or not at all.
+
+Numbers come back with the same bits. JSON has no NaN and no infinity: these are objects {"number": "nan"}.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _FORMAT, _VERSION = "polyfit.Fit", 1
 
 
 def write(fit: Fit, path: str | os.PathLike[str]) -> None:
-    """Write a fit, see `Fit.save`."""
+    """Write a fit; see `Fit.save`."""
     estimate = fit.estimate
     document = {
         "format": _FORMAT,
@@ -47,7 +50,7 @@ def write(fit: Fit, path: str | os.PathLike[str]) -> None:
             "low": estimate.low.tolist(),
             "domain": estimate.domain,
             "spread": estimate.spread.tolist(),
-            "null": None if estimate.null is None else estimate.null.tolist(),
+            "null": None if estimate.undetermined is None else estimate.undetermined.tolist(),
             "deviation": estimate.deviation,
         },
     }
@@ -57,13 +60,13 @@ def write(fit: Fit, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of the `Fit` in a file, see `Fit.load`."""
+    """The fields of the `Fit` in a file; see `Fit.load`."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); pass a file that Fit.save wrote") from None
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise ValueError(f"{path} holds no fit; pass a file that Fit.save wrote")
+        raise ValueError(f"{path} does not hold a fit; pass a file that Fit.save wrote")
     version = document.get("version")
     if not isinstance(version, int) or version > _VERSION:
         raise ValueError(
@@ -77,36 +80,39 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _fields(document: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the `Fit` in a document of the right format."""
+
     def array(values: Any) -> Array:
         return np.array(values, dtype=np.float64)
 
     parts, size = document["estimate"], len(document["coef"])
-    null = parts["null"]
+    undetermined = parts["null"]
     estimate = Estimate(
         array(parts["high"]),
         array(parts["low"]),
         bases.interval(parts["domain"]),
         array(parts["spread"]).reshape(size, -1),
-        None if null is None else array(null).reshape(size, -1),
+        None if undetermined is None else array(undetermined).reshape(size, -1),
         float(parts["deviation"]),
     )
     if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
         raise ValueError("its lists of coefficients differ in length")
     domain = document["domain"]
-    kept = ("n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver")
-    return dict(
-        coef=torch.from_numpy(array(document["coef"])),
-        basis=bases.resolve(document["basis"]).name,
-        domain=None if domain is None else bases.interval(domain),
-        **{name: document[name] for name in kept},
-        precision=document["precision"],
-        estimate=estimate,
-        fixed=tuple(document["fixed"]),
-    )
+    as_they_are = (
+        "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver", "precision"
+    )  # fmt: skip
+    return {
+        **{name: document[name] for name in as_they_are},
+        "coef": torch.from_numpy(array(document["coef"])),
+        "basis": bases.resolve(document["basis"]).name,
+        "domain": None if domain is None else bases.interval(domain),
+        "estimate": estimate,
+        "fixed": tuple(document["fixed"]),
+    }
 
 
 def _to_json(value: Any) -> Any:
-    """Numbers that JSON has no word for as text."""
+    """The value with NaN and infinities as objects that hold their text."""
     if isinstance(value, dict):
         return {key: _to_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -117,6 +123,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
+    """The inverse of `_to_json`."""
     if isinstance(value, dict):
         if value.keys() == {"number"}:
             return float(value["number"])

@@ -1,42 +1,89 @@
-"""The polynomial that a fit found, in the internal form that keeps all its digits."""
+"""The polynomial that a fit found, in internal form: Chebyshev polynomials on the range of the data.
+
+There the normal equations of a polynomial are well conditioned, so that every fit is made there, and values of the
+polynomial do not cancel. Coefficients are double-double numbers. They are rounded once, after the change to the basis
+and domain of the user.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit import bases
 from polyfit.bases import Interval
+from polyfit.functional import polyval
 from polyfit.least_squares.algebra import Array
+
+# A coefficient is undetermined if more than this share of its unit vector lies along undetermined directions. Those
+# come from singular vectors, with an error of some eps times the condition of the determined part. So up to condition
+# 1e8, no coefficient that the data determine is taken for undetermined.
+_UNDETERMINED_SHARE = 1e-8
+
+
+def convert_internal(high: Array, low: Array, internal_domain: Interval, basis: str, domain: Interval | None) -> Tensor:
+    """Internal coefficients ``high + low`` in another basis and domain, (degree + 1,), rounded once."""
+    if basis == "chebyshev" and domain == internal_domain:
+        return torch.from_numpy(high + low)
+    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, internal_domain, domain)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A fit in Chebyshev polynomials on the range of its data, where it was made and keeps all its digits.
+    """A fitted polynomial and its uncertainty, in Chebyshev polynomials on the internal domain.
 
     All arrays are numpy's, in float64.
 
     Attributes:
         high: coefficients, (degree + 1,).
-        low: what their rounding left out.
-        domain: what is mapped onto [-1, 1].
-        spread: a matrix (degree + 1, r) whose product with its transpose is the covariance, but for `variance`.
-        null: orthonormal directions that the data leave open, (degree + 1, m); None where there is none.
-        deviation: what multiplies the spread: the residual standard deviation, or one where sigma is absolute.
+        low: their low parts, (degree + 1,).
+        domain: the internal domain, which is mapped onto [-1, 1].
+        spread: (degree + 1, r); ``deviation**2 * spread @ spread.T`` is the covariance.
+        undetermined: orthonormal directions that the data do not determine, (degree + 1, m); None where there are none.
+        deviation: the residual standard deviation, or one where sigma is absolute.
     """
 
     high: Array
     low: Array
     domain: Interval
     spread: Array
-    null: Array | None
+    undetermined: Array | None
     deviation: float
 
+    def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
+        """The coefficients in another basis and domain, (degree + 1,), rounded once."""
+        return convert_internal(self.high, self.low, self.domain, basis, domain)
 
-def in_basis(high: Array, low: Array, basis: str, own: Interval, domain: Interval | None) -> Tensor:
-    """Coefficients ``high + low`` of Chebyshev polynomials on `own` in another basis, (degree + 1,), rounded once."""
-    if basis == "chebyshev" and domain == own:
-        return torch.from_numpy(high + low)
-    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, own, domain)
+    def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
+        """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""
+        degree = len(self.high) - 1
+        spread, undetermined, size = self.spread, self.undetermined, np.ones(degree + 1)
+        matrix = bases.conversion_matrix("chebyshev", basis, self.domain, domain, degree)
+        if matrix is not None:
+            change = matrix.numpy()
+            spread, size = change @ spread, np.linalg.norm(change, axis=1)
+            undetermined = None if undetermined is None else change @ undetermined
+        if undetermined is None:
+            return spread.copy(), np.zeros(degree + 1, bool)
+        return spread.copy(), np.linalg.norm(undetermined, axis=1) > _UNDETERMINED_SHARE * size
+
+    def values(self, x: Tensor) -> Tensor:
+        """p(x), in the shape, dtype and on the device of x."""
+        return self._evaluate(x, self.high)
+
+    def std(self, x: Tensor) -> Tensor:
+        """The standard error of p(x), in the shape of x; NaN where the data do not determine p(x)."""
+        flat = x.reshape(-1)
+        std = torch.linalg.vector_norm(self._evaluate(flat, self.spread.T), dim=0) * self.deviation
+        if self.undetermined is not None:
+            share = torch.linalg.vector_norm(self._evaluate(flat, self.undetermined.T), dim=0)
+            std = std.masked_fill(share > _UNDETERMINED_SHARE, torch.nan)
+        return std.reshape(x.shape)
+
+    def _evaluate(self, x: Tensor, coef: Array) -> Tensor:
+        series = torch.tensor(coef, dtype=torch.float64).to(x.device, x.dtype)
+        return polyval(x, series, basis="chebyshev", domain=self.domain)

@@ -1,27 +1,23 @@
-r"""Least squares: `fit`.
+r"""Least squares for one series: `fit`.
 
-The normal equations of a polynomial are badly conditioned in powers of x and harmless in Chebyshev polynomials of the
-range of the data, where their matrix takes 2 d + 1 sums. So that is where every fit is made:
+The steps, and the modules that hold them:
 
-1. one pass over the data gives the Gram matrix G and the moments g of the residuals about a first polynomial;
-2. a correction answers to g: by the eigenvectors of G, or where squared singular values have too few digits by the
-   singular values of a QR factor of the data (`algebra`);
-3. iterative refinement: residuals of the corrected polynomial, their moments, another correction. Their precision
-   decides the digits of the result: float64 for "double", twice its digits for "extended" (`residuals`);
-4. coefficients are kept as unevaluated sums of two numbers, and rounded once, when they have been taken to the basis
-   and the domain that were asked for, by exact matrices (`polyfit.bases`).
-
-For long data the first polynomial is the fit to some thousands of the samples: residuals about it are about as large as
-they will be in the end, so that step 1 is as exact as a step of refinement, and one pass is all there is.
+1. `data` checks the samples and keeps those that count.
+2. `conditions` states ridge and fixed coefficients in terms of the internal coefficients: those of Chebyshev
+   polynomials on the range of the data. Every fit is made in these. The normal equations of a polynomial are badly
+   conditioned in powers of x and well conditioned there, and their matrix takes 2 d + 1 sums.
+3. `refinement` computes the solution, with `algebra`, `design` and `residuals`.
+4. `total` computes the sum of squares that R^2 needs.
+5. `statistics` makes a `Fit` of it: the coefficients in the basis and domain of the user, rounded once, and their
+   covariance.
 
 References:
-    Björck, Numerical Methods for Least Squares Problems (1996), 2.9 and 6.6.5 for iterative refinement and corrected
-    seminormal equations; NIST StRD (https://www.itl.nist.gov/div898/strd/) for certified results.
+    Björck, Numerical Methods for Least Squares Problems (1996); NIST StRD (https://www.itl.nist.gov/div898/strd/) for
+    certified results.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -29,8 +25,7 @@ from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import select
-from polyfit.bases import Interval
-from polyfit.least_squares.conditions import fixed_values, make_conditions
+from polyfit.least_squares.conditions import checked_fixed, make_conditions
 from polyfit.least_squares.data import NAN_POLICIES, prepare
 from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit
@@ -38,7 +33,8 @@ from polyfit.least_squares.statistics import make_fit, not_finite
 from polyfit.least_squares.total import total_sum_of_squares
 
 PRECISIONS = ("auto", "double", "extended")
-# Samples up to which "auto" is "extended": 15 ms on two x86 cores for degree 5.
+# The most samples for which "auto" is "extended". At this length and degree 5 a fit takes 114 ms, and 51 ms in float64
+# (two busy Xeon cores, best of 15, 2026-11-26).
 _EXTENDED_UP_TO = 100_000
 
 
@@ -62,42 +58,46 @@ def fit(
 
     .. math:: \min_c \; \sum_n w_n \Bigl( y_n - \sum_{k=0}^{d} c_k P_k(t(x_n)) \Bigr)^2 + \lambda \sum_{k=1}^{d} c_k^2
 
+    P_k are the polynomials of the basis, and t(x) maps `domain` affinely onto the window of the basis.
+
     Args:
-        x: where, (N,).
-        y: the data, (N,).
+        x: sample locations, (N,).
+        y: sample values, (N,).
         degree: d, at least 0.
-        weight: w, (N,): 1/sigma**2 for independent errors of standard deviation sigma. (numpy's w is its square root.)
-            Samples of weight zero are left out, whatever else they hold.
-        sigma: standard deviations of y, (N,), in place of weight.
-        absolute_sigma: whether sigma is in units of y, so that standard errors follow from it alone. By default only
-            its ratios count, and standard errors are scaled with the residuals.
+        weight: w, (N,); 1/sigma**2 for independent errors of standard deviation sigma. (numpy's w is its square root.)
+            Samples of weight zero are left out, whatever their x and y are.
+        sigma: standard deviations of y, (N,). Pass it instead of weight.
+        absolute_sigma: True if sigma is in units of y: standard errors then follow from sigma alone. By default only
+            the ratios of sigma count, and standard errors are scaled with the residuals.
         basis: of the coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
-        domain: ``(lo, hi)``, mapped onto the window of the basis, which is [-1, 1], and [0, 1] for laguerre; None for
-            the range of the data. For coefficients of powers of x itself map the window onto itself,
-            ``basis="power", domain=(-1, 1)``, or ask the result for ``in_basis("power")``.
-        ridge: lambda, at least 0; shrinks all coefficients of `basis` and `domain` but the constant.
-        fixed: values of coefficients of `basis` and `domain` that are not to be fitted, by their index: for a line
-            through the origin ``basis="power", domain=(-1, 1), fixed={0: 0.0}``.
-        nan_policy: what NaN and infinity in the data lead to: "raise" (an error that says where), "omit" (those samples
-            are left out) or "propagate" (a fit of NaN).
-        precision: "double" (residuals in float64), "extended" (in twice its digits: all that float64 data allow), or
-            "auto": "extended" for up to 100000 samples, "double" beyond.
+        domain: ``(lo, hi)``, mapped onto the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. None is
+            the range of the data. For coefficients of powers of x itself, pass ``basis="power", domain=(-1, 1)``, which
+            maps the window onto itself, or call ``in_basis("power")`` on the result.
+        ridge: lambda, at least 0. It shrinks all coefficients of `basis` and `domain` except the constant.
+        fixed: values of coefficients of `basis` and `domain` that are not fitted, by their index. A line through the
+            origin: ``basis="power", domain=(-1, 1), fixed={0: 0.0}``.
+        nan_policy: for NaN and infinity in the data: "raise" (an error that says where they are), "omit" (leave these
+            samples out) or "propagate" (return a fit of NaN).
+        precision: of the residuals: "double" (float64), "extended" (twice the digits of float64, which gives all digits
+            that float64 data allow), or "auto": "extended" for up to 100000 samples, "double" for more.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
 
     Returns:
-        A `Fit`: coefficients, covariance and standard errors, R^2, rank and condition; it evaluates, predicts with
-        intervals, converts to other bases, plots, saves.
+        A `Fit`: coefficients, covariance, standard errors, R^2, rank and condition. It evaluates the polynomial,
+        predicts with intervals, converts to other bases, plots and saves.
 
-    dtypes: float16, bfloat16, float32 or float64, all operands alike; the result is float64 throughout.
+    dtypes: float16, bfloat16, float32 or float64, the same for all tensors. The result is float64.
 
     Raises:
-        TypeError: not a floating-point tensor, or dtypes that differ; a degree that is no whole number.
-        ValueError: shapes that do not fit; NaN or infinity under "raise"; fewer samples than free coefficients;
-            negative weights or none above zero; weight and sigma both given; an unknown name.
+        TypeError: an argument that is not a floating-point tensor, or dtypes that differ; a degree that is not an
+            integer; fixed that does not map integers to numbers; a domain that is not a pair of numbers.
+        ValueError: shapes or devices that differ; NaN or infinity under "raise"; fewer samples than coefficients to
+            fit; negative weights, or no positive one; both weight and sigma; a name that is unknown.
 
     Warns:
-        FitWarning: the data do not determine all coefficients (`Fit.status` is then "rank_deficient", the least
-            coefficients were taken, and those left open have standard errors NaN), or only just.
+        FitWarning: the data do not determine all coefficients, or the condition is above 1e10. In the first case
+            `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared
+            Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
@@ -110,10 +110,15 @@ def fit(
     163.0
 
     References:
-        See the module's; numpy.polynomial's ``fit`` for domains and windows, scipy.optimize.curve_fit for
-        ``absolute_sigma``.
+        Björck, Numerical Methods for Least Squares Problems (1996), for iterative refinement. Domains and windows are
+        those of ``fit`` in numpy.polynomial, ``absolute_sigma`` is that of scipy.optimize.curve_fit.
     """
-    degree, ridge, values, bounds = _checked(degree, ridge, fixed, basis, domain, precision, nan_policy)
+    degree, ridge = _checks.checked_degree(degree), _checks.checked_ridge(ridge)
+    bases.resolve(basis)
+    _checks.check_choice("precision", precision, PRECISIONS)
+    _checks.check_choice("nan_policy", nan_policy, NAN_POLICIES)
+    values = checked_fixed(fixed, degree)
+    bounds = None if domain is None else bases.interval(domain)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:
         return not_finite(x, degree, basis, bounds)
@@ -132,50 +137,15 @@ def fit(
         solution = solve(data, degree, conditions, precision)
         total = total_sum_of_squares(data, solution, has_constant=0 not in values)
     return make_fit(
-        solution.high,
-        solution.low,
-        data.domain,
+        solution,
+        internal_domain=data.domain,
         basis=basis,
         domain=bounds,
         fixed=values,
         n_samples=data.n_samples,
-        gram=solution.gram,
-        rss=solution.squares,
         total=total,
         unit=data.unit,
-        directions=solution.directions,
-        penalty=conditions.penalty,
         absolute_sigma=absolute_sigma,
-        method=solution.method,
         precision=precision,
         device=x.device,
     )
-
-
-# --- what was asked for ---
-
-
-def _checked(
-    degree: int,
-    ridge: float,
-    fixed: Mapping[int, float] | None,
-    basis: str,
-    domain: Sequence[float] | None,
-    precision: str,
-    nan_policy: str,
-) -> tuple[int, float, dict[int, float], Interval | None]:
-    """Degree, ridge, fixed coefficients and bounds of the domain as plain numbers."""
-    degree, ridge = _checks.checked_degree(degree), _checks.checked_ridge(ridge)
-    bases.resolve(basis)
-    for name, value, accepted in (
-        ("precision", precision, PRECISIONS),
-        ("nan_policy", nan_policy, NAN_POLICIES),
-    ):
-        _checks.check_choice(name, value, accepted)
-    values = {} if fixed is None else fixed_values(fixed)
-    for k, value in values.items():
-        if not 0 <= k <= degree:
-            raise ValueError(f"fixed has an index {k}; the coefficients of degree {degree} are 0 to {degree}")
-        if not math.isfinite(value):
-            raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
-    return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)

@@ -1,4 +1,4 @@
-"""`Moments`: what least squares need to know of data, in 3 d + 4 numbers, however much data there are."""
+"""`Moments`: the sums over the data that least squares needs, 3 d + 3 numbers for any number of samples."""
 
 from __future__ import annotations
 
@@ -15,36 +15,39 @@ from polyfit import _checks, bases
 from polyfit.backends import operators, select
 from polyfit.errorfree import DoubleDouble, add_double_doubles, multiply_double_doubles, two_sum
 from polyfit.least_squares import algebra
+from polyfit.least_squares.refinement import Solution
 from polyfit.least_squares.result import Fit, FitWarning
 from polyfit.least_squares.statistics import make_fit
 
 _VERSION = 1
 _EPS = torch.finfo(torch.float64).eps
-# Sums of squares below so many roundings of what they are the difference of are noise.
+# A residual sum of squares is the difference of s and a quadratic form. Below this many eps s it is noise. Measured on
+# polynomials without noise: at most 5 (n from 20 to 1e5, degrees 1 to 10).
 _NOISE = 64.0
-# Samples that the offset is taken from.
+# The number of samples from which the offset is computed.
 _FIRST = 1 << 13
 
 
 class Moments:
-    r"""Weighted Chebyshev moments of data on a domain, which add up.
+    r"""Weighted Chebyshev moments of data on a domain. Moments of parts of the data add up to those of all data.
 
     .. math:: a_k = \sum_n w_n T_k(t_n), \; k \le 2d, \qquad b_k = \sum_n w_n (y_n - o) T_k(t_n), \; k \le d, \qquad
               s = \sum_n w_n (y_n - o)^2
 
-    with t the image of x on [-1, 1] and o an offset near the first data. By ``T_i T_j = (T_{i+j} + T_{|i-j|}) / 2``
-    they hold the normal equations of every polynomial up to degree d: each `fit` is small algebra and needs no data.
+    with t the image of x on [-1, 1] and o an offset near the mean of the first data. By
+    ``T_i T_j = (T_{i+j} + T_{|i-j|}) / 2`` they give the normal equations of every polynomial up to degree d. So `fit`
+    needs no data.
 
-    Sums of two moments are the moments of both data: exact to rounding, however the data were cut. Totals are kept in
-    twice the digits of float64, so that a million parts lose no more than one.
+    The sum of two moments is the moments of both data, exact to rounding, however the data were split. Totals are kept
+    in twice the digits of float64: a million parts lose no more digits than one.
+
+    Moments have limits that `polyfit.fit` on the data does not have. They do not resolve a residual sum of squares
+    below about 1e-14 of that of y about the offset, nor problems with a condition above about 1e7.
 
     Args:
-        degree: d, the largest that can be fitted.
-        domain: ``(lo, hi)`` that is mapped onto [-1, 1]. Data should lie in it and fill most of it: elsewhere
-            Chebyshev polynomials grow, or look alike.
-
-    What moments cannot do, and `polyfit.fit` on the data can: tell a residual sum of squares below some 1e-14 of that
-    of y about the offset, and solve problems of condition beyond some 1e7.
+        degree: d, the largest degree that can be fitted.
+        domain: ``(lo, hi)``, mapped onto [-1, 1]. Data should lie in it and fill most of it. Outside, Chebyshev
+            polynomials grow fast; on a small part of it they are nearly dependent.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 101, dtype=torch.float64)
@@ -62,7 +65,7 @@ class Moments:
         self._degree = _checks.checked_degree(degree)
         self._domain = bases.interval(domain)
         self._n_samples = 0
-        self._offset = math.nan  # none yet
+        self._offset = math.nan  # until there are samples
         self._high = torch.zeros(3 * self._degree + 3, dtype=torch.float64)  # a, b, s
         self._low = torch.zeros_like(self._high)
 
@@ -73,12 +76,12 @@ class Moments:
 
     @property
     def domain(self) -> tuple[float, float]:
-        """What is mapped onto [-1, 1]."""
+        """The interval that is mapped onto [-1, 1]."""
         return self._domain
 
     @property
     def n_samples(self) -> int:
-        """Samples so far, of positive weight."""
+        """The number of samples of positive weight so far."""
         return self._n_samples
 
     @property
@@ -88,12 +91,12 @@ class Moments:
 
     @property
     def of_x(self) -> Tensor:
-        """The sums of w T_k, k = 0 .. 2 degree, float64 on the CPU."""
+        """The sums of w T_k, k = 0 .. 2 degree, (2 degree + 1,), float64 on the CPU."""
         return self._totals()[: 2 * self._degree + 1]
 
     @property
     def of_y(self) -> Tensor:
-        """The sums of w y T_k, k = 0 .. degree, float64 on the CPU."""
+        """The sums of w y T_k, k = 0 .. degree, (degree + 1,), float64 on the CPU."""
         of_y, _ = self._about(0.0)
         return of_y
 
@@ -103,7 +106,7 @@ class Moments:
         return self._about(0.0)[1]
 
     def __repr__(self) -> str:
-        """Degree, domain and how many samples."""
+        """Degree, domain and number of samples."""
         return f"Moments(degree={self._degree}, domain={self._domain}): {self._n_samples} samples"
 
     # --- collecting ---
@@ -112,17 +115,17 @@ class Moments:
         """Add data, in one pass.
 
         Args:
-            x: (N,), of any floating-point dtype; on any device.
-            y: likewise.
+            x: sample locations, (N,), of any floating-point dtype, on any device.
+            y: sample values, (N,), of the same dtype and on the same device.
             weight: (N,), or None for ones.
             impl: "auto", "triton" or "torch", as for `polyfit.fit`.
 
         Returns:
-            These moments, changed; as they were if anything is wrong with the data.
+            These moments, with the data added. If an error is raised, they are unchanged.
 
         Raises:
-            TypeError: not a floating-point tensor, or dtypes that differ.
-            ValueError: shapes or devices that differ, negative weights, NaN or infinity.
+            TypeError: an argument that is not a floating-point tensor, or dtypes that differ.
+            ValueError: shapes or devices that differ, negative weights, NaN or infinity, sums that overflow.
         """
         operands = {"x": x, "y": y, "weight": weight}
         _checks.check_tensors(operands)
@@ -157,7 +160,7 @@ class Moments:
         if (other._degree, other._domain) != (self._degree, self._domain):
             raise ValueError(
                 f"moments of degree {self._degree} on {self._domain} and of degree {other._degree} on {other._domain}"
-                " do not add up; collect both with the same degree and domain"
+                " cannot be added; collect both with the same degree and domain"
             )
         total = Moments(self._degree, self._domain)
         first, second = (self, other) if self._n_samples else (other, self)
@@ -166,7 +169,7 @@ class Moments:
         return total
 
     def _shifted(self, offset: float) -> DoubleDouble:
-        """The sums about another offset, in twice the digits of float64."""
+        """The sums about another offset, as double-doubles."""
         high, low = self._high, self._low
         if not self._n_samples or offset == self._offset:
             return high, low
@@ -190,7 +193,7 @@ class Moments:
         return self._high + self._low
 
     def _about(self, offset: float) -> tuple[Tensor, float]:
-        """Moments and squares of y - offset."""
+        """The sums of w (y - offset) T_k, (degree + 1,), and of w (y - offset)**2."""
         high, low = self._shifted(offset)
         totals = high + low
         return totals[2 * self._degree + 1 : -1], float(totals[-1])
@@ -198,25 +201,29 @@ class Moments:
     # --- fitting ---
 
     def fit(self, degree: int | None = None, ridge: float = 0.0) -> Fit:
-        """The least-squares polynomial, from the moments alone.
+        """Fit a polynomial by least squares, from the moments alone.
 
         Args:
             degree: at most that of the moments, which is the default.
-            ridge: multiplies the sum of squares of all coefficients but the constant, at least 0.
+            ridge: the factor of the sum of squared coefficients, the constant exempt; at least 0.
 
         Returns:
-            A `Fit` in Chebyshev polynomials on `domain`. Its residual sum of squares is a difference: where it comes
-            out below what rounding leaves, that bound is taken for it, with a warning.
+            A `Fit` in Chebyshev polynomials on `domain`. Its residual sum of squares is a difference. Where this is
+            smaller than its rounding error, `rss` is a bound of that error, and a warning says so.
 
         Raises:
-            ValueError: a degree above that of the moments, or fewer samples than coefficients.
+            TypeError: a degree that is not an integer.
+            ValueError: a degree above that of the moments; fewer samples than coefficients; a negative ridge.
 
         Warns:
             FitWarning: the data do not determine all coefficients, or the residuals are too small for moments.
         """
         degree = self._degree if degree is None else _checks.checked_degree(degree)
         if degree > self._degree:
-            raise ValueError(f"degree={degree} is above that of the moments, {self._degree}; collect them with more")
+            raise ValueError(
+                f"degree={degree} is above that of the moments, {self._degree};"
+                " pass a degree up to that, or collect moments of a higher degree"
+            )
         if self._n_samples <= degree:
             raise ValueError(
                 f"{self._n_samples} samples do not determine {degree + 1} coefficients; pass"
@@ -229,7 +236,7 @@ class Moments:
         penalty = None if not ridge else ridge * np.diag([0.0] + [1.0] * degree)
         directions = algebra.from_gram(gram, penalty)
         coef = directions.correction(moments)
-        # One step of refinement of the small system.
+        # One step of iterative refinement.
         rest = moments - gram @ coef
         coef = coef + directions.correction(rest if penalty is None else rest - penalty @ coef)
         rest = moments - gram @ coef
@@ -237,37 +244,31 @@ class Moments:
         if rss < _NOISE * _EPS * squares:
             if self._n_samples > degree + 1:
                 warnings.warn(
-                    "the residuals are too small beside y for moments to tell their size: standard errors are a bound"
-                    " of rounding. Fit the data themselves with polyfit.fit",
+                    "the residuals are smaller than the rounding errors of the moments: rss and standard errors are"
+                    " bounds of these errors. Fit the data themselves with polyfit.fit",
                     FitWarning,
                     stacklevel=2,
                 )
             rss = _NOISE * _EPS * squares
         high, low = _with_offset(coef, self._offset, directions)
         return make_fit(
-            high,
-            low,
-            self._domain,
+            Solution(high, low, gram, penalty, directions, rss, rest, "moments"),
+            internal_domain=self._domain,
             basis="chebyshev",
             domain=self._domain,
             fixed={},
             n_samples=self._n_samples,
-            gram=gram,
-            rss=rss,
             total=max(squares - float(of_y[0]) ** 2 / gram[0, 0], 0.0),
             unit=1.0,
-            directions=directions,
-            penalty=penalty,
             absolute_sigma=False,
-            method="moments",
             precision="double",
             device=torch.device("cpu"),
         )
 
-    # --- keeping ---
+    # --- state ---
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as numbers and tensors of its own: for torch.save, or to send elsewhere."""
+        """A copy of the state, as numbers and tensors: for torch.save, or for another process."""
         return {
             "version": _VERSION,
             "degree": self._degree,
@@ -279,14 +280,14 @@ class Moments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave.
+        """Set the moments to a state that `state_dict` returned.
 
         Raises:
-            ValueError: a state of another degree or domain, of a newer version, or no state at all.
+            ValueError: a state that is incomplete, of another degree or domain, or of a newer version.
         """
         missing = {"version", "degree", "domain", "n_samples", "offset", "high", "low"} - state.keys()
         if missing:
-            raise ValueError(f"state lacks {', '.join(sorted(missing))}; pass what Moments.state_dict gave")
+            raise ValueError(f"state lacks {', '.join(sorted(missing))}; pass a result of Moments.state_dict")
         if state["version"] > _VERSION:
             raise ValueError(
                 f"state has version {state['version']} and this polyfit reads up to {_VERSION}; install a newer"
@@ -305,7 +306,7 @@ class Moments:
 def _with_offset(
     coef: algebra.Array, offset: float, directions: algebra.Directions
 ) -> tuple[algebra.Array, algebra.Array]:
-    """Coefficients of y from those of y - offset: as small as can be, where some directions are open."""
+    """Coefficients of y from those of y - offset, as double-doubles: the minimum-norm solution."""
     constant = np.zeros_like(coef)
     constant[0] = offset
     high, low = two_sum(coef, constant)
@@ -313,7 +314,7 @@ def _with_offset(
 
 
 def _offset(y: Tensor, weight: Tensor | None) -> float:
-    """A number near the mean of y, of 24 bits so that y - offset seldom rounds; 0 where the first data have no mean."""
+    """The mean of the first y rounded to 24 bits, so that y - offset is often exact; 0 where it is not finite."""
     y = y[:_FIRST]
     used = y if weight is None else y[weight[:_FIRST] > 0]
     mean = float(used.mean(dtype=torch.float64)) if used.numel() else 0.0

@@ -1,4 +1,4 @@
-"""`Fit`: what a least-squares fit found, how sure it is of it, and what can be done with it."""
+"""`Fit`, the result of a least-squares fit: coefficients, their errors, predictions, other forms, files."""
 
 from __future__ import annotations
 
@@ -17,35 +17,30 @@ from torch import Tensor
 from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
-from polyfit.functional import polyval
 from polyfit.least_squares import document
 from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.estimate import Estimate, in_basis
+from polyfit.least_squares.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
 
-# Share of a direction that is left open, from which on a coefficient counts as not determined. Directions come from
-# singular vectors, which are good to some eps times the condition of what is determined.
-_OPEN = 1e-8
-
 
 class FitWarning(UserWarning):
-    """The data do not determine all that was asked of a fit; the message says what to change."""
+    """The data do not determine the fit, or only just. The message says what to change."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The criterion of each degree.
+    """The criterion of each degree, from `polyfit.select_degree`.
 
     Attributes:
         criterion: "aic", "aicc", "bic" or "cv".
         degrees: the degrees that were compared, 0, 1, ...
-        values: the criterion for each; less is better.
-        rss: the weighted sum of squared residuals for each.
-        degree: the degree of the least value.
+        values: the criterion of each degree; smaller is better.
+        rss: the weighted sum of squared residuals of each degree.
+        degree: the degree with the smallest value.
         folds: of cross-validation; 0 for other criteria.
     """
 
@@ -57,7 +52,7 @@ class Selection:
     folds: int
 
     def plot(self) -> Figure:
-        """The criterion against the degree, the chosen one marked; needs matplotlib."""
+        """Plot the criterion against the degree and mark the chosen degree; needs matplotlib."""
         from polyfit.plotting import selection_figure
 
         return selection_figure(self)
@@ -65,28 +60,29 @@ class Selection:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    r"""A fitted polynomial, :math:`p(x) = \sum_k c_k P_k(t(x))`, with its errors.
+    r"""A fitted polynomial, :math:`p(x) = \sum_k c_k P_k(t(x))`, and its errors.
 
-    Numbers are float64, however the data were stored. Tensors lie on the device of the data. Call it to evaluate it.
+    P_k are the polynomials of `basis`, and t(x) maps `domain` affinely onto the window of the basis. Numbers are
+    float64, whatever the dtype of the data was. Tensors are on the device of the data. Call the fit to evaluate it.
 
     Attributes:
-        coef: coefficients, lowest degree first, (degree + 1,).
+        coef: coefficients c, lowest degree first, (degree + 1,).
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x.
-        n_samples: samples of positive weight.
-        rss: the weighted sum of squared residuals.
-        r_squared: the share of the weighted sum of squares that the fit explains: about the weighted mean, or about
-            zero where the constant was fixed. NaN where that sum is zero.
-        degrees_of_freedom: samples less coefficients that were determined (with ridge, less their effective number,
-            the trace of the hat matrix).
-        rank: free coefficients, or combinations of them, that the data determine.
-        condition: of the columns sqrt(w) T_k(t) of the data, scaled to one length: how much relative errors may grow.
-        status: "ok"; "rank_deficient": the data leave something open, of which the least coefficients were taken;
-            "interpolates": as many coefficients as samples, so that nothing is left to tell an error from;
-            "not_finite": NaN or inf in the data, propagated.
-        solver: "moments", or "qr" on the data where moments have too few digits.
-        precision: "double" or "extended", of the residuals that the last correction came from.
-        selection: for `polyfit.select_degree`, the criterion of each degree.
+        n_samples: the number of samples of positive weight.
+        rss: the weighted sum of squared residuals, in squared units of y.
+        r_squared: 1 - rss / total. The total is the weighted sum of squares of y about its weighted mean, or about zero
+            if the constant was fixed. NaN where the total is zero.
+        degrees_of_freedom: n_samples less rank. With ridge, n_samples less the trace of the hat matrix.
+        rank: the number of free coefficients, or of combinations of them, that the data determine.
+        condition: of the matrix with columns sqrt(w) T_k(t), T_k on the range of the data, each scaled to length one:
+            the factor by which relative errors may grow.
+        status: "ok"; "rank_deficient": some coefficients are undetermined by the data, and the result is the
+            minimum-norm solution; "interpolates": as many coefficients as samples, so that residuals say nothing about
+            errors; "not_finite": the data have NaN or infinity, which was propagated.
+        solver: "moments" (the normal equations), or "qr" (of the data) where these have too few digits.
+        precision: "double" or "extended": that of the residuals in the last correction.
+        selection: the criterion of all degrees if the fit comes from `polyfit.select_degree`, otherwise None.
     """
 
     coef: Tensor
@@ -112,93 +108,79 @@ class Fit:
 
     @property
     def residual_std(self) -> float:
-        """The root of rss / degrees_of_freedom; NaN where no degrees of freedom are left."""
+        """The residual standard deviation, sqrt(rss / degrees_of_freedom); NaN without degrees of freedom."""
         return math.sqrt(self.rss / self.degrees_of_freedom) if self.degrees_of_freedom > 0.0 else math.nan
 
     @functools.cached_property
     def _spread(self) -> tuple[Array, NDArray[np.bool_]]:
-        """The root of the covariance in this basis, (degree + 1, r), and which coefficients are open."""
-        estimate = self.estimate
-        spread, null, size = estimate.spread, estimate.null, np.ones(self.degree + 1)
-        matrix = bases.conversion_matrix("chebyshev", self.basis, estimate.domain, self.domain, self.degree)
-        if matrix is not None:
-            change = matrix.numpy()
-            spread, size = change @ spread, np.linalg.norm(change, axis=1)
-            null = None if null is None else change @ null
-        spread = spread.copy()
-        is_open = np.zeros(self.degree + 1, bool) if null is None else np.linalg.norm(null, axis=1) > _OPEN * size
-        spread[list(self.fixed)], is_open[list(self.fixed)] = 0.0, False
-        return spread, is_open
+        """The root of the covariance for deviation one, (degree + 1, r), and which coefficients are undetermined."""
+        spread, is_undetermined = self.estimate.spread_in(self.basis, self.domain)
+        spread[list(self.fixed)], is_undetermined[list(self.fixed)] = 0.0, False
+        return spread, is_undetermined
 
     @functools.cached_property
     def std_err(self) -> Tensor:
-        """Standard errors of the coefficients, (degree + 1,).
+        """Standard errors of the coefficients, (degree + 1,), in units of y.
 
-        Zero for those that were fixed, NaN for those that the data do not determine, and for all where no degrees of
-        freedom are left.
+        Zero for fixed coefficients. NaN for coefficients that are undetermined by the data, and for all coefficients
+        if there are no degrees of freedom, unless sigma is absolute.
         """
-        spread, is_open = self._spread
+        spread, is_undetermined = self._spread
         errors = np.linalg.norm(spread, axis=1) * self.estimate.deviation
-        errors[is_open] = math.nan
+        errors[is_undetermined] = math.nan
         return torch.from_numpy(errors).to(self.coef.device)
 
     @functools.cached_property
     def covariance(self) -> Tensor:
-        """Covariance of the coefficients, (degree + 1, degree + 1), with NaN as in `std_err`."""
-        spread, is_open = self._spread
+        """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
+        spread, is_undetermined = self._spread
         spread = spread * self.estimate.deviation
         covariance = spread @ spread.T
-        covariance = np.where(is_open | is_open[:, None], math.nan, covariance)
+        covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)
         return torch.from_numpy(covariance).to(self.coef.device)
 
     # --- evaluation ---
 
     def __call__(self, x: Tensor | float | Sequence[float]) -> Tensor:
-        """The value p(x): for a floating-point tensor in its dtype and on its device, for other numbers in float64.
+        """Evaluate p(x).
 
-        Evaluated in Chebyshev polynomials on the range of the data, whatever the basis of `coef` is: coefficients of
-        powers of x far from zero would cancel.
-        """
-        x = _samples(x)
-        return self._values(x, self.estimate.high)
-
-    def _values(self, x: Tensor, coef: Array) -> Tensor:
-        series = torch.tensor(coef, dtype=torch.float64).to(x.device, x.dtype)
-        return polyval(x, series, basis="chebyshev", domain=self.estimate.domain)
-
-    def predict(self, x: Tensor | float | Sequence[float], *, return_std: bool = False) -> Any:
-        """The value p(x), and with return_std its standard error.
+        The polynomial is evaluated in Chebyshev polynomials on the range of the data, whatever the basis of `coef` is.
+        Powers of x far from zero would cancel.
 
         Args:
-            x: where; any shape.
-            return_std: whether the standard error is wanted: that of the curve, for which the scatter of single
-                samples about it does not count. NaN where the data do not determine the curve.
+            x: any shape; a floating-point tensor, or numbers.
 
         Returns:
-            Values in the shape of x; with return_std a pair of values and standard errors.
+            p(x) in the shape of x; in the dtype and on the device of a floating-point tensor, in float64 otherwise.
         """
-        x = _samples(x)
-        values = self(x)
-        return (values, self._std(x)) if return_std else values
+        return self.estimate.values(_as_tensor(x))
 
-    def _std(self, x: Tensor) -> Tensor:
-        estimate, flat = self.estimate, x.reshape(-1)
-        spread = self._values(flat, estimate.spread.T)
-        std = torch.linalg.vector_norm(spread, dim=0) * estimate.deviation
-        if estimate.null is not None:
-            is_open = torch.linalg.vector_norm(self._values(flat, estimate.null.T), dim=0) > _OPEN
-            std = std.masked_fill(is_open, math.nan)
-        return std.reshape(x.shape)
+    def predict(self, x: Tensor | float | Sequence[float], *, return_std: bool = False) -> Any:
+        """Evaluate p(x), and with return_std its standard error.
+
+        Args:
+            x: as for a call of the fit.
+            return_std: whether to return the standard error of p(x). It is that of the curve, and does not include the
+                scatter of single samples about it.
+
+        Returns:
+            Values in the shape of x, or with return_std a pair of values and standard errors. Standard errors are NaN
+            where the data do not determine p(x).
+        """
+        x = _as_tensor(x)
+        values = self.estimate.values(x)
+        return (values, self.estimate.std(x)) if return_std else values
 
     def interval(
         self, x: Tensor | float | Sequence[float], level: float = 0.95, *, kind: str = "confidence"
     ) -> tuple[Tensor, Tensor]:
-        r"""Bounds at each x, by Student's t with the degrees of freedom of the fit.
+        r"""Bounds at each x, by Student's t distribution with `degrees_of_freedom`.
 
         Args:
-            x: where; any shape.
+            x: as for a call of the fit.
             level: the probability between the bounds, in (0, 1).
-            kind: "confidence": of the curve, at that x. "prediction": of one more sample there, of weight one.
+            kind: "confidence": bounds of the curve at that x. "prediction": bounds of one more sample there, of weight
+                one.
 
         Returns:
             Lower and upper bounds in the shape of x.
@@ -208,15 +190,15 @@ class Fit:
             ImportError: scipy is not installed (extra `stats`).
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level={level!r} is no probability; pass one between 0 and 1, such as 0.95")
+            raise ValueError(f"level={level!r} is not a probability; pass a number between 0 and 1, such as 0.95")
         if kind not in {"confidence", "prediction"}:
             raise ValueError(
                 f"kind={kind!r} is unknown; pass 'confidence' (of the curve) or 'prediction' (of a sample)"
             )
         from scipy.special import stdtrit
 
-        x = _samples(x)
-        values, std = self(x), self._std(x)
+        x = _as_tensor(x)
+        values, std = self.estimate.values(x), self.estimate.std(x)
         if kind == "prediction":
             std = torch.hypot(std, torch.full_like(std, self.estimate.deviation))
         half = std * float(stdtrit(self.degrees_of_freedom, 0.5 * (1.0 + level)))
@@ -227,12 +209,12 @@ class Fit:
     def in_basis(self, basis: str, domain: Sequence[float] | None = None) -> Fit:
         """The same polynomial in another basis and domain, with its covariance.
 
-        Args:
-            basis: the basis that is wanted.
-            domain: ``(lo, hi)`` to be mapped onto its window; None for t = x. So ``fit.in_basis("power").coef`` are the
-                coefficients of powers of x.
+        Coefficients are kept in twice the digits of float64 and are rounded once, after the conversion.
 
-        Coefficients are carried in twice the digits of float64 up to here and are rounded once.
+        Args:
+            basis: the basis of the result.
+            domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x. So ``fit.in_basis("power").coef``
+                are the coefficients of powers of x.
 
         Raises:
             TypeError: a domain that is not a pair of numbers.
@@ -242,12 +224,11 @@ class Fit:
         bounds = None if domain is None else bases.interval(domain)
         if name == self.basis and bounds == self.domain:
             return self
-        estimate = self.estimate
-        coef = in_basis(estimate.high, estimate.low, name, estimate.domain, bounds)
-        return replace(self, coef=coef.to(self.coef.device), basis=name, domain=bounds, fixed=())
+        coef = self.estimate.coefficients(name, bounds).to(self.coef.device)
+        return replace(self, coef=coef, basis=name, domain=bounds, fixed=())
 
     def to_numpy(self) -> Series:
-        """The series of numpy.polynomial that evaluates the same.
+        """The series of numpy.polynomial with these coefficients.
 
         Raises:
             ImportError: numpy is not installed.
@@ -255,11 +236,11 @@ class Fit:
         return bases.to_numpy(self.coef.cpu(), self.basis, self.domain)
 
     def __str__(self) -> str:
-        """A readable polynomial, and what its variable is."""
+        """The polynomial as text, with the map from x to t."""
         return format_series(self.coef.tolist(), self.basis, self.domain)
 
     def __repr__(self) -> str:
-        """The polynomial and how good it is, in a few lines."""
+        """The polynomial and its quality, in a few lines."""
         lines = [
             f"Fit of degree {self.degree} to {self.n_samples} samples ({self.status})",
             f"  {self}",
@@ -270,7 +251,12 @@ class Fit:
         return "\n".join(lines)
 
     def plot(self, x: Tensor | None = None, y: Tensor | None = None, *, level: float = 0.95) -> Figure:
-        """Curve and confidence band, and for data x and y (N,) these and their residuals; needs matplotlib.
+        """Plot the curve and its confidence band; with data also the samples and their residuals; needs matplotlib.
+
+        Args:
+            x: sample locations, (N,), or None.
+            y: sample values, (N,), or None.
+            level: the probability of the band.
 
         Returns:
             A matplotlib Figure; `figure.savefig("fit.png")` writes it.
@@ -282,7 +268,7 @@ class Fit:
     # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a JSON file, whole or not at all. Numbers come back with the same bits."""
+        """Write the fit to a JSON file. Numbers keep their bits. The file is written whole or not at all."""
         document.write(self, path)
 
     @classmethod
@@ -290,13 +276,13 @@ class Fit:
         """Read a file that `save` wrote. Tensors are on the CPU; `selection` is not kept.
 
         Raises:
-            ValueError: no such file format, or one of a newer version.
+            ValueError: the file is not one that `save` wrote, or is damaged, or has a newer version of the format.
         """
         return cls(**document.read(path))
 
 
-def _samples(x: Any) -> Tensor:
-    """A floating-point tensor as it is, anything else as one in float64."""
+def _as_tensor(x: Any) -> Tensor:
+    """A floating-point tensor as it is, other numbers as a tensor in float64."""
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     return torch.as_tensor(x, dtype=torch.float64)

@@ -1,12 +1,12 @@
-r"""`select_degree`: which degree the data ask for, from one pass over them.
+r"""`select_degree`: the degree that a criterion prefers, from one pass over the data.
 
-With residuals r about a polynomial c of the largest degree D, the sums over the data that every smaller degree d needs
-are those of the Gram matrix and of the residuals: what leaves c behind is a difference e of coefficients, and ::
+Let c be a polynomial of the largest degree near the solution, r its residuals, G the Gram matrix and g the moments of
+r, ``g_k = sum(w r T_k)``. They give the fit of every smaller degree d. With e its coefficients less c ::
 
-    rss_d = sum(w r**2) - 2 e.g + e.G e,    g_k = sum(w r T_k)
+    rss_d = sum(w r**2) - 2 e.g + e.G e
 
-in which nothing cancels. For cross-validation each fold has its G, g and sum of squares; total minus fold is what the
-others give to train on, and the fold's own are what its error is made of.
+in which nothing cancels. For cross-validation G, g and the sum of squares are kept for each fold. A fit without the
+fold uses the total less those of the fold; its error on the fold uses those of the fold.
 """
 
 from __future__ import annotations
@@ -25,32 +25,38 @@ from polyfit.backends import operators, select
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
 from polyfit.least_squares.data import Data, prepare
-from polyfit.least_squares.refinement import first_guess
+from polyfit.least_squares.refinement import first_guess, keeps_digits
 from polyfit.least_squares.result import Fit, FitWarning, Selection
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
-# Squared distance of a scaled column from those before it, below which moments do not tell it from them.
+# The smallest squared distance of a scaled column of the design matrix from those before it that the Gram matrix
+# resolves. Roundings of the Gram matrix change the distance by up to 8 p eps: 2 % of 1e-12 for p = 10. How many digits
+# of rss are left there is to be measured.
 _RESOLVED = 1e-12
-# A sum of squares is not taken from one that is so many times larger.
-_SHRINKS = 4.0
 
 
-class _Sums(NamedTuple):
-    """Of each fold: Gram matrix (k, p, p), moments (k, p) and squares (k,) of the residuals about one polynomial."""
+class _NormalEquations(NamedTuple):
+    """The normal equations of each of k folds, about one polynomial of p coefficients.
+
+    Attributes:
+        gram: the Gram matrices, (k, p, p).
+        moments: those of the residuals about the polynomial, (k, p).
+        squares: the weighted sums of squared residuals, (k,).
+    """
 
     gram: Tensor
     moments: Tensor
     squares: Tensor
 
-    def moved(self, change: Tensor) -> _Sums:
+    def about(self, change: Tensor) -> _NormalEquations:
         """The same about a polynomial whose coefficients differ by change (p,)."""
         by_change = self.gram @ change
         squares = self.squares + (change * (by_change - 2.0 * self.moments)).sum(-1)
-        return _Sums(self.gram, self.moments - by_change, squares.clamp(min=0.0))
+        return _NormalEquations(self.gram, self.moments - by_change, squares.clamp(min=0.0))
 
-    def total(self) -> _Sums:
-        """All folds together, as one."""
-        return _Sums(*(part.sum(0, keepdim=True) for part in self))
+    def total(self) -> _NormalEquations:
+        """Those of all folds together, as one fold."""
+        return _NormalEquations(*(part.sum(0, keepdim=True) for part in self))
 
 
 def select_degree(
@@ -69,23 +75,25 @@ def select_degree(
     precision: str = "auto",
     impl: str = "auto",
 ) -> Fit:
-    r"""Fit the polynomial of the degree that a criterion prefers.
+    r"""Choose the degree of a polynomial by a criterion, and fit it.
 
     .. math:: \text{AIC} = n \ln(\text{rss}/n) + 2k, \qquad \text{AICc} = \text{AIC} + \frac{2k(k+1)}{n-k-1}, \qquad
               \text{BIC} = n \ln(\text{rss}/n) + k \ln n
 
-    with n samples and k = d + 2 parameters, the variance among them. With absolute_sigma the variance is known: rss
-    stands in place of n ln(rss/n), and k = d + 1. "cv" is the weighted mean of squared errors of samples that were
-    left out, in k-fold cross-validation: sample i belongs to fold i mod folds, so that folds are spread over data that
-    are in order. (Where their order has a period, shuffle them.)
+    with n samples and k = d + 2 parameters: the coefficients and the variance. With absolute_sigma the variance is
+    known. Then rss replaces n ln(rss/n), and k = d + 1.
+
+    "cv" is cross-validation: each fold is predicted by the fit to the other folds, and the criterion is the weighted
+    mean of the squared errors. Sample i belongs to fold i mod folds, so that each fold covers the range of sorted data.
+    Shuffle data whose order has a period.
 
     Args:
-        x: where, (N,).
-        y: the data, (N,).
-        max_degree: the largest degree to try, from 0 on.
-        criterion: "aic", "aicc", "bic" or "cv".
-        folds: of cross-validation, at least 2.
-        weight: as for `polyfit.fit`; the other arguments too.
+        x: sample locations, (N,).
+        y: sample values, (N,).
+        max_degree: the largest degree to compare, at least 0.
+        criterion: "aic", "aicc", "bic" or "cv"; the degree with its smallest value is chosen.
+        folds: the number of folds of cross-validation, at least 2. Other criteria ignore it.
+        weight: as for `polyfit.fit`.
         sigma: as for `polyfit.fit`.
         absolute_sigma: as for `polyfit.fit`.
         basis: as for `polyfit.fit`.
@@ -95,15 +103,15 @@ def select_degree(
         impl: as for `polyfit.fit`.
 
     Returns:
-        What `polyfit.fit` gives for that degree, with `Fit.selection` holding the criterion of all degrees.
+        The result of `polyfit.fit` for the chosen degree. Its `selection` holds the criterion of all degrees.
 
     Raises:
         TypeError: as for `polyfit.fit`.
-        ValueError: as for `polyfit.fit`; an unknown criterion; fewer samples, or for "cv" fewer of them to train on,
-            than coefficients of max_degree.
+        ValueError: as for `polyfit.fit`; an unknown criterion; folds that are not accepted; fewer samples, or for "cv"
+            fewer samples outside a fold, than coefficients of max_degree.
 
     Warns:
-        FitWarning: the data do not determine the largest degrees, which were left out.
+        FitWarning: the data do not determine the largest degrees; these are not compared.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)
@@ -119,7 +127,7 @@ def select_degree(
     max_degree = _checks.checked_degree(max_degree, "max_degree")
     folds = _checks.checked_degree(folds, "folds") if criterion == "cv" else 0
     if folds == 1 or (criterion == "cv" and folds < 1):
-        raise ValueError(f"folds={folds} leaves nothing to train on or to test; pass at least 2")
+        raise ValueError(f"folds={folds} leaves no samples to fit or none to test; pass at least 2")
     options = {
         "weight": weight,
         "sigma": sigma,
@@ -136,31 +144,31 @@ def select_degree(
     n_training = data.n_samples - -(-data.n_samples // folds) if folds else data.n_samples
     if n_training <= max_degree:
         raise ValueError(
-            f"{n_training} samples{' to train on' if folds else ''} do not determine {max_degree + 1} coefficients;"
+            f"{n_training} samples{' outside a fold' if folds else ''} do not determine {max_degree + 1} coefficients;"
             f" pass max_degree={max(0, n_training - 1)} or less, or more samples"
         )
     if folds > data.n_samples:
-        raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most as many")
+        raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most {data.n_samples}")
     with torch.no_grad(), select.without_autocast(x.device):
-        coef, sums = _sums(data, max_degree, max(1, folds))
-    n_degrees = _resolved(sums, max_degree)
+        coef, equations = _normal_equations(data, max_degree, max(1, folds))
+    n_degrees = _resolved(equations, max_degree)
     if n_degrees <= max_degree:
         warnings.warn(
-            f"the data do not tell degrees from {n_degrees} on apart: these were left out. Pass max_degree="
-            f"{n_degrees - 1}, or samples at more different x",
+            f"the data do not determine degrees from {n_degrees} on: these are not compared. Pass"
+            f" max_degree={n_degrees - 1}, or samples at more different x",
             FitWarning,
             stacklevel=2,
         )
-    total = sums.total()
+    total = equations.total()
     degrees = range(n_degrees)
     rss = _errors(coef, total, total, n_degrees)[0].tolist()
     if folds:
         total_weight = float(total.gram[0, 0, 0])
-        training = _Sums(*(whole - fold for whole, fold in zip(total, sums, strict=True)))
-        values = (_errors(coef, training, sums, n_degrees).sum(0) / total_weight).tolist()
+        training = _NormalEquations(*(whole - fold for whole, fold in zip(total, equations, strict=True)))
+        values = (_errors(coef, training, equations, n_degrees).sum(0) / total_weight).tolist()
     else:
         values = [
-            _information(criterion, rss[degree], degree, data.n_samples, has_variance=not absolute_sigma)
+            _information(criterion, rss[degree], degree, data.n_samples, is_variance_known=absolute_sigma)
             for degree in degrees
         ]
     best = min(degrees, key=values.__getitem__)
@@ -168,24 +176,24 @@ def select_degree(
     return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), tuple(rss), best, folds))
 
 
-def _sums(data: Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
-    """A polynomial of the largest degree near the best one, (p,) on the CPU, and the sums of each fold about it."""
+def _normal_equations(data: Data, degree: int, folds: int) -> tuple[Tensor, _NormalEquations]:
+    """A polynomial near the solution of the largest degree, (p,) on the CPU; the equations of each fold about it."""
     coef = torch.from_numpy(first_guess(data, degree))
-    sums = _pass(data, degree, folds, coef)
+    equations = _pass(data, degree, folds, coef)
     for _ in range(2):
-        total = sums.total()
+        total = equations.total()
         change = algebra.from_gram(total.gram[0].numpy()).correction(total.moments[0].numpy())
         change = torch.from_numpy(change)
-        moved = sums.moved(change)
+        about = equations.about(change)
         coef = coef + change
-        if float(total.squares) <= _SHRINKS * float(moved.total().squares):
-            return coef, moved
-        sums = _pass(data, degree, folds, coef)
-    return coef, sums
+        if keeps_digits(float(total.squares), float(about.total().squares)):
+            return coef, about
+        equations = _pass(data, degree, folds, coef)
+    return coef, equations
 
 
-def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _Sums:
-    """One pass over the data: the samples i of fold i mod folds as a series each."""
+def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _NormalEquations:
+    """One pass over the data about a polynomial coef (p,). Fold i mod folds of sample i is a series of a batch."""
     impl = select.resolve_fit_impl(data.impl, data.x.device)
     whole = data.n_samples - data.n_samples % folds
     total = [torch.zeros(folds, *shape, dtype=torch.float64) for shape in ((2 * degree + 1,), (degree + 1,), ())]
@@ -197,7 +205,7 @@ def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _Sums:
             None if tensor is None else tensor[part].reshape(-1, n_series).t()
             for tensor in (data.x, data.y, data.weight)
         ]
-        if impl == "triton":  # which reads rows that lie together at once
+        if impl == "triton":  # its loads are wide where a row is contiguous
             rows = [None if row is None else row.contiguous() for row in rows]
         x, y, weight = rows
         assert x is not None
@@ -207,13 +215,14 @@ def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _Sums:
             assert added is not None
             place[:n_series] += added.cpu()
     of_x, moments, squares = total
-    return _Sums(torch.from_numpy(algebra.gram(of_x.numpy(), degree)), moments, squares)
+    return _NormalEquations(torch.from_numpy(algebra.gram(of_x.numpy(), degree)), moments, squares)
 
 
-def _resolved(sums: _Sums, max_degree: int) -> int:
-    """How many degrees, from 0 on, all sets to train on determine to some digits."""
-    total = sums.total().gram
-    grams = total if sums.gram.shape[0] == 1 else total - sums.gram
+def _resolved(equations: _NormalEquations, max_degree: int) -> int:
+    """How many degrees, from 0 on, the Gram matrix resolves; for several folds each Gram matrix without a fold."""
+    total = equations.total().gram
+    grams = total if equations.gram.shape[0] == 1 else total - equations.gram
+    # The reciprocal of the bound's square root is finite, also for a column of zeros.
     scale = grams.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).rsqrt()
     scaled = grams * scale.unsqueeze(-1) * scale.unsqueeze(-2)
     factors, failed = torch.linalg.cholesky_ex(scaled)
@@ -226,33 +235,33 @@ def _resolved(sums: _Sums, max_degree: int) -> int:
     return max_degree + 1
 
 
-def _errors(coef: Tensor, training: _Sums, test: _Sums, n_degrees: int) -> Tensor:
+def _errors(coef: Tensor, training: _NormalEquations, test: _NormalEquations, n_degrees: int) -> Tensor:
     """Sums of squared errors (k, n_degrees) on each of `test`, of the polynomials fitted to each of `training`.
 
-    With the Cholesky factor L of the Gram matrix of all degrees that is wanted, that of degree d is its leading block.
-    A polynomial of degree d differs from coef: up to d by ``L_d^-T (L_d^-1 g + L_tail.T c_tail)``, and above by -c. One
-    triangular system with a column for each degree gives all of them.
+    The Cholesky factor L of the Gram matrix of the largest degree holds those of all smaller degrees d as its leading
+    blocks L_d. The fit of degree d less coef is ``L_d^-T (L_d^-1 g + L_tail.T c_tail)`` up to degree d, and -c above
+    it. One triangular system with a column for each degree gives all of them.
     """
     gram = training.gram[:, :n_degrees, :n_degrees]
-    wanted = training.moments[:, :n_degrees] + training.gram[:, :n_degrees, n_degrees:] @ coef[n_degrees:]
+    moments = training.moments[:, :n_degrees] + training.gram[:, :n_degrees, n_degrees:] @ coef[n_degrees:]
     scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-1)
     factor = torch.linalg.cholesky(gram * scale * scale.mT)
-    own = torch.linalg.solve_triangular(factor, wanted.unsqueeze(-1) * scale, upper=False)  # (k, n_degrees, 1)
-    above = torch.tril(coef.new_ones(n_degrees, n_degrees), -1)  # [j, d]: whether j is above d
-    tail = coef[:n_degrees, None] * above
-    right = (own + factor.mT @ (tail / scale)) * (1.0 - above)
+    solved = torch.linalg.solve_triangular(factor, moments.unsqueeze(-1) * scale, upper=False)  # (k, n_degrees, 1)
+    is_above = torch.tril(coef.new_ones(n_degrees, n_degrees), -1)  # [j, d]: 1 where j > d
+    tail = coef[:n_degrees, None] * is_above
+    right = (solved + factor.mT @ (tail / scale)) * (1.0 - is_above)
     change = torch.linalg.solve_triangular(factor.mT, right, upper=True) * scale - tail
-    rest = -coef[n_degrees:, None].expand(len(gram), -1, n_degrees)
-    change = torch.cat((change, rest), 1)  # (k, p, n_degrees)
+    above = -coef[n_degrees:, None].expand(len(gram), -1, n_degrees)
+    change = torch.cat((change, above), 1)  # (k, p, n_degrees)
     by_change = test.gram @ change - 2.0 * test.moments.unsqueeze(-1)
     return (test.squares.unsqueeze(-1) + (change * by_change).sum(1)).clamp(min=0.0)
 
 
-def _information(criterion: str, rss: float, degree: int, n: int, *, has_variance: bool) -> float:
-    """An information criterion of a degree."""
-    parameters = degree + 1 + has_variance
+def _information(criterion: str, rss: float, degree: int, n: int, *, is_variance_known: bool) -> float:
+    """An information criterion, see `select_degree`."""
+    parameters = degree + 1 + (not is_variance_known)
     deviance = rss
-    if has_variance:
+    if not is_variance_known:
         deviance = n * math.log(rss / n) if rss > 0.0 else -math.inf
     if criterion == "bic":
         return deviance + parameters * math.log(n)

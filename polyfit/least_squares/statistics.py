@@ -13,105 +13,75 @@ from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.estimate import Estimate, in_basis
+from polyfit.least_squares.estimate import Estimate, convert_internal
+from polyfit.least_squares.refinement import Solution
 from polyfit.least_squares.result import Fit, FitWarning
 
+# The condition above which a fit warns. There the rounding of the data to float64, 1e-16, may become 1e-6 in a
+# coefficient. From 3e10 on, refinement may end before it has found all digits, see `refinement`.
 _ILL_CONDITIONED = 1e10
+# Degrees of freedom below this share of the samples count as none. With ridge they are a difference of the number of
+# samples and a trace; measured, its error is at most 2e-10 n (n = p to 2 p, p up to 12, condition up to 6e3).
+_NO_FREEDOM = 1e-9
 
 
 def make_fit(
-    high: Array,
-    low: Array,
-    own: Interval,
+    solution: Solution,
     *,
+    internal_domain: Interval,
     basis: str,
     domain: Interval,
     fixed: dict[int, float],
     n_samples: int,
-    gram: Array,
-    rss: float,
     total: float,
     unit: float,
-    directions: algebra.Directions,
-    penalty: Array | None,
     absolute_sigma: bool,
-    method: str,
     precision: str,
     device: torch.device,
 ) -> Fit:
-    """Put together what was found; called by what the user calls, which warnings point to.
+    """The `Fit` of a solution. Warnings point to the caller of the function that calls this one.
 
     Args:
-        high: coefficients of Chebyshev polynomials on `own`, (p,).
-        low: what they lack.
-        own: the domain that the fit was made on.
-        basis: that is wanted.
-        domain: that is wanted.
-        fixed: coefficients in these that keep their values.
-        n_samples: of positive weight.
-        gram: the Gram matrix on `own`, (p, p).
-        rss: sum(w r**2).
-        total: the same of y, about its mean where the constant is free; 0 where it is rounding.
-        unit: of y, in which coefficients, fixed ones, rss and total are given: a power of two.
-        directions: of the normal equations.
-        penalty: that they include, (p, p), or None.
+        solution: in terms of Chebyshev polynomials on the internal domain.
+        internal_domain: the domain on which the solution was computed.
+        basis: the basis of the result.
+        domain: the domain of the result.
+        fixed: values of the coefficients of basis and domain that were not fitted, by their index.
+        n_samples: the number of samples of positive weight.
+        total: the total sum of squares, see `total`.
+        unit: a power of two in which y, the solution, fixed and total are measured.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
-        method: how directions were found.
         precision: of the residuals.
         device: where `Fit.coef` is to lie.
     """
-    n_free = len(high) - len(fixed)
-    spread, effective = directions.root, float(directions.rank)
-    if penalty is not None:
-        # With A the matrix of the normal equations and B B.T its inverse, A^-1 V.T W e has covariance B (B.T G B) B.T.
-        inner, vectors = np.linalg.eigh(spread.T @ gram @ spread)
-        effective = float(inner.sum())
-        spread = spread @ (vectors * np.sqrt(np.maximum(inner, 0.0)))
-    freedom = n_samples - effective
-    freedom = freedom if freedom > 1e-9 * n_samples else 0.0
-    deviation = 1.0 if absolute_sigma else unit * math.sqrt(rss / freedom) if freedom else math.nan
-    high, low = unit * high, unit * low
-    coef = in_basis(high, low, basis, own, domain)
+    directions, degree = solution.directions, len(solution.high) - 1
+    n_free = degree + 1 - len(fixed)
+    spread, n_effective = _spread(directions, solution.gram, solution.penalty)
+    freedom = n_samples - n_effective
+    freedom = freedom if freedom > _NO_FREEDOM * n_samples else 0.0
+    deviation = 1.0 if absolute_sigma else unit * math.sqrt(solution.rss / freedom) if freedom else math.nan
+    high, low = unit * solution.high, unit * solution.low
+    coef = convert_internal(high, low, internal_domain, basis, domain)
     for k, value in fixed.items():
         coef[k] = unit * value
-    status = "ok" if freedom else "interpolates"
-    if directions.rank < n_free:
-        status = "rank_deficient"
-        warnings.warn(
-            f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
-            " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
-            f" degree={max(0, len(high) - 1 - n_free + directions.rank)} or less, samples at more different x, or"
-            " ridge > 0",
-            FitWarning,
-            stacklevel=3,
-        )
-    elif directions.condition > _ILL_CONDITIONED:
-        warnings.warn(
-            f"the condition is {directions.condition:.1e}: errors of the data may grow by as much in the coefficients."
-            " Pass a lower degree, samples that fill their range more evenly, or ridge > 0",
-            FitWarning,
-            stacklevel=3,
-        )
-    elif not all(map(math.isfinite, coef.tolist())):
-        warnings.warn(
-            f"coefficients of {basis} on {domain} are larger than float64 holds; pass a domain nearer to the data",
-            FitWarning,
-            stacklevel=3,
-        )
+    status = "rank_deficient" if directions.rank < n_free else "ok" if freedom else "interpolates"
+    message = _warning(directions, degree, n_free, coef, basis, domain)
+    if message is not None:
+        warnings.warn(message, FitWarning, stacklevel=3)
     return Fit(
         coef=coef.to(device),
         basis=basis,
         domain=domain,
         n_samples=n_samples,
-        rss=unit * (unit * rss),
-        r_squared=1.0 - rss / total if total > 0.0 else math.nan,
+        rss=unit * (unit * solution.rss),
+        r_squared=1.0 - solution.rss / total if total > 0.0 else math.nan,
         degrees_of_freedom=freedom,
         rank=directions.rank,
         condition=directions.condition,
         status=status,
-        solver=method,
+        solver=solution.method,
         precision=precision,
-        estimate=Estimate(high, low, own, spread, directions.undetermined, deviation),
+        estimate=Estimate(high, low, internal_domain, spread, directions.undetermined, deviation),
         fixed=tuple(fixed),
     )
 
@@ -134,3 +104,37 @@ def not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> F
         precision="double",
         estimate=Estimate(nan, nan, (-1.0, 1.0), nan[:, None], None, math.nan),
     )
+
+
+def _spread(directions: algebra.Directions, gram: Array, penalty: Array | None) -> tuple[Array, float]:
+    """A root of the covariance for variance one, (p, r), and the effective number of coefficients.
+
+    With the penalty P and ``B B.T`` the inverse of G + P, the solution ``B B.T V.T W y`` has the covariance
+    ``B (B.T G B) B.T`` for weights 1/sigma**2. The trace of the inner matrix is that of the hat matrix: the effective
+    number of coefficients.
+    """
+    root = directions.root
+    if penalty is None:
+        return root, float(directions.rank)
+    values, vectors = np.linalg.eigh(root.T @ gram @ root)
+    return root @ (vectors * np.sqrt(np.maximum(values, 0.0))), float(values.sum())
+
+
+def _warning(
+    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval
+) -> str | None:
+    """The warning about a solution, or None."""
+    if directions.rank < n_free:
+        return (
+            f"the data determine {directions.rank} of {n_free} coefficients: the result is the minimum-norm solution,"
+            " and standard errors of undetermined coefficients are NaN. Pass"
+            f" degree={max(0, degree - n_free + directions.rank)} or less, samples at more different x, or ridge > 0"
+        )
+    if directions.condition > _ILL_CONDITIONED:
+        return (
+            f"the condition is {directions.condition:.1e}: relative errors of the data may grow by this factor in the"
+            " coefficients. Pass a lower degree, samples that fill their range more evenly, or ridge > 0"
+        )
+    if not all(map(math.isfinite, coef.tolist())):
+        return f"coefficients of {basis} on {domain} overflow float64; pass a domain nearer to the data"
+    return None

@@ -40,7 +40,7 @@ def damaged(path: Any, change: Any) -> None:
         (lambda d: d.update(version=2), "version 2 of its format and this polyfit reads up to 1; install a newer"),
         (lambda d: d.update(version="1"), "version '1'"),
         (lambda d: d.pop("version"), "version None"),
-        (lambda d: d.update(format="other"), "holds no fit; pass a file that Fit.save wrote"),
+        (lambda d: d.update(format="other"), "does not hold a fit; pass a file that Fit.save wrote"),
         (lambda d: d.pop("coef"), "is damaged.*coef"),
         (lambda d: d.pop("rss"), "is damaged.*rss"),
         (lambda d: d.update(coef=3.0), "is damaged"),

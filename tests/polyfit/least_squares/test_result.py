@@ -185,7 +185,7 @@ def test_bounds_hold_the_truth_as_often_as_they_say():
 @pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, math.nan])
 def test_level_that_is_no_probability_is_named(level):
     x, y, _ = data()
-    with pytest.raises(ValueError, match=r"level=.* is no probability"):
+    with pytest.raises(ValueError, match=r"level=.* is not a probability"):
         polyfit.fit(x, y, 1).interval(x, level)
 
 

@@ -129,7 +129,7 @@ def test_an_exact_polynomial_is_found(criterion):
 def test_degrees_that_the_data_do_not_tell_apart_are_left_out():
     x = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64).repeat(20)
     y = x**2 + 0.1 * torch.randn(80, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with pytest.warns(FitWarning, match="degrees from 4 on"):
+    with pytest.warns(FitWarning, match="do not determine degrees from 4 on"):
         fit = polyfit.select_degree(x, y, 8)
     assert fit.degree == 2
     assert fit.selection is not None
@@ -152,13 +152,13 @@ def test_bad_input():
     x, y, _ = make_data(10)
     with pytest.raises(ValueError, match="criterion='r2' is unknown"):
         polyfit.select_degree(x, y, 3, criterion="r2")
-    with pytest.raises(ValueError, match="folds=1 leaves nothing"):
+    with pytest.raises(ValueError, match="folds=1 leaves no samples"):
         polyfit.select_degree(x, y, 3, criterion="cv", folds=1)
-    with pytest.raises(ValueError, match="folds=0 leaves nothing"):
+    with pytest.raises(ValueError, match="folds=0 leaves no samples"):
         polyfit.select_degree(x, y, 3, criterion="cv", folds=0)
-    with pytest.raises(ValueError, match="folds=11 is more"):
+    with pytest.raises(ValueError, match="folds=11 is more than the 10 samples"):
         polyfit.select_degree(x, y, 3, criterion="cv", folds=11)
-    with pytest.raises(ValueError, match="8 samples to train on do not determine 9"):
+    with pytest.raises(ValueError, match="8 samples outside a fold do not determine 9"):
         polyfit.select_degree(x, y, 8, criterion="cv")
     with pytest.raises(ValueError, match=r"10 samples do not determine 11 .* pass max_degree=9"):
         polyfit.select_degree(x, y, 10)

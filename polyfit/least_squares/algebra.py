@@ -111,6 +111,8 @@ def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = No
     rounding = _GRAM_ROUNDINGS * len(values) * _EPS * largest
     n_undetermined = 0 if smallest > rounding else int((values <= rounding).sum())
     condition = math.sqrt(largest / smallest) if smallest > 0.0 else math.inf
+    if n_undetermined:
+        scale = np.where(matrix.diagonal() == 0.0, 1.0, scale)
     return _directions(vectors, np.sqrt(values[n_undetermined:]), n_undetermined, scale, free, condition)
 
 
@@ -151,11 +153,14 @@ def from_triangle(
         rows = rows @ free
     if not rows.shape[1]:
         return _nothing_free(len(triangle))
-    scale = 1.0 / np.maximum(np.linalg.norm(rows, axis=0), _TINY)
+    lengths = np.linalg.norm(rows, axis=0)
+    scale = 1.0 / np.maximum(lengths, _TINY)
     _, singular, right = np.linalg.svd(rows * scale, full_matrices=False)
     largest, smallest = float(singular[0]), float(singular[-1])
     n_undetermined = int((singular <= max(n_samples, len(singular)) * _EPS * largest).sum())
     condition = largest / smallest if smallest > 0.0 else math.inf
+    if n_undetermined:
+        scale = np.where(lengths == 0.0, 1.0, scale)
     # Smallest first, the order of eigenvalues.
     return _directions(right[::-1].T, singular[::-1][n_undetermined:], n_undetermined, scale, free, condition)
 
@@ -173,7 +178,8 @@ def _directions(
         vectors: right singular vectors of the scaled columns, smallest singular value first, (q, q).
         singular: the singular values that are not zero, (q - n_undetermined,).
         n_undetermined: how many of the first vectors are undetermined.
-        scale: the factor of each column, (q,).
+        scale: the factor of each column, (q,); 1 for a column of zeros. An undetermined vector may have entries there
+            and elsewhere, and a factor of 1 / _TINY would leave nothing of the others.
         free: as in `from_gram`.
         condition: of the scaled columns.
     """

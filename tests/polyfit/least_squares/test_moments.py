@@ -7,6 +7,7 @@ import io
 import itertools
 import math
 import operator
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -139,15 +140,28 @@ def test_residuals_that_moments_cannot_tell_are_said_to_be_so():
     assert 0.0 <= fit.rss <= 100 * EPS * float((x**4).sum())
 
 
-def test_what_the_data_leave_open():
+def test_undetermined_coefficients():
     x = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
     moments = Moments(3).update(x, torch.tensor([1.0, 2.0, 1.5, 2.5], dtype=torch.float64))
     with pytest.warns(FitWarning, match="determine 2 of 4 coefficients"):
         fit = moments.fit()
     assert (fit.status, fit.rank) == ("rank_deficient", 2)
-    # On two points T_2 looks like T_0 and T_3 like T_1: the least coefficients share alike.
+    # On two points T_2 looks like T_0 and T_3 like T_1: in the minimum-norm solution they are equal.
     torch.testing.assert_close(fit.coef, torch.tensor([0.875, 0.25, 0.875, 0.25], dtype=torch.float64))
     assert fit.std_err.isnan().all()
+
+
+@pytest.mark.parametrize("degree", range(9))
+def test_all_x_in_the_middle_of_the_domain(degree):
+    # Odd T_k are zero there, so that their columns are zero, and even T_k are 1 and -1 in turn.
+    x, y = torch.full((30,), 1.0, dtype=torch.float64), torch.linspace(1, 2, 30, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        fit = Moments(degree, domain=(0, 2)).update(x, y).fit()
+    n_even = degree // 2 + 1
+    expected = [0.0 if k % 2 else (-1.0) ** (k // 2) * 1.5 / n_even for k in range(degree + 1)]
+    torch.testing.assert_close(fit.coef, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-14)
+    assert fit.rank == 1
 
 
 def test_state_goes_through_a_file_and_copies_are_apart():

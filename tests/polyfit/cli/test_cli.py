@@ -460,8 +460,9 @@ def test_outputs_that_cannot_or_must_not_be_written_are_refused(
 
 
 def test_outputs_are_checked_before_the_work(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr(cli, "train")
-    monkeypatch.delattr(cli, "read_columns")
+    monkeypatch.delattr("polyfit.cli.output.train")
+    monkeypatch.delattr("polyfit.cli.demo.train")
+    monkeypatch.delattr("polyfit.cli.train.read_columns")
     assert "no folder" in refused(*train(out="absent/fit.png"))
     assert "no folder" in refused("demo", "--out", "absent/fit.png")
 
@@ -554,7 +555,7 @@ def test_interrupt_stops_without_a_traceback(command: Command, monkeypatch: pyte
 
     Path("fit.json").write_bytes(b"old")
     before = contents(Path())
-    monkeypatch.setattr(cli, "train", interrupt)
+    monkeypatch.setattr("polyfit.cli.output.train", interrupt)
     outcome = command(*train(save="fit.json", out="fit.png"))
     assert outcome.status == 130
     assert outcome.err.strip() == "stopped"
@@ -565,7 +566,7 @@ def test_defects_of_our_own_are_not_hidden(command: Command, monkeypatch: pytest
     def fail(*_: object, **__: object) -> Never:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "train", fail)
+    monkeypatch.setattr("polyfit.cli.output.train", fail)
     with pytest.raises(ZeroDivisionError):
         command(*train())
 
@@ -669,7 +670,7 @@ def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
         def __call__(self, epoch: int, loss: float, coef: torch.Tensor) -> None:
             raise OSError("disk full")
 
-    monkeypatch.setattr(cli, "ProgressBar", Full)
+    monkeypatch.setattr("polyfit.cli.options.ProgressBar", Full)
     outcome = command(*train(epochs=1000, save="line.json"))
     assert (outcome.status, outcome.err) == (0, "")
     assert (
@@ -692,7 +693,7 @@ def test_ctrl_c_within_a_run_gives_what_was_reached(command: Command, monkeypatc
             if epoch > 0:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "ProgressBar", Impatient)
+    monkeypatch.setattr("polyfit.cli.options.ProgressBar", Impatient)
     outcome = command(*train(epochs=10**8, engine="moments", save="line.json", out="line.png"))
     assert outcome.status == 130
     assert "stopped by Ctrl-C: this is what was reached" in outcome.out

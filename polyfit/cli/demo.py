@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
 from polyfit.backends import resolve_impl
-from polyfit.bases.formatting import format_polynomial, format_series
+from polyfit.bases.formatting import format_series
 from polyfit.cli.options import (
     BASIS_HELP,
     ENGINE_HELP,
@@ -82,8 +82,7 @@ def demo(
     except ValueError as error:
         raise UserError(str(error)) from None
 
-    shown = format_polynomial(result.coef.tolist()) if basis == "power" else None
-    console.print(f"\n{shown or format_series(result.coef.tolist(), basis, domain)}", style="bold")
+    console.print(f"\n{format_series(result.coef.tolist(), basis, domain)}", style="bold")
     console.print(f"loss {result.loss:.6g} after {result.epochs} epochs in {seconds * 1e3:.2g} ms ({result.engine})")
     console.print(f"{result.engine}: {why}")
     _show_landscape(x, y, start, result, is_tutorial=is_tutorial)

@@ -11,8 +11,8 @@ import torch
 import typer
 from torch import Tensor
 
-from polyfit import bases, optimizers, plotting
-from polyfit.bases.formatting import format_series
+from polyfit import optimizers, plotting
+from polyfit.bases.formatting import format_shift, format_terms, origin_and_scale
 from polyfit.cli.options import (
     BASIS_HELP,
     ENGINE_HELP,
@@ -127,11 +127,9 @@ def _show_result(
     table: Table, basis: str, domain: tuple[float, float], loss: str, result: Training, r_squared: float
 ) -> None:
     name = f"{table.x.name} in days since 1970-01-01" if table.x.is_date else table.x.name
-    window_lo, window_hi = bases.BASES[basis].window
-    scale = (0.5 * domain[1] - 0.5 * domain[0]) / (0.5 * (window_hi - window_lo))
-    series, _, _ = format_series(result.coef.tolist(), basis, domain).partition(", t = ")
-    console.print(f"\n{series}", style="bold")
-    console.print(f"with t = ({name} - {domain[0] - scale * window_lo:.15g}) / {scale:.15g}")
+    origin, scale = origin_and_scale(basis, domain)
+    console.print(f"\n{format_terms(result.coef.tolist(), basis, 't')}", style="bold")
+    console.print(f"with t = ({format_shift(name, origin, 15)}) / {scale:.15g}")
     meaning = "mean squared error" if loss == "mse" else f"mean {loss}"
     console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
     if result.reason in STOPPED:

@@ -92,7 +92,7 @@ def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float]
 
 
 def _format_sum(coef: Sequence[float], functions: Iterable[str], digits: int) -> str:
-    """``y = c0 + c1 f1 - c2 f2``: coefficients (degree + 1,), and the names of the functions that follow the constant."""
+    """Write ``y = c0 + c1 f1 - c2 f2`` from the coefficients and the names f1, f2, ... of the functions."""
     terms = [
         f" {'-' if value < 0 else '+'} {abs(value):.{digits}g} {function}"
         for value, function in zip(coef[1:], functions, strict=True)

@@ -1,85 +1,119 @@
-"""Options that several commands take: their help, and what their values mean."""
+"""The options that several commands take: their help texts, and the objects that their values name."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
 
 from polyfit import bases, losses, optimizers
 from polyfit.cli.output import UserError
 from polyfit.monitor import Monitor, ProgressBar, TensorBoard, Visdom
 from polyfit.training import ENGINES
 
-# Share of the largest stable rate that is taken where a person names none: the fastest direction then overshoots and
-# comes back, shrinking by 0.9 an update, and the slowest is within 5 % of the best that a fixed rate can do.
-SHARE_OF_MAX_LR = 0.95
-# The rate of rules that scale gradients themselves.
-_ADAPTIVE_LR = 0.01
-RULES = {
-    "sgd": "gradient descent",
-    "momentum": "gradient descent with momentum",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "rmsprop": "RMSprop",
+
+class Choice(NamedTuple):
+    """A value of --optimizer.
+
+    Attributes:
+        title: its name in a sentence.
+        rule: the class of the update rule.
+        settings: arguments of the class, besides the learning rate.
+    """
+
+    title: str
+    rule: Callable[..., optimizers.Rule]
+    settings: dict[str, Any]
+
+
+_RULES = {"sgd": optimizers.SGD, "adam": optimizers.Adam, "adamw": optimizers.AdamW, "rmsprop": optimizers.RMSprop}
+OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in _RULES.items()} | {
+    "sgd": Choice("gradient descent", optimizers.SGD, {}),
+    "momentum": Choice("gradient descent with momentum", optimizers.SGD, {"momentum": 0.9}),
 }
-OPTIMIZER_HELP = f"Update rule: {', '.join(RULES)}."
-LOSS_HELP = f"Loss: {', '.join(losses.LOSSES)}."
-BASIS_HELP = f"Basis of the coefficients, as numpy.polynomial names it: {', '.join(bases.BASES)}."
-ENGINE_HELP = f"What makes the epochs: {', '.join(ENGINES)}."
-MONITOR_HELP = "What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas."
+
+File = Annotated[Path, typer.Argument(help="CSV file with a header line.")]
+XColumn = Annotated[str, typer.Option(help="Column of x: numbers, or dates (read as days).")]
+YColumn = Annotated[str, typer.Option(help="Column of y.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Updates to make.")]
+Optimizer = Annotated[str, typer.Option(help=f"Update rule: {', '.join(OPTIMIZERS)}.")]
+Loss = Annotated[str, typer.Option(help=f"Loss: {', '.join(losses.LOSSES)}.")]
+Basis = Annotated[
+    str, typer.Option(help=f"Basis of the coefficients, as numpy.polynomial names it: {', '.join(bases.BASES)}.")
+]
+Engine = Annotated[str, typer.Option(help=f"What makes the epochs: {', '.join(ENGINES)}.")]
+Monitors = Annotated[
+    str,
+    typer.Option(help="What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas."),
+]
+
+# Without --lr, gradient descent takes this share of the largest stable rate, 2 / (largest curvature). Each update then
+# multiplies the error along the steepest direction by -0.9. Along the slowest direction, it removes at least 95 % of
+# the error that the best constant rate, 2 / (largest + smallest curvature), would remove.
+SHARE_OF_MAX_LR = 0.95
+# Without --lr, rules that scale the gradient themselves take this rate, torch.optim's default for RMSprop. They move a
+# coefficient by about the rate in an update: at Adam's default, 0.001, a distance of 1 takes about a thousand updates.
+_ADAPTIVE_LR = 0.01
 
 
-def monitors(names: str) -> list[Monitor]:
-    """Monitors by the names of --monitor."""
-    monitors: list[Monitor] = []
-    for name in names.split(","):
-        kind, _, rest = name.strip().partition(":")
-        host, _, port = rest.partition(":")
-        try:
-            if kind == "bar" and not rest:
-                monitors.append(ProgressBar())
-            elif kind == "tensorboard" and rest:
-                monitors.append(TensorBoard(rest))
-            elif kind == "visdom":
-                options = {"server": f"http://{host}"} if host else {}
-                monitors.append(Visdom(**options, port=int(port or 8097)))
-            elif kind != "none" or rest:
-                raise UserError(f"--monitor {name} is unknown; pass bar, tensorboard:DIR, visdom[:HOST:PORT] or none")
-        except (ImportError, ConnectionError) as error:
-            raise UserError(f"--monitor {name}: {error}") from None
-        except ValueError:
-            raise UserError(
-                f"--monitor {name}: {port!r} is no port; pass a number, as in visdom:localhost:8097"
-            ) from None
-    return monitors
+def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optimizers.Rule:
+    """The update rule for a value of --optimizer.
 
-
-AnyRule = optimizers.SGD | optimizers.Adam | optimizers.AdamW | optimizers.RMSprop
-
-
-def rule_of(name: str, lr: float | None, largest: float, loss: str) -> AnyRule:
-    """The update rule of that name; `largest` is the largest stable rate of plain descent on the squared error."""
-    makers = {
-        "sgd": lambda lr: optimizers.SGD(lr=lr),
-        "momentum": lambda lr: optimizers.SGD(lr=lr, momentum=0.9),
-        "adam": lambda lr: optimizers.Adam(lr=lr),
-        "adamw": lambda lr: optimizers.AdamW(lr=lr),
-        "rmsprop": lambda lr: optimizers.RMSprop(lr=lr),
-    }
-    if name not in makers:
-        raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(makers)}")
-    is_descent = name in {"sgd", "momentum"}
+    Args:
+        name: the value.
+        lr: the learning rate, or None to choose one.
+        largest: the largest rate at which gradient descent on the squared error is stable.
+        loss: the loss that is trained on.
+    """
+    if name not in OPTIMIZERS:
+        raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(OPTIMIZERS)}")
+    _, rule, settings = OPTIMIZERS[name]
     if lr is None:
-        return makers[name](SHARE_OF_MAX_LR * largest if is_descent else _ADAPTIVE_LR)
+        lr = SHARE_OF_MAX_LR * largest if rule is optimizers.SGD else _ADAPTIVE_LR
     try:
-        rule = makers[name](lr)
+        made = rule(lr=lr, **settings)
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if name == "sgd" and loss == "mse" and lr > largest:
         raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {_round_down(largest)}")
-    return rule
+    return made
 
 
 def _round_down(value: float) -> str:
-    """Four digits, and none of them too many."""
+    """A positive number as text of four digits, never larger than the number."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 3)
     return f"{math.floor(value / unit) * unit:.4g}"
+
+
+def monitors(values: str) -> list[Monitor]:
+    """The monitors for a value of --monitor: one, or several with commas between them."""
+    found = (_monitor(value.strip()) for value in values.split(","))
+    return [monitor for monitor in found if monitor is not None]
+
+
+def _monitor(value: str) -> Monitor | None:
+    kind, _, rest = value.partition(":")
+    try:
+        if kind == "none" and not rest:
+            return None
+        if kind == "bar" and not rest:
+            return ProgressBar()
+        if kind == "tensorboard" and rest:
+            return TensorBoard(rest)
+        if kind == "visdom":
+            host, _, port = rest.partition(":")
+            return Visdom(port=_port(value, port), **({"server": f"http://{host}"} if host else {}))
+    except (ImportError, ConnectionError) as error:
+        raise UserError(f"--monitor {value}: {error}") from None
+    raise UserError(f"--monitor {value} is unknown; pass bar, tensorboard:DIR, visdom[:HOST:PORT] or none")
+
+
+def _port(value: str, port: str) -> int:
+    """The port of a Visdom server; without one, the server's default."""
+    try:
+        return int(port or 8097)
+    except ValueError:
+        raise UserError(f"--monitor {value}: {port!r} is no port; pass a number, as in visdom:localhost:8097") from None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
 from polyfit import formula
 from polyfit.bases import AffineMap
 from polyfit.losses import Loss
-from polyfit.optimizers import SGD, Adam, AdamW, RMSprop
+from polyfit.optimizers import Rule
 
 
 def eager_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
@@ -47,7 +45,7 @@ def eager_training(
     x: Tensor,
     y: Tensor,
     start: Tensor,
-    rule: SGD | Adam | AdamW | RMSprop,
+    rule: Rule,
     epochs: int,
     *,
     loss: Loss,
@@ -70,8 +68,7 @@ def eager_training(
         The coefficients after the last update.
     """
     coef = start.clone().requires_grad_()
-    settings = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **settings)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **vars(rule))
     for epoch in range(epochs):
         total = loss.value(formula.polyval(x, coef, formula.Model(basis, mapping)), y).sum()
         if epoch % 100 == 99:

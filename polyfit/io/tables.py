@@ -33,6 +33,11 @@ class Column:
     values: list[float]
     is_date: bool
 
+    @property
+    def unit(self) -> str | None:
+        """The unit of the values of a column of dates; None for numbers, whose unit a file does not say."""
+        return "days since 1970-01-01" if self.is_date else None
+
     def describe(self, value: float) -> str:
         """A value of this column for a person to read."""
         if not self.is_date:

@@ -61,7 +61,7 @@ def test_interrupt_stops_without_a_traceback(command: Command, monkeypatch: pyte
 
     Path("fit.json").write_bytes(b"old")
     before = contents(Path())
-    monkeypatch.setattr("polyfit.cli.output.train", interrupt)
+    monkeypatch.setattr("polyfit.cli.train.train", interrupt)
     outcome = command(*train(save="fit.json", out="fit.png"))
     assert outcome.status == 130
     assert outcome.err.strip() == "stopped"
@@ -72,7 +72,7 @@ def test_defects_of_our_own_are_not_hidden(command: Command, monkeypatch: pytest
     def fail(*_: object, **__: object) -> Never:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("polyfit.cli.output.train", fail)
+    monkeypatch.setattr("polyfit.cli.train.train", fail)
     with pytest.raises(ZeroDivisionError):
         command(*train())
 

@@ -71,7 +71,7 @@ def test_outputs_that_cannot_or_must_not_be_written_are_refused(
 
 
 def test_outputs_are_checked_before_the_work(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delattr("polyfit.cli.output.train")
+    monkeypatch.delattr("polyfit.cli.train.train")
     monkeypatch.delattr("polyfit.cli.demo.train")
     monkeypatch.delattr("polyfit.cli.train.read_columns")
     assert "no folder" in refused(*train(out="absent/fit.png"))

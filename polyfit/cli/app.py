@@ -1,4 +1,4 @@
-"""The command line: `polyfit demo`, `polyfit fit` and `polyfit train`."""
+"""The program: its commands, and its exit statuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polyfit.cli.train import train_command
 from polyfit.io.tables import TableError
 
 app = typer.Typer(
-    help="Polynomials in PyTorch: fused evaluation, losses, gradients and training.",
+    help="Fit polynomials to data, by least squares or by gradient descent.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,9 +30,9 @@ def run() -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0; 2 with one line on standard error where something must be corrected; 130 after Ctrl-C.
+        0 for success, 2 after an error that the user can correct (one line on standard error), 130 after Ctrl-C.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):  # terminals show a question mark for a character that they lack
         sys.stdout.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False)
@@ -43,10 +43,10 @@ def run() -> int:
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's own errors, of an option or a command, have it
+        if not hasattr(error, "format_message"):  # click's errors have it: an unknown option, for example
             raise
         message = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        return _refuse(f"{message} (polyfit --help)") if message else _REFUSED  # without a message, help was shown
+        return _refuse(f"{message} (polyfit --help)") if message else _REFUSED  # no message: click has shown the help
     if status == INTERRUPTED:
         print("stopped", file=sys.stderr)
     return status or 0

@@ -38,19 +38,19 @@ _LR = 0.55e-7
 _SEED = 0
 _DOMAIN = (-math.pi, math.pi)
 
-# Epochs of the run on the Chebyshev basis that is shown beside the tutorial's.
+# Epochs of the run in the Chebyshev basis that is compared with the tutorial's run.
 _BETTER_EPOCHS = 1000
 
-# Epochs before the clock starts. A process pays some costs once: libraries load, threads start, a GPU compiles kernels.
-# The first run of a process took 15 to 31 ms and the second 3 to 13 (engines closed_form, moments and stepwise, one
-# epoch each, on two shared cores of an Intel Xeon, 2026-11-26). So one epoch is enough there; 300 take at most 0.4 s,
-# in eager autograd on the same cores, and give clocks the time to rise.
+# Epochs that are run before the time is taken. A process pays some costs once: libraries load, threads start, kernels
+# compile. Measured on two busy cores of an Intel Xeon, 2026-11-26: the first call of `train` in a process takes 15 to
+# 31 ms and the second 3 to 13 ms (one epoch, engines closed_form, moments and stepwise), so one epoch is enough there.
+# 300 epochs take at most 0.4 s in eager autograd on the same cores, and let the clock of a GPU rise.
 _WARMING_EPOCHS = 300
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Data, a start, and how to descend from it on the sum of a loss."""
+    """The data, the start and the options of a run on the sum of a loss."""
 
     x: Tensor
     y: Tensor
@@ -67,14 +67,14 @@ class _Run:
         return (self.loss, self.basis, self.rule) == ("mse", "power", optimizers.SGD(lr=_LR))
 
     def train(self, epochs: int, **settings: Any) -> Training:
-        """The run by `polyfit.train`."""
+        """Run `polyfit.train`."""
         return train(
             self.x, self.y, self.start, optimizer=self.rule, epochs=epochs, loss=self.loss, reduction="sum",
             basis=self.basis, domain=self.domain, engine=self.engine, **settings,
         )  # fmt: skip
 
     def train_eagerly(self, epochs: int) -> Tensor:
-        """Coefficients after the same run by eager autograd."""
+        """Run the same epochs by eager autograd and return the coefficients."""
         if self.is_tutorial:
             return eager_loop(self.x, self.y, self.start, _LR, epochs)
         mapping = bases.affine_map(self.domain, bases.BASES[self.basis], self.x.dtype)
@@ -96,9 +96,11 @@ class _Run:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where to write the picture.")] = Path("polyfit_demo.png"),
+    out: Annotated[Path, typer.Option(help="File of the picture.")] = Path("polyfit_demo.png"),
     epochs: options.Epochs = 80_000,
-    eager_epochs: Annotated[int, typer.Option(min=1, help="Updates of the eager loop to compare with.")] = 2_000,
+    eager_epochs: Annotated[
+        int, typer.Option(min=1, help="Number of updates of the eager loop that is compared.")
+    ] = 2_000,
     optimizer: options.Optimizer = "sgd",
     loss: options.Loss = "mse",
     basis: options.Basis = "power",
@@ -107,7 +109,7 @@ def demo(
 ) -> None:
     """Fit sin(x) by 80000 epochs of gradient descent, as the tutorial does, and compare with eager autograd.
 
-    Its rate is the tutorial's for the tutorial's rule, loss and basis, and chosen for others.
+    The learning rate is the tutorial's for sgd, mse and power. For all other choices it is chosen.
     """
     check_outputs(picture=out)
     with as_user_error():
@@ -146,7 +148,7 @@ def demo(
 
 
 def _run(optimizer: str, loss: str, basis: str, engine: str) -> _Run:
-    """The run of these options: the tutorial's data and start; its rate too, where all else is the tutorial's."""
+    """The run of these options, on the data and from the start of the tutorial."""
     domain = None if basis == "power" else _DOMAIN
     x = torch.linspace(*_DOMAIN, _SAMPLES)
     start = torch.randn(_DEGREE + 1, generator=torch.Generator().manual_seed(_SEED))
@@ -157,22 +159,23 @@ def _run(optimizer: str, loss: str, basis: str, engine: str) -> _Run:
 
 
 def _show_landscape(run: _Run, result: Training) -> None:
-    """How far from the optimum the run ended, why, and what a better basis makes of it."""
+    """Print how far from the minimum the run ended, the reason, and how fast a better basis gets there."""
     if result.optimal_loss is None:
         return
     if result.slowest_share is None:
-        console.print(f"the least loss is {result.optimal_loss:.4g}")
+        console.print(f"the minimum loss is {result.optimal_loss:.4g}")
         return
     needed = [result.epochs_to(share) for share in (0.01, 1e-6)]
     console.print(
-        f"the least loss is {result.optimal_loss:.4g}: along the slowest direction {result.slowest_share:.3g} of the"
-        f" initial error is left; it would take {needed[0]:.3g} epochs to 1 % and {needed[1]:.3g} to 1e-6"
+        f"the minimum loss is {result.optimal_loss:.4g}: along the slowest direction {result.slowest_share:.3g} of the"
+        f" initial error remains; it takes {needed[0]:.3g} epochs to reduce it to 1 %, and {needed[1]:.3g} to 1e-6"
     )
     if not run.is_tutorial:
         return
     console.print(
-        f"powers of x are nearly dependent there: the curvature of the loss differs {result.condition:.2g}-fold between"
-        f" directions, and the largest stable rate, {result.max_stable_lr:.3g}, is set by the steepest"
+        f"the powers of x are nearly dependent on [-pi, pi]: the largest curvature of the loss is"
+        f" {result.condition:.2g} times the smallest. The largest one limits the learning rate to"
+        f" {result.max_stable_lr:.3g}; the smallest one then makes the descent slow"
     )
     largest = max_stable_lr(run.x, _DEGREE, reduction="sum", basis="chebyshev", domain=_DOMAIN)
     rule = optimizers.SGD(lr=options.SHARE_OF_MAX_LR * largest)
@@ -182,19 +185,19 @@ def _show_landscape(run: _Run, result: Training) -> None:
     if bool(near.any()):
         first = int(epochs[near.nonzero()[0]])
         console.print(
-            f"on the Chebyshev basis of [-pi, pi] the same rule, at {rule.lr:.3g}, is within 1 % of the least loss"
+            f"in the Chebyshev basis on [-pi, pi], the same rule at {rule.lr:.3g} is within 1 % of the minimum loss"
             f" after {first} epochs"
         )
 
 
 def _compare_with_eager(run: _Run, epochs: int, seconds: float, eager_epochs: int) -> None:
-    """Time the eager loop, and compare its coefficients with those of as many epochs of `polyfit.train`.
+    """Time the eager loop, and compare its coefficients with those of `polyfit.train` after the same epochs.
 
     Args:
-        run: the run.
-        epochs: that `polyfit.train` made.
-        seconds: that they took.
-        eager_epochs: that the eager loop makes.
+        run: the data and the options.
+        epochs: number of epochs that `polyfit.train` ran.
+        seconds: their time.
+        eager_epochs: number of epochs of the eager loop.
     """
     run.train_eagerly(min(eager_epochs, _WARMING_EPOCHS))
     began = time.perf_counter()
@@ -209,4 +212,4 @@ def _compare_with_eager(run: _Run, epochs: int, seconds: float, eager_epochs: in
     table.add_row("ratio", f"{eager_seconds / seconds:.4g}")
     console.print(table)
     difference = float((eager - run.train(eager_epochs).coef).abs().max())
-    console.print(f"largest difference of a coefficient after {eager_epochs} epochs: {difference:.1e}")
+    console.print(f"largest difference between coefficients after {eager_epochs} epochs: {difference:.1e}")

@@ -32,18 +32,27 @@ def fit_command(
     x: options.XColumn,
     y: options.YColumn,
     degree: Annotated[int | None, typer.Option(min=0, help="Degree of the polynomial.")] = None,
-    max_degree: Annotated[int | None, typer.Option(min=0, help="In its place: choose a degree up to this.")] = None,
-    criterion: Annotated[str, typer.Option(help=f"What chooses it: {', '.join(CRITERIA)}.")] = "bic",
+    max_degree: Annotated[
+        int | None, typer.Option(min=0, help="Instead of --degree: choose the best degree from 0 to this.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help=f"Criterion for --max-degree: {', '.join(CRITERIA)}.")] = "bic",
     basis: options.Basis = "chebyshev",
     raw: Annotated[
-        bool, typer.Option("--raw", help="Coefficients of x itself; else x is mapped to the window.")
+        bool, typer.Option("--raw", help="Give the coefficients of x itself, without a map to the window of the basis.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write a picture: data, curve, confidence band, residuals.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a picture of data, curve, confidence band and residuals.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Write the fit as JSON, for polyfit.Fit.load.")] = None,
 ) -> None:
     """Fit a polynomial to two columns of a CSV file by least squares, with standard errors."""
     if (degree is None) == (max_degree is None):
-        raise UserError("pass one of --degree, for a polynomial of that degree, and --max-degree, to have it chosen")
+        given = (
+            "neither --degree nor --max-degree is given" if degree is None else "--degree and --max-degree are given"
+        )
+        raise UserError(
+            f"{given}; pass one of them: --degree for this degree, or --max-degree for the best degree up to it"
+        )
     check_outputs(picture=out, document=save, data=file)
     table = read_columns(file, x, y)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
@@ -80,6 +89,6 @@ def _show_fit(table: Table, found: Fit) -> None:
         largest = compared.degrees[-1]
         console.print(f"degree {compared.degree} of 0 to {largest}, by {compared.criterion}")
         if compared.degree == largest:
-            console.print("it is the largest that was tried: a larger --max-degree may do better")
+            console.print("this is the largest degree compared: a larger --max-degree may fit better")
     explained = describe_r_squared(found.r_squared, table.y.name, 6)
     console.print(f"{explained}, residual standard deviation {found.residual_std:.6g}, {found.status}")

@@ -36,18 +36,16 @@ OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in _RULES.ite
 }
 
 File = Annotated[Path, typer.Argument(help="CSV file with a header line.")]
-XColumn = Annotated[str, typer.Option(help="Column of x: numbers, or dates (read as days).")]
+XColumn = Annotated[str, typer.Option(help="Column of x: numbers or dates. Dates are read as days since 1970-01-01.")]
 YColumn = Annotated[str, typer.Option(help="Column of y.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Updates to make.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Number of updates.")]
 Optimizer = Annotated[str, typer.Option(help=f"Update rule: {', '.join(OPTIMIZERS)}.")]
 Loss = Annotated[str, typer.Option(help=f"Loss: {', '.join(losses.LOSSES)}.")]
-Basis = Annotated[
-    str, typer.Option(help=f"Basis of the coefficients, as numpy.polynomial names it: {', '.join(bases.BASES)}.")
-]
-Engine = Annotated[str, typer.Option(help=f"What makes the epochs: {', '.join(ENGINES)}.")]
+Basis = Annotated[str, typer.Option(help=f"Basis of the coefficients: {', '.join(bases.BASES)}.")]
+Engine = Annotated[str, typer.Option(help=f"Engine that runs the epochs: {', '.join(ENGINES)}.")]
 Monitors = Annotated[
     str,
-    typer.Option(help="What watches: bar, tensorboard:DIR, visdom[:HOST:PORT] or none; several with commas."),
+    typer.Option(help="Monitors: bar, tensorboard:DIR, visdom[:HOST:PORT] or none. Separate several by commas."),
 ]
 
 # Without --lr, gradient descent takes this share of the largest stable rate, 2 / (largest curvature). Each update then
@@ -67,6 +65,9 @@ def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optim
         lr: the learning rate, or None to choose one.
         largest: the largest rate at which gradient descent on the squared error is stable.
         loss: the loss that is trained on.
+
+    Raises:
+        UserError: the name is unknown, or the rate is out of range or diverges.
     """
     if name not in OPTIMIZERS:
         raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(OPTIMIZERS)}")
@@ -78,7 +79,9 @@ def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optim
     except ValueError as error:
         raise UserError(f"--{error}") from None
     if name == "sgd" and loss == "mse" and lr > largest:
-        raise UserError(f"--lr {lr:g} must diverge: the largest stable rate for these data is {_round_down(largest)}")
+        raise UserError(
+            f"--lr {lr:g} diverges on these data; pass at most {_round_down(largest)}, the largest stable rate"
+        )
     return made
 
 
@@ -89,7 +92,7 @@ def _round_down(value: float) -> str:
 
 
 def monitors(values: str) -> list[Monitor]:
-    """The monitors for a value of --monitor: one, or several with commas between them."""
+    """The monitors for a value of --monitor."""
     found = (_monitor(value.strip()) for value in values.split(","))
     return [monitor for monitor in found if monitor is not None]
 
@@ -112,8 +115,10 @@ def _monitor(value: str) -> Monitor | None:
 
 
 def _port(value: str, port: str) -> int:
-    """The port of a Visdom server; without one, the server's default."""
+    """The port of a Visdom server; 8097, the default of Visdom, if `port` is empty."""
     try:
         return int(port or 8097)
     except ValueError:
-        raise UserError(f"--monitor {value}: {port!r} is no port; pass a number, as in visdom:localhost:8097") from None
+        raise UserError(
+            f"--monitor {value}: {port!r} is not a port; pass a number, as in visdom:localhost:8097"
+        ) from None

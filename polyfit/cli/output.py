@@ -1,4 +1,4 @@
-"""What the commands print and write, and how they report what a user can correct."""
+"""The text and the files that commands write, and the errors and warnings that they show."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from polyfit.io.files import check_writable
 from polyfit.io.tables import Table
 from polyfit.training import Reason
 
-# Names of columns and files are shown as they are: no markup, no emoji codes.
+# No markup and no emoji codes: names of columns and files are printed as they are.
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-# The exit status after Ctrl-C: 128 + SIGINT, as shells have it.
+# The exit status after Ctrl-C: 128 + SIGINT, the convention of shells.
 INTERRUPTED = 130
 
 
@@ -28,10 +28,10 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def as_user_error(subject: str = "") -> Iterator[None]:
-    """Turn a ValueError of the library, which says what to do, into a `UserError`.
+    """Raise a ValueError of the library as a `UserError` with the same message.
 
     Args:
-        subject: what stands before the message.
+        subject: put before the message.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def as_user_error(subject: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing_warnings(category: type[Warning]) -> Iterator[None]:
-    """Print each warning of the block as one line; those of `category` whatever the filters are."""
+    """Print each warning of the block as one line. Warnings of `category` are printed whatever the filters are."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", category)
         yield
@@ -53,7 +53,7 @@ def printing_warnings(category: type[Warning]) -> Iterator[None]:
 
 
 def check_outputs(*, picture: Path | None = None, document: Path | None = None, data: Path | None = None) -> None:
-    """Check, before the work, that each output can be written and that none overwrites another file of the command.
+    """Check before the work that the outputs can be written and overwrite no other file of the command.
 
     Args:
         picture: the file of --out.
@@ -65,7 +65,9 @@ def check_outputs(*, picture: Path | None = None, document: Path | None = None, 
     """
     if picture is not None and picture.suffix[1:].lower() not in plotting.supported_formats():
         endings = ", ".join(plotting.supported_formats())
-        raise UserError(f"{picture} is no picture that can be written; end its name in one of {endings}")
+        raise UserError(
+            f"{picture} is not a picture format that can be written; use a file name that ends in one of {endings}"
+        )
     taken = {} if data is None else {data.resolve(): "the data"}
     for path, what in ((picture, "the picture"), (document, "the polynomial")):
         if path is None:
@@ -80,7 +82,7 @@ def check_outputs(*, picture: Path | None = None, document: Path | None = None, 
 
 
 def write(path: Path, what: str, write_to: Callable[[Path], object]) -> None:
-    """Write a file by `write_to` and print what was written where."""
+    """Write a file by calling `write_to` with its path, and print where it is."""
     try:
         write_to(path)
     except OSError as error:
@@ -95,23 +97,23 @@ def show_table(file: Path, table: Table) -> None:
     """Print how many rows were used, and the range of x."""
     skipped = [f"{table.n_missing} skipped for a missing value"]
     if table.n_unreadable:
-        skipped.append(f"{table.n_unreadable} for one that is no number or date")
+        skipped.append(f"{table.n_unreadable} for a value that is neither a number nor a date")
     console.print(f"{file}: {table.n_rows} rows, {len(table.x.values)} used, {', '.join(skipped)}")
     low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
-    kind = "dates, as numbers of days, " if table.x.is_date else ""
+    kind = f"dates, read as {table.x.unit}, " if table.x.is_date else ""
     console.print(f"{table.x.name}: {kind}{low} .. {high}")
 
 
 def describe_r_squared(r_squared: float, y_name: str, digits: int) -> str:
-    """The coefficient of determination with so many decimals, or why there is none."""
+    """R^2 with this number of decimals, or why it is not defined."""
     return f"R^2 {r_squared:.{digits}f}" if math.isfinite(r_squared) else f"R^2 is not defined: {y_name} is constant"
 
 
 def show_reason(reason: Reason) -> None:
-    """Print why a run ended before its last epoch, if it did."""
-    said = {
-        Reason.PATIENCE: "stopped: the loss has not come down any more",
-        Reason.INTERRUPTED: "stopped by Ctrl-C: this is what was reached",
+    """Print why a run ended early, if it did."""
+    lines = {
+        Reason.PATIENCE: "stopped by --patience: the loss no longer falls",
+        Reason.INTERRUPTED: "stopped by Ctrl-C: the results are those of the last epoch",
     }
-    if reason in said:
-        console.print(said[reason])
+    if reason in lines:
+        console.print(lines[reason])

@@ -32,8 +32,8 @@ from polyfit.io.tables import Column, Table, read_columns
 from polyfit.monitor import MonitorWarning
 from polyfit.training import EarlyStopping, Reason, Training, max_stable_lr, train
 
-# The loss counts as still falling if it lost more than this share over the last tenth of the epochs. A smaller change
-# is hardly seen in the six digits that are printed.
+# The loss is reported as still falling if the last tenth of the epochs reduced it by more than this share. A smaller
+# change is hardly seen in the six digits that are printed.
 _STILL_FALLING = 1e-4
 
 
@@ -44,23 +44,29 @@ def train_command(
     degree: Annotated[int, typer.Option(min=0, help="Degree of the polynomial.")],
     epochs: options.Epochs = 20_000,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate; without it one is chosen and shown, for sgd a stable one.")
+        float | None,
+        typer.Option(help="Learning rate. Without it, a rate is chosen and shown; for sgd and mse it is stable."),
     ] = None,
     optimizer: options.Optimizer = "sgd",
     loss: options.Loss = "mse",
     basis: options.Basis = "power",
     engine: options.Engine = "auto",
     patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop when the loss has not come down for so many epochs.")
+        int | None, typer.Option(min=1, help="Stop when the loss has not fallen for this number of epochs.")
     ] = None,
     monitor: options.Monitors = "bar",
-    out: Annotated[Path | None, typer.Option(help="Write a picture: loss curve beside data and fit.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the polynomial as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a picture of the loss curve, the data and the polynomial.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Write the polynomial as JSON: coef, basis and domain as polyfit.polyval takes them."),
+    ] = None,
 ) -> None:
     """Fit a polynomial to two columns of a CSV file by gradient descent on the mean loss.
 
-    x is mapped to t in the window of the basis, [-1, 1] but for laguerre, in which the polynomial is shown and saved.
-    Rows with a missing value are skipped and counted.
+    x is mapped to t in the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. The polynomial is shown
+    and saved in t. Rows with a missing value are skipped and counted.
     """
     check_outputs(picture=out, document=save, data=file)
     table = read_columns(file, x, y)
@@ -84,7 +90,7 @@ def train_command(
             early_stopping=None if patience is None else EarlyStopping(patience=patience),
         )  # fmt: skip
     if not math.isfinite(result.loss):
-        raise UserError(f"the loss left the finite numbers; pass a smaller --lr than {rule.lr:.4g}, or scale y down")
+        raise UserError(f"the loss became NaN or infinite; pass an --lr below {rule.lr:.4g}, or scale y down")
     fitted = polyval(x_values, result.coef, basis=basis, domain=domain)
     trained = _Trained(table, optimizer, rule, loss, basis, domain, result, _r_squared(y_values, fitted))
     _show(trained)
@@ -107,7 +113,7 @@ def train_command(
 
 
 class _Trained(NamedTuple):
-    """A run: what was asked for and what came of it."""
+    """A run: its options and its result."""
 
     table: Table
     optimizer: str
@@ -123,13 +129,13 @@ def _domain(column: Column) -> tuple[float, float]:
     low, high = min(column.values), max(column.values)
     if low == high:
         raise UserError(
-            f"all values of {column.name!r} are {column.describe(low)}; a fit needs at least two different ones"
+            f"all values of {column.name!r} are {column.describe(low)}; a fit needs at least two different values"
         )
     return low, high
 
 
 def _r_squared(y: Tensor, fitted: Tensor) -> float:
-    """1 - residual / total sum of squares about the mean; nan for constant y."""
+    """1 - (sum of squared residuals) / (sum of squares about the mean); NaN for constant y."""
     total = float((y - y.mean()).square().mean())
     return 1.0 - float((fitted - y).square().mean()) / total if total > 0 else math.nan
 
@@ -144,13 +150,13 @@ def _show(trained: _Trained) -> None:
     console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
     show_reason(result.reason)
     if result.optimal_loss is not None:
-        console.print(f"the least loss is {result.optimal_loss:.6g}")
+        console.print(f"the minimum loss is {result.optimal_loss:.6g}")
     console.print(describe_r_squared(trained.r_squared, trained.table.y.name, 4))
     if len(x.values) < len(result.coef):
-        console.print("fewer rows than coefficients: many polynomials pass through the data, this is one of them")
+        console.print("fewer rows than coefficients: this is one of many polynomials through the data")
     before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])
     if result.reason == Reason.EPOCHS and before - result.loss > _STILL_FALLING * before:
-        console.print("the loss is still falling: more --epochs will bring it down further")
+        console.print("the loss is still falling: pass a larger --epochs to reduce it further")
 
 
 def _save(trained: _Trained, file: Path, path: Path) -> None:

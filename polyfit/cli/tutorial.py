@@ -1,4 +1,4 @@
-"""The loops that this project grew out of, as one writes them without it: what demo and benchmarks compare with."""
+"""Training loops in eager autograd. The demo and the benchmarks compare `polyfit.train` with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polyfit.optimizers import Rule
 def eager_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
     """Fit a polynomial of degree 5 by eager autograd and gradient descent on the sum of squared errors.
 
-    A parameter for each coefficient, and a look at the loss each 100 epochs.
+    The loop is the tutorial's: one parameter a coefficient, and the loss is read every 100 epochs.
 
     Args:
         x: samples, (N,).
@@ -58,11 +58,11 @@ def eager_training(
         x: samples, (N,).
         y: targets, (N,).
         start: coefficients, (degree + 1,).
-        rule: its namesake of torch.optim is taken; at a constant rate.
+        rule: the update rule; torch.optim's class of the same name is used. Its rate must be constant.
         epochs: number of updates.
         loss: the pointwise loss.
-        basis: of the coefficients.
-        mapping: from domain to window, or None.
+        basis: the basis of the coefficients.
+        mapping: the map from the domain to the window, or None for t = x.
 
     Returns:
         The coefficients after the last update.

@@ -20,7 +20,7 @@ from polyfit.cli import app
     [
         (["demo", "--epochs", 0], "'--epochs'"),
         (["demo", "--eager-epochs", 0], "'--eager-epochs'"),
-        (["demo", "--out", "demo.xyz"], "demo.xyz is no picture"),
+        (["demo", "--out", "demo.xyz"], "demo.xyz is not a picture"),
         (["demo", "--out", "folder.png"], "folder.png is a folder"),
         (["demo", "line.csv"], "line.csv"),
         (["solve"], "'solve'"),

@@ -39,7 +39,7 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.number(rf"ratio\W+{NUMBER}") > 0
     # Both loops round each of the coefficients, below 4 in size, once in an update.
-    difference = outcome.number(rf"largest difference of a coefficient after {epochs} epochs: {NUMBER}")
+    difference = outcome.number(rf"largest difference between coefficients after {epochs} epochs: {NUMBER}")
     assert 0 <= difference <= 2 * epochs * 2.0**-23
     assert "picture in demo.png" in outcome.out
     assert_shows_curves(Path("demo.png"))
@@ -47,13 +47,15 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     x = np.linspace(-math.pi, math.pi, 2000)
     powers = np.vander(x, 6, increasing=True)
     best = np.linalg.lstsq(powers, np.sin(x), rcond=None)[0]
-    assert outcome.number(rf"the least loss is {NUMBER}:") == pytest.approx(
+    assert outcome.number(rf"the minimum loss is {NUMBER}:") == pytest.approx(
         ((powers @ best - np.sin(x)) ** 2).sum(), rel=1e-3
     )
     singular = np.linalg.svd(powers, compute_uv=False)
-    assert outcome.number(rf"differs {NUMBER}-fold") == pytest.approx((singular[0] / singular[-1]) ** 2, rel=0.05)
-    assert outcome.number(rf"largest stable rate, {NUMBER}, is set") == pytest.approx(1 / singular[0] ** 2, rel=1e-2)
-    assert 10 < outcome.number(rf"within 1 % of the least loss after {NUMBER} epochs") < 1000
+    assert outcome.number(rf"largest curvature of the loss is {NUMBER} times the smallest") == pytest.approx(
+        (singular[0] / singular[-1]) ** 2, rel=0.05
+    )
+    assert outcome.number(rf"limits the learning rate to {NUMBER};") == pytest.approx(1 / singular[0] ** 2, rel=1e-2)
+    assert 10 < outcome.number(rf"within 1 % of the minimum loss after {NUMBER} epochs") < 1000
     assert set(contents(Path())) == {"line.csv", "demo.png"}
 
 
@@ -72,5 +74,5 @@ def test_demo_takes_rules_losses_bases_engines_and_agrees_with_eager(command: Co
     outcome = command("demo", "--epochs", 100, "--eager-epochs", 30, "--monitor", "bar", *named)
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.number(rf"^loss {NUMBER} after 100 epochs in .* \({engine}\)$") > 0
-    assert outcome.number(rf"largest difference of a coefficient after 30 epochs: {NUMBER}") < 1e-5
+    assert outcome.number(rf"largest difference between coefficients after 30 epochs: {NUMBER}") < 1e-5
     assert "100/100" in outcome.out

@@ -51,8 +51,10 @@ def test_fit_in_powers_of_x_and_a_chosen_degree(command):
 
 
 def test_what_fit_refuses(refused, command):
-    assert "one of --degree" in refused("fit", "line.csv", "--x", "x", "--y", "y")
-    assert "one of --degree" in refused("fit", "line.csv", "--x", "x", "--y", "y", "--degree", 1, "--max-degree", 2)
+    assert "neither --degree nor --max-degree is given; pass one" in refused("fit", "line.csv", "--x", "x", "--y", "y")
+    assert "--degree and --max-degree are given; pass one" in refused(
+        "fit", "line.csv", "--x", "x", "--y", "y", "--degree", 1, "--max-degree", 2
+    )
     assert "basis='cubic' is unknown" in refused(
         "fit", "line.csv", "--x", "x", "--y", "y", "--degree", 1, "--basis", "cubic"
     )

@@ -43,7 +43,7 @@ def test_names_that_train_does_not_know_are_refused(refused):
     assert "basis='cubic' is unknown" in refused(*train(basis="cubic"))
     assert "engine='fast' is unknown" in refused(*train(engine="fast"))
     assert "does not apply" in refused(*train(engine="closed_form", optimizer="adam"))
-    assert "must diverge" in refused(*train(lr=10.0))
+    assert "--lr 10 diverges on these data" in refused(*train(lr=10.0))
 
 
 def test_train_writes_a_log_for_tensorboard(command: Command):
@@ -74,6 +74,6 @@ def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
 def test_monitors_that_cannot_be_had_are_refused(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
     assert "--monitor radio is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="radio"))
     assert "--monitor tensorboard is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="tensorboard"))
-    assert "'one' is no port; pass a number" in refused(*train(monitor="visdom:localhost:one"))
+    assert "'one' is not a port; pass a number" in refused(*train(monitor="visdom:localhost:one"))
     monkeypatch.setitem(sys.modules, "visdom", None)
     assert "pip install 'fused-polyfit[visdom]'" in refused(*train(monitor="visdom"))

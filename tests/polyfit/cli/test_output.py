@@ -38,12 +38,15 @@ def test_every_ending_that_is_offered_can_be_written(tmp_path: Path, ending):
 def test_rows_that_cannot_be_read_are_counted_apart(command: Command):
     Path("data.csv").write_text("x,y\n1,2\n2,\n3,many\n4,5\n,many\n", "utf-8")
     outcome = command(*train("data.csv"))
-    assert "5 rows, 2 used, 2 skipped for a missing value, 1 for one that is no number or date\n" in outcome.out
+    assert (
+        "5 rows, 2 used, 2 skipped for a missing value, 1 for a value that is neither a number nor a date\n"
+        in outcome.out
+    )
 
 
 BAD_OUTPUTS = [
-    pytest.param({"out": "fit.xyz"}, ["fit.xyz is no picture", "pdf", "png", "svg"], id="unknown ending"),
-    pytest.param({"out": "fit"}, ["fit is no picture", "png"], id="no ending"),
+    pytest.param({"out": "fit.xyz"}, ["fit.xyz is not a picture", "pdf", "png", "svg"], id="unknown ending"),
+    pytest.param({"out": "fit"}, ["fit is not a picture", "png"], id="no ending"),
     pytest.param({"out": "absent/fit.png"}, ["absent/fit.png", "no folder"], id="picture in no folder"),
     pytest.param({"save": "absent/fit.json"}, ["absent/fit.json", "no folder"], id="JSON in no folder"),
     pytest.param({"save": "line.csv/fit.json"}, ["line.csv/fit.json", "no folder"], id="JSON below a file"),

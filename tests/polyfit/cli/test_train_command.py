@@ -68,8 +68,8 @@ def test_saved_polynomial_is_the_one_that_numpy_fits(command: Command):
 def test_co2_is_read_as_dates_with_59_rows_skipped(command: Command):
     outcome = command("train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", 1, "--epochs", 1)
     assert "2284 rows, 2225 used, 59 skipped for a missing value\n" in outcome.out
-    assert "date: dates, as numbers of days, 1958-03-29 .. 2001-12-29\n" in outcome.out
-    assert "the loss is still falling: more --epochs" in outcome.out
+    assert "date: dates, read as days since 1970-01-01, 1958-03-29 .. 2001-12-29\n" in outcome.out
+    assert "the loss is still falling: pass a larger --epochs" in outcome.out
 
 
 def test_lr_and_epochs_are_those_asked_for(command: Command):
@@ -165,7 +165,7 @@ def test_dates_at_the_end_of_the_calendar_can_be_drawn(command: Command):
     write_csv("data.csv", ["2000-01-01", "2010-01-01", "9999-12-31"], [1, 2, 3])
     outcome = command(*train("data.csv", out="fit.png"))
     assert (outcome.status, outcome.err) == (0, "")
-    assert "x: dates, as numbers of days, 2000-01-01 .. 9999-12-31\n" in outcome.out
+    assert "x: dates, read as days since 1970-01-01, 2000-01-01 .. 9999-12-31\n" in outcome.out
     assert_shows_curves(Path("fit.png"))
 
 
@@ -195,7 +195,7 @@ BAD_OPTIONS = [
     pytest.param({"lr": "nan"}, "--lr=nan", id="lr nan"),
     pytest.param({"lr": "inf"}, "--lr=inf", id="lr infinite"),
     pytest.param({"lr": "fast"}, "'--lr'", id="lr a word"),
-    pytest.param({"lr": 100}, "--lr 100 must diverge", id="lr too large"),
+    pytest.param({"lr": 100}, "--lr 100 diverges on these data", id="lr too large"),
     pytest.param({"speed": 3}, "--speed", id="no such option"),
 ]
 
@@ -226,8 +226,8 @@ def test_largest_stable_rate_is_named_and_can_be_taken(
     write_csv("data.csv", x, x**2)
     largest = largest_stable_lr(x, degree)
     line = refused(*train("data.csv", degree=degree, lr=1.001 * largest, save="fit.json"))
-    assert "must diverge" in line
-    named = re.findall(rf"largest stable rate for these data is {NUMBER}\n", line)[0]
+    assert "diverges on these data" in line
+    named = re.findall(rf"pass at most {NUMBER}, the largest stable rate\n", line)[0]
     assert float(named) == pytest.approx(largest, rel=1e-3)
     assert command(*train("data.csv", degree=degree, lr=named)).status == 0
 
@@ -235,7 +235,7 @@ def test_largest_stable_rate_is_named_and_can_be_taken(
 def test_patience_ends_a_run_that_no_longer_falls(command: Command):
     outcome = command(*train(epochs=100_000, patience=500, optimizer="momentum", engine="moments"))
     assert (outcome.status, outcome.err) == (0, "")
-    assert "stopped: the loss has not come down any more" in outcome.out
+    assert "stopped by --patience: the loss no longer falls" in outcome.out
     assert 500 < outcome.number(rf"after {NUMBER} epochs") < 10_000
 
 
@@ -248,6 +248,6 @@ def test_ctrl_c_within_a_run_gives_what_was_reached(command: Command, monkeypatc
     monkeypatch.setattr("polyfit.cli.options.ProgressBar", Impatient)
     outcome = command(*train(epochs=10**8, engine="moments", save="line.json", out="line.png"))
     assert outcome.status == 130
-    assert "stopped by Ctrl-C: this is what was reached" in outcome.out
+    assert "stopped by Ctrl-C: the results are those of the last epoch" in outcome.out
     assert json.loads(Path("line.json").read_text())["epochs"] < 10**8
     assert_shows_curves(Path("line.png"))

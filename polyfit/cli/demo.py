@@ -133,7 +133,7 @@ def demo(
     console.print(f"{result.engine}: {why}")
     _show_landscape(run, result)
     show_reason(result.reason)
-    if result.reason == Reason.EPOCHS:
+    if result.reason != Reason.INTERRUPTED:
         _compare_with_eager(run, epochs, seconds, eager_epochs)
     figure = plotting.training_figure(
         result.losses,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from polyfit.plotting import sample_step
 
 
 class Losses(NamedTuple):
@@ -40,10 +41,6 @@ class View:
     evaluate: Callable[[Tensor, Tensor], Tensor]
 
 
-# Points of long data that are drawn: some all over them.
-_MOST_POINTS = 5000
-
-
 def of_all_series(losses: Losses) -> Losses:
     """The mean over the series, if there are several: what monitors are shown."""
     return losses if losses.values.dim() == 1 else losses._replace(values=losses.values.flatten(1).mean(1))
@@ -56,7 +53,7 @@ def data_and_fit(view: View, coef: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, y = x.reshape(-1), y.reshape(-1)
     else:
         x, y, coef = (values[(0,) * (values.dim() - 1)] for values in (x, y, coef))
-    step = max(1, math.ceil(len(x) / _MOST_POINTS))
+    step = sample_step(len(x))
     x, y = x[::step], y[::step]
     order = x.argsort()
     x, y = x[order], y[order]

@@ -16,7 +16,7 @@ and the last record in any case. An object may say more of itself:
 A monitor that raises is warned of (`MonitorWarning`) and called no more; the run goes on. Ctrl-C ends the run.
 """
 
-from polyfit.monitor.calling import Monitor, MonitorWarning, Watchers
+from polyfit.monitor.calling import Monitor, MonitorWarning
 from polyfit.monitor.progress import ProgressBar
 from polyfit.monitor.recorder import Recorder
 from polyfit.monitor.records import Losses, View
@@ -32,5 +32,4 @@ __all__ = [
     "TensorBoard",
     "View",
     "Visdom",
-    "Watchers",
 ]

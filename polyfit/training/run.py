@@ -17,7 +17,8 @@ from polyfit._problem import Problem, canonical_problem
 from polyfit.backends import chunked, operators, select, triton
 from polyfit.backends.results import Wants
 from polyfit.least_squares.residuals import to_array
-from polyfit.monitor import Monitor, View, Watchers
+from polyfit.monitor import Monitor, View
+from polyfit.monitor.calling import MonitorGroup
 from polyfit.optimizers import Array
 from polyfit.training import engines, native, quadratic
 from polyfit.training.result import EarlyStopping, Training
@@ -163,7 +164,7 @@ def train(
         "basis": basis, "domain": problem.domain, "record_every": record_every, "batch_size": batch_size, "seed": seed,
         "coef.shape": tuple(coef.shape), "coef.dtype": str(coef.dtype), "lr_scale": _fingerprint(lr_scale),
     }  # fmt: skip
-    watchers = Watchers(monitor)
+    watchers = MonitorGroup(monitor)
     watch = Watch(
         record_every,
         run.n_series,

@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit.monitor import Losses, Watchers
+from polyfit.monitor import Losses
+from polyfit.monitor.calling import MonitorGroup
 from polyfit.optimizers import Array
 from polyfit.training.result import EarlyStopping, Reason
 
@@ -45,7 +46,7 @@ class Watch:
         *,
         per_series: bool,
         early_stopping: EarlyStopping | None,
-        watchers: Watchers,
+        watchers: MonitorGroup,
         as_coef: Callable[[Any], Tensor],
         keep_path: bool,
     ) -> None:

@@ -16,7 +16,8 @@ import torch
 from numpy.polynomial.polynomial import polyval
 from torch import Tensor
 
-from polyfit.monitor import MonitorWarning, ProgressBar, Recorder, TensorBoard, View, Visdom, Watchers, records
+from polyfit.monitor import MonitorWarning, ProgressBar, Recorder, TensorBoard, View, Visdom, records
+from polyfit.monitor.calling import MonitorGroup
 from polyfit.training import Losses
 
 F64 = torch.float64
@@ -63,7 +64,7 @@ def a_view(x: Tensor | None = None, y: Tensor | None = None, epochs: int = 100) 
 
 
 def a_run(
-    watchers: Watchers,
+    monitors: MonitorGroup,
     losses: Losses,
     coef: Tensor,
     *,
@@ -73,14 +74,14 @@ def a_run(
     marks_last: bool = True,
 ) -> None:
     """A run, of which a record takes `seconds`."""
-    watchers.begin(a_view() if view is None else view)
+    monitors.begin(a_view() if view is None else view)
     epochs = losses.epochs.tolist()
     for i, epoch in enumerate(epochs):
         if clock is not None:
             clock.now += seconds
         is_last = marks_last and i == len(epochs) - 1
-        watchers(epoch, lambda i=i: float(losses.values[i].mean()), lambda: coef, is_last=is_last)
-    watchers.end(losses, coef)
+        monitors(epoch, lambda i=i: float(losses.values[i].mean()), lambda: coef, is_last=is_last)
+    monitors.end(losses, coef)
 
 
 def some_losses(n_records: int, *batch: int) -> Losses:
@@ -101,7 +102,7 @@ def test_calls_take_their_share_of_the_time(costs: list[float], marks_last: bool
     clock = Clock()
     slow = [Slow(clock, seconds) for seconds in costs]
     losses = some_losses(5000)
-    a_run(Watchers(slow, share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=marks_last)
+    a_run(MonitorGroup(slow, share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=marks_last)
     epochs = losses.epochs.tolist()
     for one in slow:
         allowed = 0.04 / len(slow) * clock.now
@@ -115,24 +116,24 @@ def test_calls_take_their_share_of_the_time(costs: list[float], marks_last: bool
 def test_the_share_is_of_the_time_since_the_beginning():
     clock = Clock()
     slow = Slow(clock, 0.01)
-    watchers = Watchers(slow, share=0.04, clock=clock)
+    monitors = MonitorGroup(slow, share=0.04, clock=clock)
     clock.now += 1e6
-    a_run(watchers, some_losses(100), COEF, clock=clock)
+    a_run(monitors, some_losses(100), COEF, clock=clock)
     assert len(slow.epochs) == 2  # 100 ms, of which 4 % are less than a call
 
 
 def test_monitors_are_given_two_percent():
     clock = Clock()
     slow = Slow(clock, 0.01)
-    a_run(Watchers(slow, clock=clock), some_losses(20_000), COEF, clock=clock)
+    a_run(MonitorGroup(slow, clock=clock), some_losses(20_000), COEF, clock=clock)
     assert slow.spent == pytest.approx(0.02 * clock.now, rel=0.1)
 
 
 def test_making_what_is_shown_counts_as_well():
     clock = Clock()
     light = Slow(clock, 0.0)
-    watchers = Watchers(light, share=0.04, clock=clock)
-    watchers.begin(a_view())
+    monitors = MonitorGroup(light, share=0.04, clock=clock)
+    monitors.begin(a_view())
 
     def costly() -> Tensor:
         clock.now += 0.01
@@ -140,23 +141,23 @@ def test_making_what_is_shown_counts_as_well():
 
     for epoch in range(1000):
         clock.now += 1e-3
-        watchers(epoch, lambda: 1.0, costly)
+        monitors(epoch, lambda: 1.0, costly)
     assert 0.03 * clock.now < 0.01 * len(light.epochs) < 0.05 * clock.now
 
 
 def test_what_nobody_sees_is_not_made():
     clock = Clock()
-    watchers = Watchers(Slow(clock, 10.0), share=0.04, clock=clock)
-    watchers.begin(a_view())
-    watchers(0, lambda: 1.0, lambda: COEF)
-    watchers(1, lambda: pytest.fail("made"), lambda: pytest.fail("made"))
+    monitors = MonitorGroup(Slow(clock, 10.0), share=0.04, clock=clock)
+    monitors.begin(a_view())
+    monitors(0, lambda: 1.0, lambda: COEF)
+    monitors(1, lambda: pytest.fail("made"), lambda: pytest.fail("made"))
 
 
 def test_every_record_is_every_one_and_takes_nothing_from_others():
     clock = Clock()
     losses = some_losses(1000)
     thorough, slow = Thorough(clock, 1e-3), Slow(clock, 0.01)
-    a_run(Watchers([thorough, slow], share=0.04, clock=clock), losses, COEF, clock=clock)
+    a_run(MonitorGroup([thorough, slow], share=0.04, clock=clock), losses, COEF, clock=clock)
     assert thorough.epochs == losses.epochs.tolist()
     assert 0.03 * clock.now < slow.spent < 0.05 * clock.now
 
@@ -165,7 +166,7 @@ def test_a_run_that_ended_at_a_skipped_record_shows_it_once():
     clock = Clock()
     slow, thorough = Slow(clock, 10.0), Thorough(clock, 0.0)
     losses = some_losses(3, 4)
-    a_run(Watchers([slow, thorough], share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=False)
+    a_run(MonitorGroup([slow, thorough], share=0.04, clock=clock), losses, COEF, clock=clock, marks_last=False)
     assert slow.epochs == [0, 20]
     assert thorough.epochs == [0, 10, 20]
     assert slow.losses[1] == pytest.approx(float(losses.values[2].mean()), rel=1e-15)
@@ -186,7 +187,7 @@ def test_each_is_handed_a_copy_of_its_own():
         def end(self, losses: Losses, coef: Tensor) -> None:
             spoil(0, 0.0, coef)
 
-    a_run(Watchers([Spoiler(), spoil, Spoiler()]), some_losses(1), coef)
+    a_run(MonitorGroup([Spoiler(), spoil, Spoiler()]), some_losses(1), coef)
     assert len(seen) == 5
     for one in seen:
         assert torch.equal(one, COEF)
@@ -208,7 +209,7 @@ def test_begin_and_end_tell_what_they_promise():
             told.append((losses, coef))
 
     view, losses = a_view(), some_losses(1)
-    a_run(Watchers(Listener()), losses, COEF, view=view)
+    a_run(MonitorGroup(Listener()), losses, COEF, view=view)
     assert told[0] is view
     assert told[1] == 0
     assert told[2][0] is losses
@@ -246,42 +247,42 @@ WHEN = {"begin": 1, "record 0": 2, "record 10": 3, "record 20": 4, "end": 5}
 @pytest.mark.parametrize("when", WHEN)
 def test_a_monitor_that_fails_is_warned_of_once_and_the_run_goes_on(when: str):
     fails, recorder = Fails(when, OSError("disk full")), Recorder()
-    watchers = Watchers([fails, recorder])
+    monitors = MonitorGroup([fails, recorder])
     losses = some_losses(3)
     with pytest.warns(MonitorWarning) as caught:
-        a_run(watchers, losses, COEF)
+        a_run(monitors, losses, COEF)
     assert [str(one.message) for one in caught] == [
         "the monitor Fails failed and is called no more, the run goes on: OSError('disk full')"
     ]
     assert caught[0].filename == __file__  # the line that called
     assert fails.calls == ["begin", "record 0", "record 10", "record 20", "end"][: WHEN[when]]
     assert recorder.epochs == losses.epochs.tolist()
-    assert watchers
+    assert monitors
 
 
 def test_none_is_left_after_the_last_has_failed():
-    watchers = Watchers(lambda epoch, loss, coef: 1 / 0)
-    assert watchers
-    watchers.begin(a_view())
+    monitors = MonitorGroup(lambda epoch, loss, coef: 1 / 0)
+    assert monitors
+    monitors.begin(a_view())
     with pytest.warns(MonitorWarning, match=r"<lambda> failed .* ZeroDivisionError"):
-        watchers(0, lambda: 1.0, lambda: COEF)
-    assert not watchers
-    assert not Watchers(None)
-    assert not Watchers([])
+        monitors(0, lambda: 1.0, lambda: COEF)
+    assert not monitors
+    assert not MonitorGroup(None)
+    assert not MonitorGroup([])
 
 
 @pytest.mark.parametrize("when", WHEN)
 def test_ctrl_c_ends_the_run(when: str):
     with pytest.raises(KeyboardInterrupt):
-        a_run(Watchers(Fails(when, KeyboardInterrupt())), some_losses(3), COEF)
+        a_run(MonitorGroup(Fails(when, KeyboardInterrupt())), some_losses(3), COEF)
 
 
 def test_what_fails_in_the_run_is_not_laid_on_a_monitor():
-    watchers = Watchers(Recorder())
-    watchers.begin(a_view())
+    monitors = MonitorGroup(Recorder())
+    monitors.begin(a_view())
     with pytest.raises(ZeroDivisionError):
-        watchers(0, lambda: 1 / 0, lambda: COEF)
-    assert watchers
+        monitors(0, lambda: 1 / 0, lambda: COEF)
+    assert monitors
 
 
 @pytest.mark.parametrize(
@@ -295,12 +296,12 @@ def test_what_fails_in_the_run_is_not_laid_on_a_monitor():
 )
 def test_what_is_no_monitor_is_refused(wrong: Any, message: str):
     with pytest.raises(TypeError, match=message):
-        Watchers(wrong)
+        MonitorGroup(wrong)
 
 
 def test_recorder_keeps_all():
     recorder, losses = Recorder(), some_losses(200)
-    a_run(Watchers(recorder), losses, COEF)
+    a_run(MonitorGroup(recorder), losses, COEF)
     assert recorder.epochs == losses.epochs.tolist()
     assert recorder.losses == losses.values.tolist()
     assert len(recorder.coefs) == 200
@@ -334,9 +335,9 @@ def test_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str], epo
     bar = ProgressBar(epochs, "polishing")
     if as_context:
         with bar:
-            a_run(Watchers(bar), losses, COEF, view=a_view(epochs=1000))
+            a_run(MonitorGroup(bar), losses, COEF, view=a_view(epochs=1000))
     else:
-        a_run(Watchers(bar), losses, COEF, view=a_view(epochs=1000))
+        a_run(MonitorGroup(bar), losses, COEF, view=a_view(epochs=1000))
     out = capsys.readouterr().out
     assert_ended(threads)
     assert out.count("polishing") == 1
@@ -347,7 +348,7 @@ def test_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str], epo
 def test_progress_bar_goes_through_one_run_after_the_other(capsys: pytest.CaptureFixture[str]):
     with ProgressBar() as bar:
         for epochs in (10, 40):
-            a_run(Watchers(bar), some_losses(epochs // 10 + 1), COEF, view=a_view(epochs=epochs))
+            a_run(MonitorGroup(bar), some_losses(epochs // 10 + 1), COEF, view=a_view(epochs=epochs))
     out = capsys.readouterr().out
     assert "10/10 " in out
     assert "40/40 " in out
@@ -396,7 +397,7 @@ def test_tensorboard_holds_each_record_once_and_in_order(tmp_path: Path, seconds
             self.n_calls += 1
 
     board, losses = Slowed(tmp_path / "log"), some_losses(300, *batch)
-    a_run(Watchers(board, share=0.04, clock=clock), losses, COEF.expand(*batch, 3), clock=clock, seconds=0.01)
+    a_run(MonitorGroup(board, share=0.04, clock=clock), losses, COEF.expand(*batch, 3), clock=clock, seconds=0.01)
     assert (board.n_calls == 300) == (seconds == 0.0)
     log = read_log(tmp_path / "log")
     assert log.Tags()["scalars"] == ["loss"]
@@ -413,7 +414,7 @@ def test_tensorboard_holds_each_record_once_and_in_order(tmp_path: Path, seconds
 def test_tensorboard_shows_the_curve(tmp_path: Path):
     pytest.importorskip("tensorboard")
     image = pytest.importorskip("PIL.Image")
-    a_run(Watchers(TensorBoard(str(tmp_path))), some_losses(20), COEF)
+    a_run(MonitorGroup(TensorBoard(str(tmp_path))), some_losses(20), COEF)
     log = read_log(tmp_path)
     assert log.Tags()["images"] == ["fit"]
     (event,) = log.Images("fit")
@@ -431,11 +432,11 @@ def test_tensorboard_of_a_run_that_left_the_finite_numbers(tmp_path: Path):
     pytest.importorskip("tensorboard")
     losses = Losses(torch.tensor([0, 10, 17]), torch.tensor([1.0, 1e200, torch.inf], dtype=F64))
     board = TensorBoard(tmp_path)
-    watchers = Watchers(board)
-    watchers.begin(a_view())
+    monitors = MonitorGroup(board)
+    monitors.begin(a_view())
     for epoch, loss in ((0, 1.0), (10, 1e200), (20, float("nan"))):  # what is shown may be later than what is kept
-        watchers(epoch, lambda loss=loss: loss, lambda: COEF * torch.nan)
-    watchers.end(losses, COEF * torch.inf)
+        monitors(epoch, lambda loss=loss: loss, lambda: COEF * torch.nan)
+    monitors.end(losses, COEF * torch.inf)
     log = read_log(tmp_path)
     assert [(event.step, event.value) for event in log.Scalars("loss")] == [(0, 1.0), (10, torch.inf), (17, torch.inf)]
     assert len(log.Images("fit")) == 1
@@ -449,11 +450,11 @@ def test_tensorboard_keeps_the_losses_where_the_picture_fails(tmp_path: Path):
         raise RuntimeError("no memory")
 
     losses = some_losses(3)
-    watchers = Watchers(TensorBoard(tmp_path))
-    watchers.begin(View(x, x, 20, refuse))
-    watchers(0, lambda: float(losses.values[0]), lambda: COEF)
+    monitors = MonitorGroup(TensorBoard(tmp_path))
+    monitors.begin(View(x, x, 20, refuse))
+    monitors(0, lambda: float(losses.values[0]), lambda: COEF)
     with pytest.warns(MonitorWarning, match="TensorBoard failed .*no memory"):
-        watchers.end(losses, COEF)
+        monitors.end(losses, COEF)
     assert [event.step for event in read_log(tmp_path).Scalars("loss")] == [0, 10, 20]
 
 
@@ -534,7 +535,7 @@ def test_visdom_appends_and_then_completes(seconds: float):
     x = torch.rand(30)
     view = a_view(x)
     a_run(
-        Watchers(Visdom(connection, env="lab", window="sin"), share=0.04, clock=clock),
+        MonitorGroup(Visdom(connection, env="lab", window="sin"), share=0.04, clock=clock),
         losses, COEF, view=view, clock=clock, seconds=0.01,
     )  # fmt: skip
     assert {one["env"] for one in connection.sent} == {"lab"}
@@ -556,7 +557,7 @@ def test_visdom_appends_and_then_completes(seconds: float):
 def test_visdom_leaves_out_what_is_not_finite_and_no_logarithm():
     connection = Connection()
     losses = Losses(torch.tensor([0, 10, 20]), torch.tensor([-1.0, torch.inf, torch.nan], dtype=F64))
-    a_run(Watchers(Visdom(connection)), losses, COEF * torch.nan)
+    a_run(MonitorGroup(Visdom(connection)), losses, COEF * torch.nan)
     shown = the_line(connection.sent, "training")
     assert shown[0] == (0, -1.0)
     assert np.isnan([y for _, y in shown[1:]]).all()
@@ -584,7 +585,7 @@ def test_visdom_itself_without_a_server(tmp_path: Path):
     pytest.importorskip("visdom")
     log = tmp_path / "run.log"
     losses = some_losses(300)
-    a_run(Watchers(Visdom(log_to_filename=str(log), offline=True)), losses, COEF)
+    a_run(MonitorGroup(Visdom(log_to_filename=str(log), offline=True)), losses, COEF)
     sent = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     assert sent[0][0] == "events"
     of_loss = [

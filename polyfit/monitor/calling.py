@@ -133,7 +133,7 @@ class MonitorGroup:
             function(*args)
         except Exception as error:  # no error of a monitor may end a run
             self._entries.remove(entry)
-            _warn(f"the monitor {entry.name} failed and is called no more, the run goes on: {error!r}")
+            _warn(f"the monitor {entry.name} raised {error!r}; it is not called any more, and the run continues")
 
 
 def _warn(message: str) -> None:

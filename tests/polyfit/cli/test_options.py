@@ -66,7 +66,8 @@ def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
     outcome = command(*train(epochs=1000, save="line.json"))
     assert (outcome.status, outcome.err) == (0, "")
     assert (
-        "warning: the monitor Full failed and is called no more, the run goes on: OSError('disk full')" in outcome.out
+        "warning: the monitor Full raised OSError('disk full'); it is not called any more, and the run continues\n"
+        in outcome.out
     )
     assert Path("line.json").exists()
 

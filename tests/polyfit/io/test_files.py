@@ -31,15 +31,15 @@ def test_a_bare_name_is_checked_in_the_current_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     check_writable(Path("new"))
     (tmp_path / "gone").mkdir()
-    with pytest.raises(IsADirectoryError, match="gone is a folder; name a file"):
+    with pytest.raises(IsADirectoryError, match="gone is a folder; name a file in it"):
         check_writable(Path("gone"))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; create it first"):
         check_writable(tmp_path / "absent" / "new")
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file; create it first"):
         check_writable(tmp_path / "file" / "new")
     assert contents(tmp_path) == {"file": b""}
 
@@ -50,7 +50,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PermissionError, match=f"{os.strerror(errno.EROFS)} in .*; name another place") as caught:
+    with pytest.raises(
+        PermissionError, match=f"{os.strerror(errno.EROFS)} in .*; name a file in another folder"
+    ) as caught:
         check_writable(tmp_path / "new")
     assert str(caught.value).startswith(f"{tmp_path / 'new'} cannot be written")
 

@@ -322,7 +322,7 @@ def test_a_header_without_rows_is_refused(read: Read, text):
 
 
 def test_no_usable_row_is_refused_with_the_counts(read: Read):
-    with pytest.raises(TableError, match="none of 4 rows can be used: 3 lack a value in 'x' or 'y', 1 hold something"):
+    with pytest.raises(TableError, match="none of 4 rows can be used: 3 lack a value in 'x' or 'y', 1 hold a value"):
         read("x,y\n1,\n,2\nNA,NA\n3,many\n")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: arguments of commands, their outcome, data and pictures."""
+"""Arguments and outcomes of commands, and checks of data and pictures."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import matplotlib.image
 import numpy as np
 
 DATA = Path(__file__).parents[2] / "data"
-# Exact least squares, in rational arithmetic, of the values as printed in co2.csv.
+# The exact least-squares fits, by rational arithmetic, to the values as printed in co2.csv.
 CO2_REFERENCE = json.loads((DATA / "co2_reference.json").read_text("utf-8"))
 NUMBER = r"([-+]?\d[\d.e+-]*)"
 
@@ -22,7 +22,7 @@ class Outcome(NamedTuple):
     err: str
 
     def number(self, pattern: str) -> float:
-        """The one number that is printed where the pattern has its group."""
+        """The number that matches the group of the pattern, which must occur once."""
         found = re.findall(pattern, self.out + self.err, re.MULTILINE)
         assert len(found) == 1
         return float(found[0])
@@ -43,12 +43,12 @@ def write_csv(name: str, x: object, y: object, names: tuple[str, str] = ("x", "y
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """All that lies in the folder and below, hidden files included; None for a folder."""
+    """The bytes of each file in the folder and below, hidden files included; None for a folder."""
     return {str(path): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
 
 
 def train(file: str = "line.csv", **options: object) -> list[object]:
-    """Arguments of `polyfit train`: a quick fit of a straight line, but for the options given."""
+    """Arguments of `polyfit train`: a short run of degree 1, changed by the options given."""
     named = {"x": "x", "y": "y", "degree": 1, "epochs": 20} | options
     return ["train", file, *(part for name, value in named.items() for part in (f"--{name}", value))]
 
@@ -73,7 +73,7 @@ def assert_shows_curves(picture: Path) -> None:
         return int((half == color).all(axis=-1).sum())
 
     red, blue, gray = (214, 39, 40), (31, 119, 180), (140, 140, 140)
-    # A curve crosses its half of the picture, and each of its columns holds some of the colour itself.
+    # A curve crosses its half of the picture, and each column of pixels has some of its colour.
     width = left.shape[1] // 2
     assert count(left, red) > width
     assert count(right, blue) > width

@@ -16,7 +16,7 @@ from polyfit.cli import app
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs the command line in this process, in a folder that holds line.csv: y = 1 + 2 x at 0, 1, ..., 10."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")  # rich breaks lines there
+    monkeypatch.setenv("COLUMNS", "200")  # the width at which rich breaks lines
     write_csv("line.csv", range(11), range(1, 22, 2))
 
     def run(*arguments: object) -> Outcome:
@@ -25,7 +25,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         captured = capsys.readouterr()
         return Outcome(status, captured.out, captured.err)
 
-    # 2000 samples are too few to share, and threads that wait for each other slow down tenfold beside other processes.
+    # 2000 samples are too few for threads: beside other processes, waiting for each other makes them ten times slower.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run

@@ -31,7 +31,7 @@ from polyfit.cli import app
         (["train", "line.csv", "--y", "y", "--degree", 1], "'--x'"),
     ],
 )
-def test_commands_that_make_no_sense_are_refused(refused: Callable[..., str], arguments, said):
+def test_bad_commands_are_refused(refused: Callable[..., str], arguments, said):
     Path("folder.png").mkdir()
     line = refused(*arguments)
     assert said.lower() in line.lower()
@@ -68,7 +68,7 @@ def test_interrupt_stops_without_a_traceback(command: Command, monkeypatch: pyte
     assert contents(Path()) == before
 
 
-def test_defects_of_our_own_are_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch):
+def test_errors_of_polyfit_itself_are_raised(command: Command, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object, **__: object) -> Never:
         raise ZeroDivisionError
 

@@ -26,7 +26,7 @@ def test_demo_descends_as_numpy_does_in_double(command: Command):
     np.testing.assert_allclose(outcome.coef(), coef, rtol=0, atol=tolerance)
     residual = powers @ coef - np.sin(x)
     loss, gradient = residual @ residual, 2 * powers.T @ residual
-    # What the tolerance of the coefficients is to the loss; the float32 sum is carried.
+    # The tolerance of the coefficients, carried over to the loss. The float32 sum adds no error of this size.
     loss_tolerance = np.abs(gradient).sum() * tolerance + 5e-6 * loss
     assert loss_tolerance < 0.01 * loss
     printed = outcome.number(rf"^loss {NUMBER} after {epochs} epochs in ")
@@ -43,7 +43,7 @@ def test_demo_compares_with_eager_and_draws_a_picture(command: Command):
     assert 0 <= difference <= 2 * epochs * 2.0**-23
     assert "picture in demo.png" in outcome.out
     assert_shows_curves(Path("demo.png"))
-    # What is said of the landscape: the least loss by numpy, and curvatures by its singular values.
+    # The minimum loss by numpy, and the curvatures from the singular values.
     x = np.linspace(-math.pi, math.pi, 2000)
     powers = np.vander(x, 6, increasing=True)
     best = np.linalg.lstsq(powers, np.sin(x), rcond=None)[0]

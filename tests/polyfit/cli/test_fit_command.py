@@ -31,7 +31,7 @@ def test_fit_prints_the_exact_fit_and_its_errors_and_saves_them(command, tmp_pat
     assert [float(value) for _, value, _ in rows] == pytest.approx(fit.coef.tolist(), rel=1e-14)
     assert [float(error) for _, _, error in rows] == pytest.approx(fit.std_err.tolist(), rel=1e-5)
     assert outcome.number(rf"^R\^2 {NUMBER},") == pytest.approx(fit.r_squared, abs=1e-6)
-    # Residuals do not depend on how x counts time: rows, in the reference.
+    # Residuals do not depend on the unit of x, which is a row in the reference.
     assert fit.rss == pytest.approx(float(CO2_REFERENCE["degree2"]["rss"]), rel=1e-12)
     picture = matplotlib.image.imread("fit.png")
     assert picture.std() > 0.05
@@ -50,7 +50,7 @@ def test_fit_in_powers_of_x_and_a_chosen_degree(command):
     assert f"degree {expected.degree} of 0 to 12, by cv" in outcome.out
 
 
-def test_what_fit_refuses(refused, command):
+def test_bad_options_of_fit_are_refused(refused, command):
     assert "neither --degree nor --max-degree is given; pass one" in refused("fit", "line.csv", "--x", "x", "--y", "y")
     assert "--degree and --max-degree are given; pass one" in refused(
         "fit", "line.csv", "--x", "x", "--y", "y", "--degree", 1, "--max-degree", 2

@@ -1,6 +1,7 @@
 """Update rules, losses, bases, engines and monitors by their names."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,14 @@ import torch
 from commands import Command, train
 
 import polyfit
+from polyfit import bases, losses, training
+
+
+def test_help_offers_every_rule_loss_basis_and_engine(command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    helped = command("train", "--help").out
+    for offered in (["sgd", "momentum", "adam", "adamw", "rmsprop"], losses.LOSSES, bases.BASES, training.ENGINES):
+        assert all(re.search(rf"[ ,]{name}[,.]", helped) for name in offered)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +40,7 @@ def test_train_takes_rules_losses_bases_and_says_its_engine(command, optimizer, 
     assert (saved["basis"], saved["loss"], saved["engine"]) == (basis, loss, engine)
     x = torch.arange(11, dtype=torch.float64)
     values = polyfit.polyval(x, torch.tensor(saved["coef"], dtype=torch.float64), basis=basis, domain=saved["domain"])
-    # y = 1 + 2 x on eleven points; rules with a rate of their own come near and hover there.
+    # y = 1 + 2 x on eleven points. Rules that scale the gradient come near the minimum and oscillate there.
     torch.testing.assert_close(
         values, 1 + 2 * x, rtol=0, atol=1e-6 if "m" in optimizer[:1] or optimizer == "sgd" else 1.0
     )
@@ -55,7 +64,7 @@ def test_train_writes_a_log_for_tensorboard(command: Command):
     assert "1000/1000" not in command(*train(epochs=1000, monitor="none")).out
 
 
-def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
+def test_a_monitor_that_fails_is_shown_in_a_line_and_the_polynomial_is_saved(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ):
     class Full:
@@ -72,7 +81,9 @@ def test_a_monitor_that_fails_is_told_in_a_line_and_the_polynomial_is_saved(
     assert Path("line.json").exists()
 
 
-def test_monitors_that_cannot_be_had_are_refused(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+def test_monitors_that_are_unknown_or_not_installed_are_refused(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
     assert "--monitor radio is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="radio"))
     assert "--monitor tensorboard is unknown; pass bar, tensorboard:DIR" in refused(*train(monitor="tensorboard"))
     assert "'one' is not a port; pass a number" in refused(*train(monitor="visdom:localhost:one"))

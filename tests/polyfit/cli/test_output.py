@@ -26,7 +26,7 @@ def test_outputs_replace_older_files(command: Command):
 
 @pytest.mark.parametrize("ending", plotting.supported_formats())
 def test_every_ending_that_is_offered_can_be_written(tmp_path: Path, ending):
-    # With text in it: some formats call for other programs only then.
+    # The figure has text: some formats need other programs only for text.
     figure = Figure(figsize=(1, 1))
     figure.text(0.1, 0.5, "x")
     path = tmp_path / f"fit.{ending}"

@@ -36,10 +36,10 @@ def test_co2_is_fitted_as_exact_least_squares_does(command: Command, degree, r_s
     document = json.loads(Path("fit.json").read_text("utf-8"))
     assert document["r_squared"] == pytest.approx(float(exact["r_squared"]), abs=1e-12)
     assert document["loss_value"] == pytest.approx(mean_squared_error, rel=1e-12)
-    # The reference counts the weeks 0, 1, ..., 2283, which are -1 ... 1 in t.
+    # x of the reference is the week, 0 to 2283, which t maps to [-1, 1].
     weeks = Polynomial([2283 / 2, 2283 / 2])
     in_t = np.array(Polynomial([float(c) for c in exact["coef"]])(weeks).coef, dtype=float)
-    # At the optimum the gradient is a sum that rounds at n eps of its terms, and the Hessian's condition is below 100.
+    # At the minimum, the gradient has a rounding error of n eps of its terms. The Hessian's condition is below 100.
     np.testing.assert_allclose(document["coef"], in_t, rtol=0, atol=1e-10 * np.abs(in_t).max())
     np.testing.assert_allclose(outcome.coef(), in_t, rtol=5.1e-6)
 
@@ -104,7 +104,7 @@ def test_polynomial_and_map_that_are_printed_give_the_line(command: Command):
     np.testing.assert_allclose(Polynomial(outcome.coef())((x - center) / half_width), 1 + 2 * x, rtol=1e-5)
 
 
-# Seconds, milliseconds and a range whose ends are further apart than the largest number.
+# Seconds, milliseconds, and a range wider than the largest number.
 @pytest.mark.parametrize(
     ("low", "high"), [(1.7e9, 1.7e9 + 60), (1700000000123.0, 1700000001123.0), (-1.5e308, 1.5e308)]
 )
@@ -114,9 +114,19 @@ def test_map_that_is_printed_takes_the_data_to_one_in_size(command: Command, low
     found = re.search(rf"^with t = \(x - {NUMBER}\) / (\S+)$", outcome.out, re.MULTILINE)
     assert found is not None
     center, half_width = map(float, found.groups())
-    # As many digits as the coefficients have.
+    # Six digits, as the coefficients have.
     assert (low - center) / half_width == pytest.approx(-1, abs=5e-6)
     assert (high - center) / half_width == pytest.approx(1, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "shift"), [([-1, 0, 1], "(x - 0) / 1"), ([-7, -5, -3], "(x + 5) / 2"), ([3, 5, 7], "(x - 5) / 2")]
+)
+def test_polynomial_is_printed_in_t_for_every_range_of_x(command: Command, x, shift):
+    write_csv("data.csv", x, [1, 3, 5])
+    lines = command(*train("data.csv", epochs=2000)).out.splitlines()
+    assert "y = 3 + 2 t" in lines
+    assert f"with t = {shift}" in lines
 
 
 def test_picture_of_dates_shows_data_and_curves(command: Command):
@@ -161,7 +171,7 @@ def test_names_are_shown_as_they_are(command: Command, name):
 
 
 def test_dates_at_the_end_of_the_calendar_can_be_drawn(command: Command):
-    # 9999-12-31 stands for "open" in many a table.
+    # Many tables have 9999-12-31 for "no end".
     write_csv("data.csv", ["2000-01-01", "2010-01-01", "9999-12-31"], [1, 2, 3])
     outcome = command(*train("data.csv", out="fit.png"))
     assert (outcome.status, outcome.err) == (0, "")
@@ -239,7 +249,7 @@ def test_patience_ends_a_run_that_no_longer_falls(command: Command):
     assert 500 < outcome.number(rf"after {NUMBER} epochs") < 10_000
 
 
-def test_ctrl_c_within_a_run_gives_what_was_reached(command: Command, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_in_a_run_saves_the_last_coefficients(command: Command, monkeypatch: pytest.MonkeyPatch):
     class Impatient:
         def __call__(self, epoch: int, loss: float, coef: torch.Tensor) -> None:
             if epoch > 0:

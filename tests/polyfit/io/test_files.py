@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Files are written whole or not at all."""
 
 import errno
 import os
@@ -13,11 +13,11 @@ from polyfit.io.files import check_writable, replacing
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that lies in the folder, hidden files included."""
+    """The bytes of each file in the folder, hidden files included."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# --- check_writable ---------------------------------------------------------------------------------------------------
+# --- check_writable ---
 
 
 def test_checking_a_place_that_can_be_written_leaves_no_trace(tmp_path: Path):
@@ -45,7 +45,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Permission bits would not stop a test that root runs.
+    # Permission bits do not stop root, who may run the tests.
     def refuse(**_: object) -> Never:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
@@ -73,8 +73,8 @@ def test_the_file_changes_only_once_all_is_written(tmp_path: Path, before):
 
 def test_the_part_can_take_the_place_of_the_file_at_once(tmp_path: Path):
     with replacing(tmp_path / "picture.png") as part:
-        assert part.parent == tmp_path  # another disk would need a copy, which can fail midway
-        assert part.suffix == ".png"  # writers choose a format by it
+        assert part.parent == tmp_path  # a move to another disk would be a copy, which can fail midway
+        assert part.suffix == ".png"  # writers choose the format by it
 
 
 def test_a_bare_name_is_written_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,4 +1,4 @@
-"""What the tests of monitors share: runs by a clock of the test's own."""
+"""Runs with monitors, timed by a clock that only the tests move."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ F64 = torch.float64
 
 
 class Clock:
-    """Stands still but for what is added to it."""
+    """A clock that moves only when a test adds to `now`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Slow:
-    """Takes its time."""
+    """A monitor whose calls take this number of seconds each."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self.clock, self.seconds, self.epochs = clock, seconds, []
@@ -40,6 +40,8 @@ class Slow:
 
 
 class Thorough(Slow):
+    """A slow monitor that wants every record."""
+
     every_record = True
 
 
@@ -62,7 +64,7 @@ def a_run(
     seconds: float = 1e-3,
     marks_last: bool = True,
 ) -> None:
-    """A run, of which a record takes `seconds`."""
+    """Call the monitors as a run does whose records take `seconds` each."""
     monitors.begin(a_view() if view is None else view)
     epochs = losses.epochs.tolist()
     for i, epoch in enumerate(epochs):

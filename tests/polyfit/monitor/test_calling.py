@@ -1,4 +1,4 @@
-"""When monitors are called and with what, by a clock of the test's own."""
+"""`MonitorGroup`: when it calls monitors, with which arguments, and after errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def test_calls_take_their_share_of_the_time(costs: list[float], marks_last: bool
     epochs = losses.epochs.tolist()
     for one in slow:
         allowed = 0.04 / len(slow) * clock.now
-        assert one.spent <= allowed + 2 * one.seconds  # a call begins within the share, and the last comes anyway
+        assert (
+            one.spent <= allowed + 2 * one.seconds
+        )  # the last call within the share may pass it, and the last record is always shown
         assert one.epochs == epochs or one.spent >= allowed - one.seconds - 1e-3
         assert (one.epochs[0], one.epochs[-1]) == (epochs[0], epochs[-1])
         assert one.epochs == sorted(set(one.epochs))
@@ -37,7 +39,7 @@ def test_the_share_is_of_the_time_since_the_beginning():
     monitors = MonitorGroup(slow, share=0.04, clock=clock)
     clock.now += 1e6
     a_run(monitors, some_losses(100), COEF, clock=clock)
-    assert len(slow.epochs) == 2  # 100 ms, of which 4 % are less than a call
+    assert len(slow.epochs) == 2  # 4 % of 100 ms is less than one call
 
 
 def test_monitors_are_given_two_percent():
@@ -47,7 +49,7 @@ def test_monitors_are_given_two_percent():
     assert slow.spent == pytest.approx(0.02 * clock.now, rel=0.1)
 
 
-def test_making_what_is_shown_counts_as_well():
+def test_the_time_of_loss_and_coefficients_counts_too():
     clock = Clock()
     light = Slow(clock, 0.0)
     monitors = MonitorGroup(light, share=0.04, clock=clock)
@@ -63,7 +65,7 @@ def test_making_what_is_shown_counts_as_well():
     assert 0.03 * clock.now < 0.01 * len(light.epochs) < 0.05 * clock.now
 
 
-def test_what_nobody_sees_is_not_made():
+def test_loss_and_coefficients_are_not_computed_without_a_call():
     clock = Clock()
     monitors = MonitorGroup(Slow(clock, 10.0), share=0.04, clock=clock)
     monitors.begin(a_view())
@@ -71,7 +73,7 @@ def test_what_nobody_sees_is_not_made():
     monitors(1, lambda: pytest.fail("made"), lambda: pytest.fail("made"))
 
 
-def test_every_record_is_every_one_and_takes_nothing_from_others():
+def test_every_record_means_each_one_at_no_cost_to_other_monitors():
     clock = Clock()
     losses = some_losses(1000)
     thorough, slow = Thorough(clock, 1e-3), Slow(clock, 0.01)
@@ -80,7 +82,7 @@ def test_every_record_is_every_one_and_takes_nothing_from_others():
     assert 0.03 * clock.now < slow.spent < 0.05 * clock.now
 
 
-def test_a_run_that_ended_at_a_skipped_record_shows_it_once():
+def test_a_skipped_last_record_is_shown_once_at_the_end():
     clock = Clock()
     slow, thorough = Slow(clock, 10.0), Thorough(clock, 0.0)
     losses = some_losses(3, 4)
@@ -90,7 +92,7 @@ def test_a_run_that_ended_at_a_skipped_record_shows_it_once():
     assert slow.losses[1] == pytest.approx(float(losses.values[2].mean()), rel=1e-15)
 
 
-def test_each_is_handed_a_copy_of_its_own():
+def test_each_monitor_gets_its_own_copy():
     coef = COEF.clone().requires_grad_()
     seen = []
 
@@ -113,7 +115,7 @@ def test_each_is_handed_a_copy_of_its_own():
     assert torch.equal(coef, COEF)
 
 
-def test_begin_and_end_tell_what_they_promise():
+def test_begin_gets_the_view_and_end_gets_losses_and_coefficients():
     told = []
 
     class Listener:
@@ -136,7 +138,7 @@ def test_begin_and_end_tell_what_they_promise():
 
 
 class Fails:
-    """Raises when the time has come."""
+    """A monitor that raises an error in one of its calls."""
 
     every_record = True
 
@@ -163,7 +165,7 @@ WHEN = {"begin": 1, "record 0": 2, "record 10": 3, "record 20": 4, "end": 5}
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_a_monitor_that_fails_is_warned_of_once_and_the_run_goes_on(when: str):
+def test_a_monitor_that_fails_gives_one_warning_and_the_run_continues(when: str):
     fails, recorder = Fails(when, OSError("disk full")), Recorder()
     monitors = MonitorGroup([fails, recorder])
     losses = some_losses(3)
@@ -178,7 +180,7 @@ def test_a_monitor_that_fails_is_warned_of_once_and_the_run_goes_on(when: str):
     assert monitors
 
 
-def test_none_is_left_after_the_last_has_failed():
+def test_a_group_is_false_after_its_last_monitor_failed():
     monitors = MonitorGroup(lambda epoch, loss, coef: 1 / 0)
     assert monitors
     monitors.begin(a_view())
@@ -195,7 +197,7 @@ def test_ctrl_c_ends_the_run(when: str):
         a_run(MonitorGroup(Fails(when, KeyboardInterrupt())), some_losses(3), COEF)
 
 
-def test_what_fails_in_the_run_is_not_laid_on_a_monitor():
+def test_an_error_of_the_run_is_raised_and_removes_no_monitor():
     monitors = MonitorGroup(Recorder())
     monitors.begin(a_view())
     with pytest.raises(ZeroDivisionError):
@@ -212,6 +214,6 @@ def test_what_fails_in_the_run_is_not_laid_on_a_monitor():
         (Recorder, r"monitor is the class Recorder; pass one of its objects: Recorder\(...\)"),
     ],
 )
-def test_what_is_no_monitor_is_refused(wrong: Any, message: str):
+def test_objects_that_are_not_monitors_are_refused(wrong: Any, message: str):
     with pytest.raises(TypeError, match=message):
         MonitorGroup(wrong)

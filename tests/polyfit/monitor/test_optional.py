@@ -12,7 +12,7 @@ import pytest
 from polyfit.monitor import ProgressBar, TensorBoard, Visdom
 
 
-def test_the_package_imports_nothing_that_shows():
+def test_the_package_does_not_import_optional_packages():
     code = (
         "import sys, polyfit, polyfit.monitor; print({'rich', 'tensorboard', 'visdom', 'matplotlib'} & {*sys.modules})"
     )
@@ -29,7 +29,7 @@ def test_the_package_imports_nothing_that_shows():
         ("visdom", Visdom, "visdom"),
     ],
 )
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, module: str, make: Any, extra: str):
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str, make: Any, extra: str):
     if module == "matplotlib":
         pytest.importorskip("tensorboard")
     monkeypatch.setitem(sys.modules, module, None)

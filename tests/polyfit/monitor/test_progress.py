@@ -12,7 +12,7 @@ from polyfit.monitor.calling import MonitorGroup
 
 
 def assert_ended(threads: list[threading.Thread]) -> None:
-    """What has been started since then, redrawing a bar ten times a second, has ended or is about to."""
+    """All threads that were started since then have ended, or end within 5 seconds."""
     for thread in threading.enumerate():
         if thread not in threads:
             thread.join(5.0)
@@ -37,7 +37,7 @@ def test_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str], epo
     assert f"loss {float(losses.values[-1]):.6g} " in out
 
 
-def test_progress_bar_goes_through_one_run_after_the_other(capsys: pytest.CaptureFixture[str]):
+def test_progress_bar_serves_one_run_after_the_other(capsys: pytest.CaptureFixture[str]):
     with ProgressBar() as bar:
         for epochs in (10, 40):
             a_run(MonitorGroup(bar), some_losses(epochs // 10 + 1), COEF, view=a_view(epochs=epochs))
@@ -47,7 +47,7 @@ def test_progress_bar_goes_through_one_run_after_the_other(capsys: pytest.Captur
     assert out.count("training") == 2
 
 
-def test_progress_bar_in_a_run_that_fails_is_ended_by_its_context(capsys: pytest.CaptureFixture[str]):
+def test_progress_bar_stops_when_a_run_fails_in_its_context(capsys: pytest.CaptureFixture[str]):
     threads = threading.enumerate()
 
     def fail() -> None:

@@ -22,7 +22,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("case", DRAWN)
-def test_what_is_drawn(case: str):
+def test_samples_to_draw_are_sorted_and_belong_to_one_series(case: str):
     x_shape, y_shape, coef_shape = DRAWN[case]
     x, y, coef = torch.randn(x_shape), torch.randn(y_shape), torch.randn(coef_shape)
     shown = records.data_and_fit(a_view(x, y), coef)

@@ -18,7 +18,7 @@ from polyfit.training import Losses
 
 
 def read_log(folder: Path) -> Any:
-    """What TensorBoard keeps of the one file in a folder, all of it."""
+    """All that TensorBoard reads from the one file in a folder."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert len(list(folder.iterdir())) == 1
     log = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
@@ -49,7 +49,7 @@ def test_tensorboard_holds_each_record_once_and_in_order(tmp_path: Path, seconds
     assert [event.step for event in events] == losses.epochs.tolist()
     written = np.array([event.value for event in events])
     expected = losses.values.numpy().reshape(300, -1).mean(1).astype(np.float32)
-    # a mean of several in float64 may be summed in another order, and lie on the other side of a float32's border
+    # a mean in float64 depends on the order of its sum, and may round to the neighbouring float32
     np.testing.assert_allclose(written, expected, rtol=2.0**-23 if batch else 0.0, atol=0.0)
     times = [event.wall_time for event in events]
     assert times == sorted(times)
@@ -78,7 +78,7 @@ def test_tensorboard_of_a_run_that_became_infinite(tmp_path: Path):
     board = TensorBoard(tmp_path)
     monitors = MonitorGroup(board)
     monitors.begin(a_view())
-    for epoch, loss in ((0, 1.0), (10, 1e200), (20, float("nan"))):  # what is shown may be later than what is kept
+    for epoch, loss in ((0, 1.0), (10, 1e200), (20, float("nan"))):  # a call may come later than the last kept record
         monitors(epoch, lambda loss=loss: loss, lambda: COEF * torch.nan)
     monitors.end(losses, COEF * torch.inf)
     log = read_log(tmp_path)

@@ -18,7 +18,7 @@ from polyfit.training import Losses
 
 
 class Connection:
-    """In place of visdom.Visdom: keeps what is sent, as JSON would, and writes into opts, as that one does."""
+    """Replaces visdom.Visdom: keeps the messages as JSON would, and changes opts as visdom does."""
 
     def __init__(self, **options: Any) -> None:
         self.options, self.sent = options, []
@@ -34,7 +34,7 @@ class Connection:
 
 
 def the_line(sent: list[dict[str, Any]], window: str) -> list[tuple[float, float]]:
-    """What a window shows after all that was sent."""
+    """The points that a window shows after these messages."""
     points: list[tuple[float, float]] = []
     for one in sent:
         if one["win"] == window:
@@ -76,7 +76,7 @@ def test_visdom_appends_and_then_completes(seconds: float):
     assert of_fit["opts"]["legend"] == ["data", "polynomial"]
 
 
-def test_visdom_leaves_out_what_is_not_finite_and_no_logarithm():
+def test_visdom_leaves_infinities_out_and_has_no_log_axis_without_positive_losses():
     connection = Connection()
     losses = Losses(torch.tensor([0, 10, 20]), torch.tensor([-1.0, torch.inf, torch.nan], dtype=F64))
     a_run(MonitorGroup(Visdom(connection)), losses, COEF * torch.nan)

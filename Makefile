@@ -1,14 +1,17 @@
 # Every target makes what it needs: `make demo` and `make test` work on a fresh clone on a fresh machine.
 #   make demo    the tutorial's run: sin(x), degree 5, 80000 epochs, with a picture at the end
 #   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
+#   make matrix  the reference tests as other processors run them; PYTHONS="python3.12 ..." adds interpreters
 #   make gpu     on a machine with a GPU: `make gpu PYTHON=python3` uses that interpreter and installs nothing
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A worker for each core, 4 at most: each takes about a gigabyte. One that has no more tests takes some of another's.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint format reference interpreter codegen codegen-full ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference matrix interpreter codegen codegen-full ceilings wheel bench gpu clean
 
 setup: $(STAMP)
 
@@ -36,13 +39,17 @@ format: setup
 	$(BIN)/ruff format .
 
 reference: setup
-	$(BIN)/python -m pytest --doctest-modules -m 'not interpreter and not codegen' polyfit tests
+	$(PYTEST) --doctest-modules -m 'not interpreter and not codegen' polyfit tests
+
+# Other vector instructions, BLAS kernels, thread counts and orders of the tests; see tests/matrix.py.
+matrix: setup
+	$(BIN)/python tests/matrix.py $(addprefix --python=,$(PYTHONS)) $(LEGS)
 
 interpreter: setup
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpreter tests/kernels
+	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels
 
 codegen: setup
-	$(BIN)/python -m pytest -m codegen tests/kernels
+	$(PYTEST) -m codegen tests/kernels
 
 # Every basis with every loss, on every device: no part of `make test`, for the minutes that it takes.
 codegen-full: setup

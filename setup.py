@@ -12,8 +12,9 @@ assert VERSION is not None
 CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8", "scipy>=1.11"]
 TENSORBOARD = ["tensorboard>=2.16", "matplotlib>=3.8"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
-TESTS = ["hypothesis>=6.100", "sybil>=10"]
 STATS = ["scipy>=1.11"]
+TESTS = ["hypothesis>=6.100", "pytest-xdist>=3.6", "sybil>=10"]
+LINT = ["ruff", "pyright[nodejs]"]
 
 setup(
     name="fused-polyfit",
@@ -27,7 +28,7 @@ setup(
     packages=[*find_packages(include=["polyfit", "polyfit.*"]), *find_packages("kernels")],
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
-    package_data={"polyfit": ["py.typed"], "polyfit.training": ["descent.cpp"]},
+    package_data={"polyfit": ["py.typed"], "polyfit.backends": ["descent.cpp"]},
     install_requires=["numpy>=1.26", "torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
     extras_require={
         "cli": CLI,
@@ -35,12 +36,12 @@ setup(
         "tensorboard": TENSORBOARD,
         "visdom": ["visdom>=0.2.4"],
         "bench": BENCH,
-        "dev": [*CLI, *BENCH, *TENSORBOARD, *TESTS, "ruff", "pyright[nodejs]", "setuptools>=77", "wheel"],
+        "dev": [*CLI, *BENCH, *TENSORBOARD, *TESTS, *LINT, "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Topic :: Scientific/Engineering :: Mathematics",
     ],
 )

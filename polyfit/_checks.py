@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # --- names and numbers ---
 
 
-def check_choice(name: str, value: object, accepted: Iterable[object], alternatives: str = "") -> None:
+def check_choice(name: str, value: object, accepted: Collection[object], alternatives: str = "") -> None:
     """Refuse a value that is not among those that are accepted.
 
     Args:
@@ -25,9 +25,12 @@ def check_choice(name: str, value: object, accepted: Iterable[object], alternati
         accepted: the values to choose from.
         alternatives: what else could be passed, as the end of a sentence.
     """
-    choices = tuple(accepted)
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, choices))}{alternatives}")
+    try:
+        is_known = value in accepted
+    except TypeError:  # a value without a hash
+        is_known = False
+    if not is_known:
+        raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, accepted))}{alternatives}")
 
 
 def _is_number(value: object) -> bool:

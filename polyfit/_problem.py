@@ -20,7 +20,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
-    """What stands before the last axis, broadcast; the last axes of the samples must agree."""
+    """The broadcast batch axes, those before the last one. The last axes of the samples must agree."""
     reference = next(iter(samples))
     n_samples = samples[reference].shape[-1:]
     for name, tensor in samples.items():
@@ -42,7 +42,7 @@ def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in samples.items())
         raise ValueError(
             f"batches do not fit: coef {tuple(coef.shape)} is (*batch, degree + 1) and {shapes} are (*batch, samples);"
-            " what stands before the last axis must broadcast"
+            " the axes before the last one must broadcast"
         ) from None
 
 
@@ -51,7 +51,7 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
-    """Whether all samples are of one series and can be seen as one axis without a copy."""
+    """Whether all samples belong to one series and a view gives them on one axis."""
     shape = samples[0].shape
     return coef.dim() == 1 and all(
         tensor.shape == shape and (tensor.dim() <= 1 or tensor.is_contiguous()) for tensor in samples
@@ -59,7 +59,7 @@ def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
 
 
 def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
-    """(S, K) for a tensor (*batch, K), or (K,) where one row serves all series."""
+    """A tensor (*batch, K) as rows (S, K), or (K,) where one row serves all series."""
     width = tensor.shape[-1]
     if all(size == 1 for size in tensor.shape[:-1]):
         return flat(tensor)
@@ -110,7 +110,7 @@ def canonical_problem(
     domain: Sequence[float] | None,
     impl: str,
 ) -> Problem:
-    """Check the arguments of `polynomial_loss` and bring its operands into canonical shape, as views where possible."""
+    """Check the arguments of `polynomial_loss` and give its operands canonical shapes, as views where possible."""
     check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     check_coef(coef)
     if callable(loss) and not isinstance(loss, losses.Loss):

@@ -1,6 +1,6 @@
-"""Every operation as whole-tensor, differentiable PyTorch: the definition that all other paths are held against.
+"""Every operation as whole-tensor, differentiable PyTorch: the definition that all backends are compared with.
 
-Written for clarity and derivatives of any order, not for speed: each step of the recurrence is a tensor of its own.
+Written for clarity and for derivatives of any order, not for speed: each step of the recurrence makes a tensor.
 float16 and bfloat16 compute in float32 and return in their own dtype, as everywhere in polyfit.
 
 Shapes: x (..., N) and coef (..., degree + 1) broadcast over what stands before the last axis; a 1-D coef takes x of any

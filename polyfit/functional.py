@@ -21,7 +21,7 @@ from polyfit.backends import resolve_impl
 
 
 def _promoted(*tensors: Any) -> Sequence[Any]:
-    """Under autocast, which leaves a model with tensors of several dtypes, all in the widest; else as they are."""
+    """Under autocast, operands of several dtypes in the widest of these; otherwise the operands as they are."""
     dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
     if len(dtypes) < 2 or not dtypes.issubset(DTYPES):  # the check says more
         return tensors
@@ -48,8 +48,8 @@ def polyval(
 
     Args:
         x: where to evaluate. Shape ``(*batch, N)``, samples on the last axis; any shape with a 1-D `coef`.
-        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. What stands before the
-            last axes broadcasts: x of shape ``(N,)`` is shared by all series.
+        coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``. The axes before the
+            last one broadcast: x of shape ``(N,)`` is shared by all series.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
         domain: ``(lo, hi)``, mapped affinely onto the window of the basis, which is [-1, 1], and [0, 1] for laguerre;
             None for no mapping.
@@ -57,11 +57,11 @@ def polyval(
             `polynomial_loss`.
 
     Returns:
-        Values in the dtype of x, of the shape of x for a 1-D `coef` and ``(*batch, N)`` otherwise. Differentiable in x
-        and coef, to any order and in forward mode; one pass over x and the incoming gradient for the first.
+        Values in the dtype of x: in the shape of x for a 1-D `coef`, ``(*batch, N)`` otherwise. Differentiable in x and
+        coef, to any order and in forward mode. The first derivative takes one pass over x and the incoming gradient.
 
-    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64; x and coef must agree (under autocast
-    they are brought to the wider of the two).
+    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64. x and coef must agree. (Under autocast
+    both are converted to the wider dtype.)
 
     Raises:
         TypeError: not a floating-point tensor, or dtypes that differ.
@@ -112,32 +112,32 @@ def polynomial_loss(
 
     Args:
         x: samples, ``(*batch, N)``; any shape with a 1-D `coef`.
-        y: targets; its last axis is that of x, what stands before broadcasts.
+        y: targets. The last axis is that of x, the axes before it broadcast.
         coef: coefficients, lowest degree first, ``(*batch, degree + 1)``.
         loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
-            with their defaults, an object from polyfit.losses with others, or a function of your own that takes
-            predictions and targets of one shape to losses of that shape. Your function must be differentiable PyTorch;
-            it runs on the differentiable formula, not in the one pass, whatever `impl` is.
-        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for one.
+            with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
+            takes predictions and targets of one shape and returns losses of that shape. Your function must be
+            differentiable PyTorch. It runs on the differentiable formula and not in the one pass, whatever `impl` is.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
-        per_series: keep one loss per series, shape ``batch``, instead of reducing over all of them.
+        per_series: keep one loss for each series, shape ``batch``, instead of one over all series.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch", or "compile": a loop that
-            torch.compile makes, for large data on a CPU. It takes degrees up to 10, needs a C++ compiler, and its first
+            torch.compile makes, for large data on a CPU. It takes degrees up to 10 and needs a C++ compiler. The first
             call for each kind of problem compiles for some seconds.
 
     Returns:
         The loss in the dtype of the operands: a scalar, ``batch`` with per_series, ``(*batch, N)`` for "none".
         Differentiable in x, y, coef and weight, to any order and in forward mode, under every transform of torch.func
-        and torch.compile. For "mean" and "sum" the pass that gives the value gives the gradients that are asked for,
-        and backward only scales them. (An operand that series share takes one more pass in backward when per_series
-        gives each series a gradient of its own.) Second derivatives and forward mode go through the differentiable
+        and torch.compile. For "mean" and "sum" the pass that gives the value also gives the gradients that are needed,
+        and backward only scales them. (With per_series, an operand that series share takes one more pass in backward,
+        since each series has its own upstream gradient.) Second derivatives and forward mode use the differentiable
         formula.
 
-    dtypes: float16, bfloat16 and float32 compute in float32 and add up in float64 beyond short runs, so that the
-    relative error does not grow with N; float64 in float64. All operands must agree; under autocast they are brought to
-    the widest of theirs.
+    dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64. A float32 sum has a bounded number of
+    terms, and sums of these sums are float64: the relative error does not grow with N. All operands must agree. (Under
+    autocast they are converted to the widest dtype.)
 
     Raises:
         TypeError: not a floating-point tensor, or dtypes that differ.
@@ -158,7 +158,6 @@ def polynomial_loss(
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
-    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
     x, y, coef, weight = autograd.tied(x, y, coef, weight)
     problem = canonical_problem(
         x,

@@ -1,4 +1,4 @@
-"""What a pointwise loss is: plain data, named as torch.nn.functional names it, with its parameters and defaults.
+"""Pointwise losses as plain data, with the names, parameters and defaults of torch.nn.functional.
 
 ``polynomial_loss(loss=...)`` takes an object of this module or its name, which stands for the defaults. With the
 prediction p and the residual r = p - y:
@@ -17,10 +17,12 @@ poisson_nll(log_input, ...)   exp(p) - y p, or p - y log(p + eps); with full: + 
 cauchy(scale)                 scale**2 / 2 log(1 + (r / scale)**2)
 ============================  ==========================================================================
 
-`value` is differentiable PyTorch, of operations that every transform knows (torch's huber_loss has no second derivative
-in forward mode, its mse_loss fails under vmap); `slopes` gives the derivatives to p and y in closed form, at a kink
-what autograd of `value` gives. Both are written so that large residuals and logits neither overflow nor lose their
+`value` is differentiable PyTorch, made of operations that every transform supports. (torch's huber_loss has no second
+derivative in forward mode, and its mse_loss fails under vmap.) `slopes` gives the derivatives to p and y in closed
+form; at a kink they equal those of autograd of `value`. Large residuals and logits neither overflow nor lose their
 digits.
+
+`LOSSES` holds the losses by name, `kernel_variants` an object for each variant that a kernel compiles.
 """
 
 from __future__ import annotations
@@ -45,14 +47,25 @@ def _softplus(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """A pointwise loss; see the subclasses."""
+    """A pointwise loss; see the subclasses.
+
+    Attributes:
+        name: a key of `LOSSES`.
+        parameter: the field whose value a kernel takes as an argument; None for a loss without one.
+    """
 
     name: ClassVar[str] = ""
+    parameter: ClassVar[str | None] = None
+
+    @classmethod
+    def variants(cls) -> tuple[Loss, ...]:
+        """An object for each variant that a kernel compiles."""
+        return (cls(),)
 
     @property
     def kernel(self) -> tuple[str, float]:
-        """What a kernel is told: the variant to compile, and its parameter."""
-        return self.name, 0.0
+        """The variant that a kernel compiles, and its parameter."""
+        return self.name, 0.0 if self.parameter is None else getattr(self, self.parameter)
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:
         """l(p, y) for tensors of one shape, differentiable."""
@@ -109,13 +122,10 @@ class Huber(Loss):
 
     delta: float = 1.0
     name: ClassVar[str] = "huber"
+    parameter: ClassVar[str | None] = "delta"
 
     def __post_init__(self) -> None:
         check_number("delta", self.delta, 0.0, is_open=True)
-
-    @property
-    def kernel(self) -> tuple[str, float]:  # noqa: D102
-        return self.name, self.delta
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p - y
@@ -141,6 +151,7 @@ class SmoothL1(Loss):
 
     beta: float = 1.0
     name: ClassVar[str] = "smooth_l1"
+    parameter: ClassVar[str | None] = "beta"
 
     def __post_init__(self) -> None:
         check_number("beta", self.beta, 0.0)
@@ -201,13 +212,10 @@ class Quantile(Loss):
 
     q: float = 0.5
     name: ClassVar[str] = "quantile"
+    parameter: ClassVar[str | None] = "q"
 
     def __post_init__(self) -> None:
         check_number("q", self.q, 0.0, 1.0, is_open=True)
-
-    @property
-    def kernel(self) -> tuple[str, float]:  # noqa: D102
-        return self.name, self.q
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         short = y - p
@@ -231,13 +239,10 @@ class BCEWithLogits(Loss):
 
     pos_weight: float = 1.0
     name: ClassVar[str] = "bce_with_logits"
+    parameter: ClassVar[str | None] = "pos_weight"
 
     def __post_init__(self) -> None:
         check_number("pos_weight", self.pos_weight, 0.0)
-
-    @property
-    def kernel(self) -> tuple[str, float]:  # noqa: D102
-        return self.name, self.pos_weight
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return (1.0 - y) * _softplus(p) + self.pos_weight * y * _softplus(-p)
@@ -261,9 +266,14 @@ class PoissonNLL(Loss):
     full: bool = False
     eps: float = 1e-8
     name: ClassVar[str] = "poisson_nll"
+    parameter: ClassVar[str | None] = "eps"
 
     def __post_init__(self) -> None:
         check_number("eps", self.eps, 0.0, is_open=True)
+
+    @classmethod
+    def variants(cls) -> tuple[Loss, ...]:  # noqa: D102
+        return tuple(cls(log_input, full) for log_input in (True, False) for full in (False, True))
 
     @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
@@ -301,13 +311,10 @@ class Cauchy(Loss):
 
     scale: float = 1.0
     name: ClassVar[str] = "cauchy"
+    parameter: ClassVar[str | None] = "scale"
 
     def __post_init__(self) -> None:
         check_number("scale", self.scale, 0.0, is_open=True)
-
-    @property
-    def kernel(self) -> tuple[str, float]:  # noqa: D102
-        return self.name, self.scale
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         ratio = (p - y) * (1.0 / self.scale)
@@ -343,11 +350,14 @@ def resolve(loss: str | Loss) -> Loss:
     return LOSSES[loss]()
 
 
+@functools.cache
+def kernel_variants() -> dict[str, Loss]:
+    """An object for each variant that a kernel compiles, by the name of the variant."""
+    return {loss.kernel[0]: loss for kind in LOSSES.values() for loss in kind.variants()}
+
+
 @functools.lru_cache(maxsize=256)
 def from_kernel(variant: str, parameter: float) -> Loss:
-    """The loss that a kernel is told of as `variant` and `parameter`: what `Loss.kernel` gave."""
-    name = variant.removesuffix("_full").removesuffix("_log")
-    if name == PoissonNLL.name:
-        return PoissonNLL("_log" in variant, "_full" in variant, parameter)
-    loss = LOSSES[name]()
-    return dataclasses.replace(loss, **{field.name: parameter for field in dataclasses.fields(loss)})
+    """The loss that `Loss.kernel` names as `variant` and `parameter`."""
+    loss = kernel_variants()[variant]
+    return loss if loss.parameter is None else dataclasses.replace(loss, **{loss.parameter: parameter})

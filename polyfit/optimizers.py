@@ -1,29 +1,35 @@
-r"""What an update rule is: plain data, the rules of torch.optim to the letter.
+r"""The update rules of torch.optim, to the letter, as plain data.
 
-`polyfit.train` reads these; nothing here holds state, so one object can serve many runs. A rule's `start` gives the
-state before the first update, and `step` makes one: plain arithmetic, element by element, on whatever holds the
-coefficients, arrays of numpy or tensors.
+`polyfit.train` reads these objects. They hold no state, so one object serves many runs. A rule's `start` gives its
+memory before the first update, and `step` makes an update: element by element, on arrays of numpy or on tensors.
 
-A learning rate may change along the run: in place of a number pass a schedule, a function of the epochs made so far.
+A learning rate may change along the run: pass a schedule in place of a number. A schedule is a function of the number
+of epochs made.
 
-Whatever depends on the number of an update, and not on the coefficients, is three numbers: the rate, and two factors of
-the rule (`Rule.factors`). `table` gives them for a stretch of a run; loops on a GPU and in C++ read the same table.
+Everything that depends on the number of an update, and not on the coefficients, is three numbers: the rate, and two
+factors of the rule (`Rule.factors`). `table` gives them for a part of a run. Loops on a GPU and in C++ read the same
+table.
+
+`OPTIMIZERS` holds the rules by name, `kernel_variants` an object for each variant that a kernel compiles.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polyfit._checks import check_number, check_rate
 
-State: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = NDArray[np.float64]
 Constants: TypeAlias = tuple[float, float, float, float]
+# Coefficients, gradients and memory of a rule: arrays of numpy, or tensors.
+Values = TypeVar("Values", NDArray[Any], Tensor)
 
 
 # --- learning rates ---
@@ -31,10 +37,10 @@ Constants: TypeAlias = tuple[float, float, float, float]
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A learning rate that depends on the number of epochs made: of updates, unless there are batches."""
+    """A learning rate that depends on the number of epochs made. Without batches an epoch is one update."""
 
     def rate(self, epoch: int) -> float:
-        """The learning rate of the updates that follow after `epoch` epochs."""
+        """The learning rate of the updates after `epoch` epochs."""
         ...
 
 
@@ -104,12 +110,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Warmup:
-    """A linear rise to the first rate of what follows, in `epochs` updates, as LinearLR and SequentialLR of torch give.
+    """A linear rise to a rate, or to the first rate of a schedule, as LinearLR and SequentialLR of torch give.
 
     Args:
-        then: a rate, or a schedule, which begins when the rise has ended.
+        then: the rate, or the schedule, which begins when the rise has ended.
         epochs: length of the rise.
-        start_factor: share of the rate that the first update takes.
+        start_factor: share of the rate at the first update.
 
     >>> [round(Warmup(0.3, epochs=2).rate(epoch), 6) for epoch in range(4)]
     [0.1, 0.2, 0.3, 0.3]
@@ -151,29 +157,40 @@ class Rule(Protocol):
 
     @property
     def kernel(self) -> tuple[str, Constants]:
-        """The name of the variant that a kernel compiles, and its constants."""
+        """The variant that a kernel compiles, and its constants."""
         ...
 
     def factors(self, counts: Array) -> tuple[Array, Array]:
         """The two factors a and b of updates with these numbers, from 1 on."""
         ...
 
-    def start(self, zeros: Any) -> State:
-        """The state before the first update, made of zeros in the shape of the coefficients."""
+    def start(self, zeros: Values) -> tuple[Values, ...]:
+        """The memory before the first update, made of zeros in the shape of the coefficients."""
         ...
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
-        """Coefficients and state after an update at the rate `lr`, a number or one for each series, (S, 1)."""
+    def step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
+        """Coefficients and memory after an update.
+
+        Args:
+            coef: (S, p).
+            gradient: (S, p).
+            memory: (S, p) each.
+            lr: the rate: a number, or one for each series, (S, 1).
+            a: first factor, a number.
+            b: second factor, a number.
+        """
         ...
 
 
-# Tables are made in whole blocks, so that an update's numbers do not depend on where a run is cut: powers of a vector
-# may round differently at different places of it.
+# Tables are made in whole blocks: a power of a vector may round differently at different places of the vector, and the
+# numbers of an update must not depend on where a run is cut.
 _BLOCK = 1024
 
 
 def table(rule: Rule, first: int, stop: int, batches: int = 1) -> Array:
-    """Rate and factors (n, 3) of the updates after the first `first`, up to number `stop`, with so many an epoch."""
+    """Rate and factors (n, 3) of the updates `first` to `stop`, counted from 0, with `batches` updates an epoch."""
     low = first - first % _BLOCK
     counts = np.arange(low + 1, low + 1 + -(-(stop - low) // _BLOCK) * _BLOCK, dtype=np.float64)
     rows = np.empty((len(counts), 3))
@@ -200,7 +217,7 @@ class SGD:
     Args:
         lr: learning rate, a positive number or a schedule.
         momentum: share of the last step that is kept, from 0 on.
-        dampening: share of the gradient that does not enter the momentum, from the second update on.
+        dampening: share of the gradient that is left out of the momentum, from the second update on.
         weight_decay: times the coefficients is added to the gradient.
         nesterov: look ahead; needs momentum and no dampening.
 
@@ -218,6 +235,8 @@ class SGD:
     weight_decay: float = 0.0
     nesterov: bool = False
 
+    title: ClassVar[str] = "gradient descent"
+
     def __post_init__(self) -> None:
         _check_lr(self.lr)
         check_number("momentum", self.momentum, 0.0)
@@ -226,6 +245,11 @@ class SGD:
         if self.nesterov and (not self.momentum or self.dampening):
             raise ValueError("nesterov=True needs momentum above 0 and no dampening; pass momentum=0.9, say")
 
+    @classmethod
+    def variants(cls) -> tuple[SGD, ...]:
+        """An object for each variant that a kernel compiles."""
+        return cls(0.1), cls(0.1, momentum=0.5), cls(0.1, momentum=0.5, nesterov=True)
+
     @property
     def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
@@ -233,59 +257,79 @@ class SGD:
         return name, (self.weight_decay, self.momentum, 0.0, 0.0)
 
     def factors(self, counts: Array) -> tuple[Array, Array]:
-        """The shares of the momentum and of the gradient in the new momentum, which begins as the gradient."""
+        """The shares of the momentum and of the gradient in the new momentum. The first momentum is the gradient."""
         is_first = counts == 1.0
         return np.where(is_first, 0.0, self.momentum), np.where(is_first, 1.0, 1.0 - self.dampening)
 
-    def start(self, zeros: Any) -> State:
-        """The momentum, where there is some."""
+    def start(self, zeros: Values) -> tuple[Values, ...]:
+        """The momentum; nothing without."""
         return (zeros,) if self.momentum else ()
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+    def step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
         if not self.momentum:
             return coef - lr * gradient, ()
-        kept = a * state[0] + b * gradient
+        kept = a * memory[0] + b * gradient
         return coef - lr * (gradient + self.momentum * kept if self.nesterov else kept), (kept,)
 
 
-def _root(values: Any) -> Any:
-    return np.sqrt(values) if isinstance(values, np.ndarray) else values**0.5
-
-
-def _adam(
-    coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float, betas: tuple[float, float], eps: float
-) -> tuple[Any, State]:
-    first, second = betas
-    mean, square = state
-    mean = mean + (1.0 - first) * (gradient - mean)
-    square = second * square + (1.0 - second) * (gradient * gradient)
-    return coef - (lr * a) * (mean / (_root(square) * b + eps)), (mean, square)
-
-
-def _bias_corrections(betas: tuple[float, float], counts: Array) -> tuple[Array, Array]:
-    """What running means that begin at zero are short of: 1 / (1 - beta1**t), and the root of that for beta2."""
-    first, second = betas
-    return 1.0 / (1.0 - first**counts), 1.0 / np.sqrt(1.0 - second**counts)
-
-
-def _check_adam(betas: tuple[float, float], eps: float, weight_decay: float) -> None:
-    for i, beta in enumerate(betas):
-        check_number(f"betas[{i}]", beta, 0.0, 1.0)
-    check_number("eps", eps, 0.0)
-    check_number("weight_decay", weight_decay, 0.0)
+def _root(values: Values) -> Values:
+    return values.sqrt() if isinstance(values, Tensor) else np.sqrt(values)
 
 
 @dataclass(frozen=True)
-class Adam:
+class _AdaptiveMoments:
+    """The fields and the step that Adam and AdamW share."""
+
+    lr: float | Schedule = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_lr(self.lr)
+        for i, beta in enumerate(self.betas):
+            check_number(f"betas[{i}]", beta, 0.0, 1.0)
+        check_number("eps", self.eps, 0.0)
+        check_number("weight_decay", self.weight_decay, 0.0)
+
+    @classmethod
+    def variants(cls) -> tuple[Self, ...]:
+        """An object for each variant that a kernel compiles."""
+        return (cls(),)
+
+    def factors(self, counts: Array) -> tuple[Array, Array]:
+        """The bias corrections 1 / (1 - beta1**t) and 1 / sqrt(1 - beta2**t) of running means that begin at zero."""
+        first, second = self.betas
+        return 1.0 / (1.0 - first**counts), 1.0 / np.sqrt(1.0 - second**counts)
+
+    def start(self, zeros: Values) -> tuple[Values, ...]:
+        """Running means of the gradient and of its square."""
+        return zeros, zeros
+
+    def _step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
+        """The step without weight decay."""
+        first, second = self.betas
+        mean, square = memory
+        mean = mean + (1.0 - first) * (gradient - mean)
+        square = second * square + (1.0 - second) * (gradient * gradient)
+        return coef - (lr * a) * (mean / (_root(square) * b + self.eps)), (mean, square)
+
+
+@dataclass(frozen=True)
+class Adam(_AdaptiveMoments):
     """Adaptive moments, torch.optim.Adam without amsgrad.
 
     Args:
         lr: learning rate, a positive number or a schedule.
-        betas: shares of the running means, of gradients and of their squares, that are kept.
-        eps: added to the root of the latter.
+        betas: shares of the running means of gradients and of their squares that an update keeps.
+        eps: added to the root of the mean of the squares.
         weight_decay: times the coefficients is added to the gradient.
 
     Raises:
@@ -296,37 +340,24 @@ class Adam:
         Kingma & Ba, "Adam: a method for stochastic optimization", ICLR 2015.
     """
 
-    lr: float | Schedule = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_lr(self.lr)
-        _check_adam(self.betas, self.eps, self.weight_decay)
+    title: ClassVar[str] = "Adam"
 
     @property
     def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
         return "adam", (self.weight_decay, *self.betas, self.eps)
 
-    def factors(self, counts: Array) -> tuple[Array, Array]:
-        """What makes up for the running means' start at zero."""
-        return _bias_corrections(self.betas, counts)
-
-    def start(self, zeros: Any) -> State:
-        """Running means of the gradient and of its square."""
-        return zeros, zeros
-
-    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+    def step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
-        return _adam(coef, gradient, state, lr, a, b, self.betas, self.eps)
+        return self._step(coef, gradient, memory, lr, a, b)
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(_AdaptiveMoments):
     """Adam with decoupled weight decay, torch.optim.AdamW without amsgrad: coefficients shrink by lr * weight_decay.
 
     Args:
@@ -343,32 +374,20 @@ class AdamW:
         Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019.
     """
 
-    lr: float | Schedule = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        _check_lr(self.lr)
-        _check_adam(self.betas, self.eps, self.weight_decay)
+    title: ClassVar[str] = "AdamW"
 
     @property
     def kernel(self) -> tuple[str, Constants]:
         """See `Rule`."""
         return "adamw", (self.weight_decay, *self.betas, self.eps)
 
-    def factors(self, counts: Array) -> tuple[Array, Array]:
-        """What makes up for the running means' start at zero."""
-        return _bias_corrections(self.betas, counts)
-
-    def start(self, zeros: Any) -> State:
-        """Running means of the gradient and of its square."""
-        return zeros, zeros
-
-    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+    def step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
         """See `Rule`."""
         coef = coef * (1.0 - lr * self.weight_decay)
-        return _adam(coef, gradient, state, lr, a, b, self.betas, self.eps)
+        return self._step(coef, gradient, memory, lr, a, b)
 
 
 @dataclass(frozen=True)
@@ -381,7 +400,7 @@ class RMSprop:
         eps: added to the root.
         weight_decay: times the coefficients is added to the gradient.
         momentum: share of the last step that is kept.
-        centered: whether the square of the running mean is taken from the mean square.
+        centered: whether the square of the running mean is subtracted from the mean square.
 
     Raises:
         TypeError: an argument is not a number.
@@ -399,12 +418,20 @@ class RMSprop:
     momentum: float = 0.0
     centered: bool = False
 
+    title: ClassVar[str] = "RMSprop"
+
     def __post_init__(self) -> None:
         _check_lr(self.lr)
         check_number("alpha", self.alpha, 0.0)
         check_number("eps", self.eps, 0.0)
         check_number("weight_decay", self.weight_decay, 0.0)
         check_number("momentum", self.momentum, 0.0)
+
+    @classmethod
+    def variants(cls) -> tuple[RMSprop, ...]:
+        """An object for each variant that a kernel compiles."""
+        flags = itertools.product((False, True), (0.0, 0.5))
+        return tuple(cls(centered=centered, momentum=momentum) for centered, momentum in flags)
 
     @property
     def kernel(self) -> tuple[str, Constants]:
@@ -413,25 +440,42 @@ class RMSprop:
         return name, (self.weight_decay, self.alpha, self.momentum, self.eps)
 
     def factors(self, counts: Array) -> tuple[Array, Array]:
-        """None: ones."""
+        """Ones: the rule has no factors."""
         return np.ones_like(counts), np.ones_like(counts)
 
-    def start(self, zeros: Any) -> State:
-        """Running mean of the square; where they are used that of the gradient, and the momentum."""
+    def start(self, zeros: Values) -> tuple[Values, ...]:
+        """Running mean of the square; if centered, also that of the gradient; with momentum, also the momentum."""
         return (zeros,) * (1 + self.centered + bool(self.momentum))
 
-    def step(self, coef: Any, gradient: Any, state: State, lr: Any, a: float, b: float) -> tuple[Any, State]:
+    def step(
+        self, coef: Values, gradient: Values, memory: tuple[Values, ...], lr: Any, a: Any, b: Any
+    ) -> tuple[Values, tuple[Values, ...]]:
         """See `Rule`."""
         if self.weight_decay:
             gradient = gradient + self.weight_decay * coef
-        square = self.alpha * state[0] + (1.0 - self.alpha) * (gradient * gradient)
+        square = self.alpha * memory[0] + (1.0 - self.alpha) * (gradient * gradient)
         new = [square]
         if self.centered:
-            mean = state[1] + (1.0 - self.alpha) * (gradient - state[1])
+            mean = memory[1] + (1.0 - self.alpha) * (gradient - memory[1])
             square = square - mean * mean
             new.append(mean)
         step = gradient / (_root(square) + self.eps)
         if self.momentum:
-            step = self.momentum * state[-1] + step
+            step = self.momentum * memory[-1] + step
             new.append(step)
         return coef - lr * step, tuple(new)
+
+
+# --- the registry ---
+
+OPTIMIZERS: dict[str, type[SGD | Adam | AdamW | RMSprop]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "rmsprop": RMSprop,
+}
+
+
+def kernel_variants() -> dict[str, SGD | Adam | AdamW | RMSprop]:
+    """An object for each variant that a kernel compiles, by the name of the variant."""
+    return {rule.kernel[0]: rule for optimizer in OPTIMIZERS.values() for rule in optimizer.variants()}

@@ -2,27 +2,51 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
+import random
 from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
 import torch
+from packaging.version import Version
+
+from polyfit.backends import inductor, sizes
 
 # The same examples everywhere: a run that fails here fails on the next machine too.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run all tests in an order drawn from this seed")
+
+
+def _interpreter_fails() -> str:
+    """Why Triton's interpreter cannot run here, or nothing."""
+    versions = [Version(importlib.metadata.version(name)) for name in ("triton", "numpy")]
+    if versions[0] < Version("3.7") and versions[1] >= Version("2.4"):
+        return "the interpreter of Triton {} fails with numpy {}: take Triton 3.7, or numpy below 2.4".format(*versions)
+    return ""
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has put together what shares a fixture
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (seed := config.getoption("shuffle")) is not None:
+        random.Random(seed).shuffle(items)
     interpreting = os.environ.get("TRITON_INTERPRET") == "1"
     for item in items:
         if "cuda" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
         if "interpreter" in item.keywords and not interpreting:
             item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, see `make interpreter`"))
+        elif "interpreter" in item.keywords and (reason := _interpreter_fails()):
+            item.add_marker(pytest.mark.skip(reason=reason))
         if "codegen" in item.keywords and interpreting:
             item.add_marker(pytest.mark.skip(reason="the interpreter compiles nothing, see `make codegen`"))
+        if "compiler" in item.keywords and not inductor.has_compiler():
+            item.add_marker(pytest.mark.skip(reason="needs a C++ compiler that torch can use, say g++ on the PATH"))
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +57,6 @@ def _seed() -> None:
 @pytest.fixture
 def set_sizes() -> Iterator[Callable[..., None]]:
     """`set_sizes(block=4)`: other lengths of blocks, chunks and so on for the rest of the test."""
-    from polyfit.backends import sizes
-
     with contextlib.ExitStack() as stack:
         yield lambda **changes: stack.enter_context(sizes.using(dataclasses.replace(sizes.current(), **changes)))
 

@@ -1,12 +1,13 @@
 """The autograd Functions: forward is one pass, backward multiplies.
 
-Each operation is a pair of Functions in the `setup_context` style. The backward of the first is the second, whose value
-is a product or one more pass, and whose own backward goes through polyfit.formula, where derivatives of any order are
-autograd's. So a first derivative costs one pass however it is taken (`backward`, `create_graph=True`,
-`torch.func.grad`), and a second one is right. Their `vmap` rules make the new axis an axis of series.
+Each operation is a pair of Functions in the `setup_context` style. The second Function is the backward of the first: it
+multiplies or makes one more pass. The backward of the second Function uses polyfit.formula, which autograd can
+differentiate to any order. A first derivative therefore costs one pass however it is taken (`backward`,
+`create_graph=True`, `torch.func.grad`), and second derivatives are right. The `vmap` rules turn the new axis into an
+axis of series.
 
-There is no forward mode in them: under it, in an export, and where torch.compile traces a transform of torch.func,
-`polyval` and `polynomial_loss` run the formula.
+The Functions have no forward mode. In forward mode, in an export, and where torch.compile traces a transform of
+torch.func, `polyval` and `polynomial_loss` run the formula.
 
 All operands are canonical (see polyfit.backends.operators).
 """

@@ -21,7 +21,7 @@ def batch_operand(operand: Tensor, dim: int | None, axes: int) -> Tensor:
 
 
 def flatten_examples(operand: Tensor, batch: int, n_series: int) -> Tensor:
-    """(B * S, K) for (B or 1, S or 1, K): a view, unless S > 1 series of an example share what examples do not."""
+    """(B * S, K) for (B or 1, S or 1, K): a view, unless the S > 1 series of an example share a row."""
     return operand.expand(batch, n_series, -1).reshape(batch * n_series, -1)
 
 
@@ -32,10 +32,9 @@ def merge_examples(
     apart: Sequence[bool],
     batch: int,
 ) -> tuple[list[Tensor | None], int]:
-    """Operands of B * S series from those of B examples, and S; the coefficients are among them, and have all S.
+    """Operands of B * S series from those of B examples, and S. The coefficients are among them, with all S series.
 
-    One row that all examples share is still shared afterwards, unless it is to be kept `apart`, since each example
-    wants a gradient of its own to it.
+    A row that all examples share stays shared, unless it is kept `apart`: then each example gets its own gradient.
     """
     batched = [
         None if operand is None else batch_operand(operand, dim, n_axes)
@@ -61,7 +60,7 @@ def merge_sums(part: Tensor | None, dim: int | None, batch: int) -> Tensor | Non
 
 
 def split_examples(rows: Tensor | None, batch: int, axes: int) -> Tensor | None:
-    """Rows (B * S, K) as (B, S, K); of what had one axis and was shared by the series their sum, (B, K)."""
+    """Rows (B * S, K) as (B, S, K). For an operand of one axis, which the series shared, their sum (B, K)."""
     if rows is None:
         return None
     rows = rows.unflatten(0, (batch, -1))
@@ -71,5 +70,5 @@ def split_examples(rows: Tensor | None, batch: int, axes: int) -> Tensor | None:
 
 
 def vmap_results(*results: Tensor | None) -> tuple[Tensors, tuple[int | None, ...]]:
-    """What a vmap rule returns: results, each with the new axis in front or None."""
+    """The return value of a vmap rule: results, each with the new axis in front, or None."""
     return results, tuple(None if result is None else 0 for result in results)

@@ -11,11 +11,12 @@ from polyfit.autograd._torch import runs_formula
 
 
 class _Tied(torch.autograd.Function):
-    """The operand itself, to whose gradient it is tied.
+    """The operand itself. Its backward has the operand as an input.
 
-    A compiled backward cannot be differentiated, and PyTorch says so if one of its inputs requires a gradient. What the
-    forward pass saved is no such input: second derivatives would be missing in silence. So it gets the operand too.
-    (With the debugging backend "eager" PyTorch drops the second derivatives of every Function; nothing helps there.)
+    A compiled backward cannot be differentiated. PyTorch raises an error if one of its inputs requires a gradient. The
+    tensors that the forward pass saved do not count as inputs: without this Function, second derivatives would be
+    dropped silently. (With the debugging backend "eager" PyTorch drops the second derivatives of every Function, and
+    this does not help.)
     """
 
     @staticmethod
@@ -30,15 +31,16 @@ class _Tied(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The gradient; where it is not a number the operand makes no difference."""
+        """The gradient. The product with the operand is taken only where the gradient is NaN, which it stays."""
         (operand,) = ctx.saved_tensors
         return torch.where(grad.isnan(), operand * grad, grad)
 
 
 def tied(*operands: Tensor | None) -> tuple[Any, ...]:
-    """Operands as the functions below want them: where a call is compiled, `_Tied`."""
+    """Operands as `polyval` and `polynomial_loss` take them: tied where a call is compiled."""
     if not torch.compiler.is_compiling() or runs_formula():
         return operands
     return tuple(
-        _Tied.apply(operand) if operand is not None and operand.requires_grad else operand for operand in operands
+        _Tied.apply(operand) if isinstance(operand, Tensor) and operand.requires_grad else operand
+        for operand in operands
     )

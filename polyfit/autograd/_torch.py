@@ -23,22 +23,22 @@ def is_transformed() -> bool:
 def pulls_back_formula(grad: Tensor) -> bool:
     """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches.
 
-    Those (`is_grads_batched=True`, `torch.autograd.functional` with `vectorize=True`) come by an older vmap, which does
-    not know the rules of Functions.
+    Gradients in batches (`is_grads_batched=True`, `torch.autograd.functional` with `vectorize=True`) come from an older
+    vmap, which does not use the vmap rules of Functions.
     """
     return not torch.compiler.is_compiling() and (in_forward_mode() or is_legacy_batchedtensor(grad))
 
 
 def runs_formula() -> bool:
-    """Whether someone looks on who must see plain PyTorch: forward mode, export, a transform that is compiled."""
+    """Whether the call must be plain PyTorch: in forward mode, in an export, under a transform that is compiled."""
     return in_forward_mode() or torch.compiler.is_exporting() or (torch.compiler.is_compiling() and is_transformed())
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """Do what ``function.apply(*args)`` does, in half the time where it is called eagerly.
+    """The same as ``function.apply(*args)``, in half the time for an eager call.
 
-    For Functions with a `setup_context` PyTorch binds the arguments to the signature of `forward` at each call, to fill
-    in defaults, which takes 30 us; ours have none.
+    For Functions with a `setup_context`, PyTorch binds the arguments to the signature of `forward` at each call, to
+    fill in defaults. That takes 30 us, and ours have no defaults.
     """
     if torch.compiler.is_compiling() or is_transformed():
         return function.apply(*args)

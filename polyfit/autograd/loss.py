@@ -24,6 +24,8 @@ from polyfit.backends import operators
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
 
+_WANTS_COEF = Wants(coef=True)
+
 
 class Reduced(NamedTuple):
     """What a reduced loss is, apart from its operands.
@@ -44,13 +46,17 @@ class Reduced(NamedTuple):
         """The losses by polyfit.formula."""
         return formula.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses)
 
-    def waits(self, axes: int, n_series: int) -> bool:
-        """Whether the gradient to an operand of so many axes has to wait for the upstream gradient.
+    def has_waits(self, n_series: int) -> bool:
+        """Whether gradients to operands that series share have to wait for the upstream gradient.
 
-        An operand that series share gets one gradient, summed over the series. If each series has a loss of its own,
-        the upstream gradient decides the terms of that sum.
+        Such an operand gets one gradient, summed over the series. If each series has a loss of its own, the upstream
+        gradient decides the terms of that sum.
         """
-        return axes == 1 and n_series != 1 and self.n_losses not in {None, 1}
+        return n_series != 1 and self.n_losses not in {None, 1}
+
+    def waits(self, axes: int, n_series: int) -> bool:
+        """Whether the gradient to an operand of so many axes has to wait: series share operands of one axis."""
+        return axes == 1 and self.has_waits(n_series)
 
     def known_scale(self, n_samples: int, n_series: int, is_weighted: bool) -> float:
         """The factor of the sums over a loss as far as it is known before the pass: all but the sums of the weights."""
@@ -110,12 +116,14 @@ class PolynomialLoss(torch.autograd.Function):
         """One pass over the data for the value and for the gradients that are wanted."""
         n_series = _n_series(coef)
         scale = terms.known_scale(x.shape[-1], n_series, weight is not None)
-        now = Wants(
-            x=wants.x and not terms.waits(x.dim(), n_series),
-            y=wants.y and not terms.waits(y.dim(), n_series),
-            coef=wants.coef,
-            weight=wants.weight and weight is not None and not terms.waits(weight.dim(), n_series),
-        )
+        now = wants
+        if terms.has_waits(n_series):
+            now = Wants(
+                x=wants.x and x.dim() == 2,
+                y=wants.y and y.dim() == 2,
+                coef=wants.coef,
+                weight=wants.weight and weight is not None and weight.dim() == 2,
+            )
         result = operators.objective(x, y, coef, weight, None, terms.model, terms.impl, now, scale=scale)
         assert result.value is not None
         reduced = terms.over_series(result.value)
@@ -216,7 +224,7 @@ class LossGradients(torch.autograd.Function):
         if grad_coef is not None:  # which has the known scale already
             factor = terms.of_series(grad if total_weight is None else grad.double() * scale, n_series)
             grad_coef = (grad_coef * _factor_of_rows(factor, grad_coef)).to(coef.dtype).view(coef.shape)
-        if wants == Wants(coef=True) and grad_coef is not None:
+        if wants == _WANTS_COEF and grad_coef is not None:
             return None, None, grad_coef, None
 
         scale = scale * terms.known_scale(x.shape[-1], n_series, total_weight is not None)

@@ -1,7 +1,7 @@
-"""Bases: what they are, domains, derivatives, and conversions between them.
+"""Polynomial bases: their recurrences, domains, derivatives, and conversions between them.
 
-`convert` rewrites coefficients for another basis and domain; `to_numpy` and `from_numpy` lead to numpy.polynomial's
-classes and back.
+`convert` gives the coefficients of the same function in another basis or on another domain. `to_numpy` and `from_numpy`
+convert to the classes of numpy.polynomial and back.
 """
 
 from polyfit.bases.conversion import (
@@ -16,14 +16,9 @@ from polyfit.bases.conversion import (
 from polyfit.bases.definition import (
     BASES,
     CHEBYSHEV,
-    HERMITE,
-    HERMITE_E,
-    LAGUERRE,
-    LEGENDRE,
-    POWER,
     AffineMap,
     Basis,
-    Step,
+    RecurrenceStep,
     affine_map,
     derivative_matrix,
     interval,
@@ -34,15 +29,10 @@ from polyfit.bases.definition import (
 __all__ = [
     "BASES",
     "CHEBYSHEV",
-    "HERMITE",
-    "HERMITE_E",
-    "LAGUERRE",
-    "LEGENDRE",
-    "POWER",
     "AffineMap",
     "Basis",
     "Interval",
-    "Step",
+    "RecurrenceStep",
     "affine_map",
     "conversion_matrix",
     "convert",

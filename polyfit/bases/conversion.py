@@ -1,7 +1,7 @@
-"""The same function of x in another basis on another domain, and the way to numpy.polynomial and back.
+"""The coefficients of the same function in another basis or on another domain; numpy.polynomial and back.
 
-The matrices are built in rational numbers and carried in several float64 each; products with them are accumulated with
-compensation, so that a coefficient is rounded once however much of it cancels.
+The matrices are computed in rational numbers, and each entry is kept as a sum of several float64 numbers. Products with
+them are summed with compensation: a coefficient is rounded once, however much cancels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class _ExactMatrix(NamedTuple):
     """A matrix of rational numbers, entry by entry ``2**exponents * sum(parts)``.
 
     Attributes:
-        parts: (parts, n, n); each is what the sum of those before it left out, rounded to float64. The first is 0 or
-            between 1/2 and 2 in magnitude. Parts that are 0 everywhere are left out, all but the first.
+        parts: (parts, n, n). Each is the error of the sum of the parts before it, rounded to float64. The first is 0
+            or between 1/2 and 2 in magnitude. Parts that are 0 everywhere are left out, except the first.
         exponents: (n, n), unbounded.
     """
 
@@ -38,8 +38,8 @@ class _ExactMatrix(NamedTuple):
     exponents: tuple[tuple[int, ...], ...]
 
 
-# float64 numbers for an entry, and passes of compensation for a sum. Coefficients that were rounded once to float64 may
-# cancel down to 2**-53 of their terms; two parts, good to 2**-106, would leave nothing to spare for a result to 2**-53.
+# float64 numbers in an entry, and passes of compensation in a sum. Coefficients that are rounded to float64 may cancel
+# down to 2**-53 of their terms. The result needs 2**-53 of that, which two parts, good to 2**-106, would just miss.
 _PARTS = 3
 
 
@@ -108,7 +108,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return (exponent.clamp(-1022, 1023) + 1023 << 52).view(torch.float64)
 
 
-# The exponent of zero: below that of any term, and with room for sums of exponents in int64.
+# The exponent of zero: below that of any term, and small enough for sums of exponents in int64.
 _EXPONENT_OF_ZERO = -(2**40)
 
 
@@ -116,8 +116,8 @@ def _multiply(series: Tensor, parts: Tensor, exponents: Tensor) -> Tensor:
     """The products of a matrix with float64 rows (S, n), as if in 159 bits or so, and rounded to float64.
 
     Dot products in `_PARTS`-fold precision: Ogita, Rump & Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput.
-    26 (2005), algorithm 5.10. Mantissas and exponents go apart, so that splitting (above 2**996) and products do not
-    overflow, nor their errors underflow, where the result does not.
+    26 (2005), algorithm 5.10. Mantissas and exponents are kept apart: splitting (above 2**996) and products do not
+    overflow, and their errors do not underflow, unless the result does.
     """
     mantissa, exponent = (part.unsqueeze(-2) for part in torch.frexp(series))  # (S, 1, n)
     exponents = (exponent + exponents).masked_fill(mantissa * parts[0] == 0.0, _EXPONENT_OF_ZERO)  # (S, n, n)
@@ -128,15 +128,15 @@ def _multiply(series: Tensor, parts: Tensor, exponents: Tensor) -> Tensor:
     second, errors = distil(errors)
     first, second = two_sum(first, second)
     total = first + (second + errors.sum(-1))
-    half = largest.squeeze(-1) // 2  # in two steps: where the sum has cancelled, 2**largest alone may overflow
+    half = largest.squeeze(-1) // 2  # in two steps: after cancellation, 2**largest alone may overflow
     return total * _power_of_two(half) * _power_of_two(largest.squeeze(-1) - half)
 
 
-# Products that are held at a time.
+# Products that are held at a time: 8 MB. To be measured.
 _CHUNK = 2**20
 
 
-# An operator, opaque to compilers: one that contracts a * b + c to a fused multiply-add breaks what the errors rest on.
+# An operator is opaque to compilers. A compiler that contracts a * b + c to a fused multiply-add breaks the errors.
 @torch.library.custom_op(
     "polyfit::change_basis",
     mutates_args=(),
@@ -151,7 +151,7 @@ def _change_basis_op(coef, basis, to, domain, to_domain, transpose):
 def convert_rows(
     rows: Tensor, basis: str, to: str, domain: Interval | None, to_domain: Interval | None, *, transpose: bool = False
 ) -> Tensor:
-    """`convert` for rows (S, n) in float64 whose gradients nobody wants."""
+    """`convert` for rows (S, n) in float64, without gradients."""
     if basis == to and domain == to_domain:
         return rows.clone()
     parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, rows.shape[1] - 1), rows.device)
@@ -176,7 +176,7 @@ class _ChangeBasis(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep which matrix it is."""
+        """Keep the key of the matrix."""
         _, ctx.key, ctx.transpose = inputs
 
     @staticmethod
@@ -217,25 +217,25 @@ def convert(
 
     with P the functions of `basis` and t the map of `domain` onto its window, Q and s those of `to` and `to_domain`.
 
-    M is known in rational numbers, each product is kept with its rounding error, and the sum is rounded at the end. So
-    a result is good to one rounding, relative to itself, however much cancels on the way: with cond the ratio of
-    ``sum_k |M_jk c_k|`` to the result, its relative error is 2**-53 + O(degree**2) 2**-159 cond, and one more rounding
-    to the dtype of coef. What this cannot undo is that coefficients that are rounded already are those of another
-    function: a power series far from zero needs more digits than float64 has.
+    M is computed in rational numbers, each product is kept with its rounding error, and the sum is rounded at the end.
+    A result is therefore good to one rounding, relative to itself, however much cancels. With cond the ratio of
+    ``sum_k |M_jk c_k|`` to the result, its relative error is 2**-53 + O(degree**2) 2**-159 cond, plus one rounding to
+    the dtype of coef. The given coefficients are rounded already, and are those of a slightly different function: a
+    power series far from zero needs more digits than float64 has.
 
     Args:
         coef: coefficients, lowest degree first on the last axis. Shape ``(*batch, degree + 1)``.
-        basis: what they belong to: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
-        to: the basis that is wanted.
-        domain: ``(lo, hi)`` of the given coefficients, mapped onto the window of `basis`, which is (0, 1) for
-            "laguerre" and (-1, 1) for the others; None for t = x. The bounds are taken as the exact numbers they are.
+        basis: of the given coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
+        to: the basis of the result.
+        domain: ``(lo, hi)`` of the given coefficients. It is mapped onto the window of `basis`, which is (0, 1) for
+            "laguerre" and (-1, 1) for the others; None for t = x. The bounds are taken as exact numbers.
         to_domain: the same for `to`; None for s = x.
 
     Returns:
-        Coefficients in the shape and dtype of coef. Differentiable in coef to any order, in reverse mode and, where
-        torch.compile does not trace it, in forward mode.
+        Coefficients in the shape and dtype of coef. Differentiable in coef to any order in reverse mode; in forward
+        mode too, unless torch.compile traces the call.
 
-    dtypes: float16, bfloat16, float32 and float64. A coefficient that is not finite makes its series not finite.
+    dtypes: float16, bfloat16, float32 and float64. If a coefficient is NaN or infinite, so is its whole series.
 
     Raises:
         TypeError: not a floating-point tensor; a domain that is not a pair of numbers.
@@ -293,22 +293,22 @@ def conversion_matrix(
 
 
 def _numpy_classes() -> dict[str, type[Series]]:
-    from numpy.polynomial import Chebyshev, Hermite, HermiteE, Laguerre, Legendre, Polynomial
+    from numpy import polynomial
 
-    return dict(zip(BASES, (Polynomial, Chebyshev, Legendre, Hermite, HermiteE, Laguerre), strict=True))
+    return {basis.name: getattr(polynomial, basis.numpy_class) for basis in BASES.values()}
 
 
 def to_numpy(coef: Tensor, basis: str, domain: Sequence[float] | None = None) -> Series:
-    """The series of numpy.polynomial that evaluates the same: ``polyval(x, coef, basis=basis, domain=domain)``.
+    """The series of numpy.polynomial with the values of ``polyval(x, coef, basis=basis, domain=domain)``.
 
     Args:
         coef: coefficients, lowest degree first. Shape ``(degree + 1,)``, float16, bfloat16, float32 or float64.
-        basis: what they belong to: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
+        basis: of the coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for no mapping.
 
     Returns:
-        A Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre with coefficients of its own in float64. Where
-        ``domain`` is None, its domain is its window.
+        A Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre with a copy of the coefficients in float64. For
+        ``domain=None`` its domain is its window.
 
     Raises:
         TypeError: not a floating-point tensor; a domain that is not a pair of numbers.
@@ -333,8 +333,9 @@ def to_numpy(coef: Tensor, basis: str, domain: Sequence[float] | None = None) ->
 def from_numpy(series: Series) -> tuple[Tensor, str, tuple[float, float]]:
     """Coefficients, basis and domain of a series of numpy.polynomial.
 
-    They evaluate the same: ``polyval(x, coef, basis=basis, domain=domain)`` is ``series(x)``. A series with a window of
-    its own gets the domain whose map onto the window of the basis is the same map, its bounds rounded to float64.
+    ``polyval(x, coef, basis=basis, domain=domain)`` gives the values of ``series(x)``. If the series has another window
+    than the basis, the result has the domain for which the map to the window of the basis is the same; its bounds are
+    rounded to float64.
 
     Args:
         series: a Polynomial, Chebyshev, Legendre, Hermite, HermiteE or Laguerre.
@@ -369,7 +370,7 @@ def from_numpy(series: Series) -> tuple[Tensor, str, tuple[float, float]]:
 
 
 def _fold(domain: list[float], window: list[float], to: tuple[float, float]) -> tuple[float, float]:
-    """The domain that is mapped onto ``to`` where ``domain`` is mapped onto ``window``."""
+    """The domain that the map from ``domain`` to ``window`` takes to ``to``."""
     try:
         (lo, hi), (window_lo, window_hi) = map(Fraction, domain), map(Fraction, window)
         slope = (hi - lo) / (window_hi - window_lo)
@@ -378,7 +379,7 @@ def _fold(domain: list[float], window: list[float], to: tuple[float, float]) -> 
         lo, hi = math.nan, math.nan
     if not lo < hi:
         raise ValueError(
-            f"series maps {domain} to {window}, and what maps a domain is finite and increases:"
+            f"series maps {domain} to {window}; the map of a domain must be finite and increasing:"
             " pass series.convert(domain=(lo, hi)) with lo < hi"
         )
     return lo, hi

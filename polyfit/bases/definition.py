@@ -1,22 +1,22 @@
-"""What a polynomial basis is, and how a domain maps onto its window.
+"""Polynomial bases as plain data, and the map of a domain onto the window of a basis.
 
-A basis is plain data: one three-term recurrence ::
+A basis is one three-term recurrence ::
 
     P_0 = 1,    P_{k+1}(t) = (a_k t + b_k) P_k(t) - c_k P_{k-1}(t)
 
 and a window. With ``t`` the mapped sample, a series is ``sum_k coef[k] P_k(t)``. Names, windows and normalisations are
 numpy.polynomial's.
 
-The map of ``domain=(lo, hi)`` onto the window ``(wlo, whi)`` is affine and written so that it keeps its digits when the
-domain is narrow and far from zero (a time stamp, say)::
+The map of ``domain=(lo, hi)`` onto the window ``(wlo, whi)`` is affine. It is written so that it keeps its digits for a
+domain that is narrow and far from zero, such as time stamps ::
 
     t = (x - center) * scale + shift
 
-``center`` is the middle of the domain rounded to the dtype that computes, so that the subtraction of two near values is
-exact; ``shift`` carries what that rounding left out, and the middle of the window.
+``center`` is the middle of the domain, rounded to the dtype that computes: the difference of two near values is exact.
+``shift`` is the middle of the window, less the rounding error of ``center`` on the scale of the window.
 
-Derivatives follow from the recurrence alone (`derivative_matrix`), in rational numbers that are rounded once, at the
-end.
+Derivatives follow from the recurrence (`derivative_matrix`), in rational numbers that are rounded once, at the end.
+`BASES` holds the bases by name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 from polyfit._checks import check_choice, checked_degree
 
 
-class Step(NamedTuple):
+class RecurrenceStep(NamedTuple):
     """One step of the recurrence, ``P_{k+1} = (a t + b) P_k - c P_{k-1}``, in exact numbers."""
 
     a: Fraction
@@ -47,38 +47,51 @@ class Basis:
     """A family of polynomials.
 
     Attributes:
-        name: numpy.polynomial's, in lower case.
-        window: where numpy.polynomial maps a domain to.
-        recurrence: the step from P_k to P_{k+1} for a k.
+        name: the name in numpy.polynomial, in lower case.
+        symbol: of its functions in text: "T" for T_k.
+        numpy_class: the class of numpy.polynomial.
+        window: the interval onto which numpy.polynomial maps a domain.
+        recurrence: the step from P_k to P_{k+1}, for a k.
     """
 
     name: str
+    symbol: str
+    numpy_class: str
     window: tuple[float, float]
-    recurrence: Callable[[int], Step]
+    recurrence: Callable[[int], RecurrenceStep]
 
     def steps(self, degree: int) -> tuple[tuple[float, float, float], ...]:
         """The ``degree`` steps up to P_degree, rounded to float64."""
         return tuple((float(a), float(b), float(c)) for a, b, c in map(self.recurrence, range(degree)))
 
 
-def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> Step:
-    return Step(Fraction(a), Fraction(b), Fraction(c))
+def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> RecurrenceStep:
+    return RecurrenceStep(Fraction(a), Fraction(b), Fraction(c))
+
+
+def _legendre(k: int) -> RecurrenceStep:
+    return _step(Fraction(2 * k + 1, k + 1), 0, Fraction(k, k + 1))
+
+
+def _laguerre(k: int) -> RecurrenceStep:
+    return _step(Fraction(-1, k + 1), Fraction(2 * k + 1, k + 1), Fraction(k, k + 1))
 
 
 # Recurrences: DLMF 18.9 (https://dlmf.nist.gov/18.9).
-POWER = Basis("power", (-1.0, 1.0), lambda k: _step(1))
-CHEBYSHEV = Basis("chebyshev", (-1.0, 1.0), lambda k: _step(2, 0, 1) if k else _step(1))
-LEGENDRE = Basis("legendre", (-1.0, 1.0), lambda k: _step(Fraction(2 * k + 1, k + 1), 0, Fraction(k, k + 1)))
-HERMITE = Basis("hermite", (-1.0, 1.0), lambda k: _step(2, 0, 2 * k))
-HERMITE_E = Basis("hermite_e", (-1.0, 1.0), lambda k: _step(1, 0, k))
-LAGUERRE = Basis(
-    "laguerre", (0.0, 1.0), lambda k: _step(Fraction(-1, k + 1), Fraction(2 * k + 1, k + 1), Fraction(k, k + 1))
+_ALL = (
+    Basis("power", "", "Polynomial", (-1.0, 1.0), lambda k: _step(1)),
+    Basis("chebyshev", "T", "Chebyshev", (-1.0, 1.0), lambda k: _step(2, 0, 1) if k else _step(1)),
+    Basis("legendre", "P", "Legendre", (-1.0, 1.0), _legendre),
+    Basis("hermite", "H", "Hermite", (-1.0, 1.0), lambda k: _step(2, 0, 2 * k)),
+    Basis("hermite_e", "He", "HermiteE", (-1.0, 1.0), lambda k: _step(1, 0, k)),
+    Basis("laguerre", "L", "Laguerre", (0.0, 1.0), _laguerre),
 )
+# The registry: bases by name.
+BASES = {basis.name: basis for basis in _ALL}
+CHEBYSHEV = BASES["chebyshev"]
 
-BASES = {basis.name: basis for basis in (POWER, CHEBYSHEV, LEGENDRE, HERMITE, HERMITE_E, LAGUERRE)}
 
-
-# Numbers that can be doubled, and whose double is far enough from 0 to be mapped.
+# Magnitudes x for which the domain (0, 2 x) can be mapped: 2 x is finite, and 1 / x too.
 _SMALLEST, _LARGEST = 1e-290, 8e307
 
 
@@ -112,7 +125,7 @@ def interval(domain: Sequence[float]) -> tuple[float, float]:
 
 
 def widened(lo: float, hi: float) -> tuple[float, float]:
-    """The range of data; with some width where all are one number, which is then exactly in the middle."""
+    """The range of data. Data that are all one number get a range around it, with the number exactly in the middle."""
     if lo != hi:
         return lo, hi
     if not _SMALLEST < abs(lo) < _LARGEST:
@@ -140,7 +153,7 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
         )
     center = middle if dtype == torch.float64 else torch.tensor(middle, dtype=dtype, device="cpu").item()
-    # (lo - center) and (hi - center) round once each; their mean is the part of the middle that `center` lost.
+    # (lo - center) and (hi - center) round once each; their mean is the rounding error of `center`.
     lost = 0.5 * (lo - center) + 0.5 * (hi - center)
     return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)
 
@@ -196,14 +209,14 @@ def derivative_matrix(basis: Basis, degree: int) -> Tensor:
         degree: of the series, at least 0.
 
     Returns:
-        float64, shape ``(degree, degree + 1)``, on the CPU; a tensor of its own each time. Entries are rational numbers
-        rounded once. The derivative is to t: where a domain is mapped, multiply by ``AffineMap.scale`` for that to x.
+        A new tensor, float64, shape ``(degree, degree + 1)``, on the CPU. Entries are rational numbers rounded once.
+        The derivative is with respect to t. For a mapped domain multiply by ``AffineMap.scale`` to get the one to x.
 
     Raises:
         TypeError: ``degree`` is not a whole number.
         ValueError: ``degree`` is negative.
 
-    >>> derivative_matrix(CHEBYSHEV, 3)  # T_1' = T_0, T_2' = 4 T_1, T_3' = 3 T_0 + 6 T_2
+    >>> derivative_matrix(BASES["chebyshev"], 3)  # T_1' = T_0, T_2' = 4 T_1, T_3' = 3 T_0 + 6 T_2
     tensor([[0., 1., 0., 3.],
             [0., 0., 4., 0.],
             [0., 0., 0., 6.]], dtype=torch.float64)
@@ -213,6 +226,6 @@ def derivative_matrix(basis: Basis, degree: int) -> Tensor:
         numpy.polynomial's polyder, chebder and so on for what it does to coefficients.
     """
     degree = checked_degree(degree)  # a constant from here on, also where it is of a shape that a compiler traces
-    # Not the tensor but its numbers are cached: one that was returned could be written.
+    # The numbers are cached and not the tensor: a caller may write to the tensor.
     rows = torch.tensor(_derivative_rows(basis, degree), dtype=torch.float64, device="cpu")
     return rows.reshape(degree, degree + 1)

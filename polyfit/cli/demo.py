@@ -14,7 +14,6 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from polyfit import bases, losses, optimizers, plotting
-from polyfit.backends import resolve_impl
 from polyfit.bases.formatting import format_series
 from polyfit.cli import options
 from polyfit.cli.output import (
@@ -68,10 +67,7 @@ class _Run:
 
     def train(self, epochs: int, **settings: Any) -> Training:
         """Run `polyfit.train`."""
-        return train(
-            self.x, self.y, self.start, optimizer=self.rule, epochs=epochs, loss=self.loss, reduction="sum",
-            basis=self.basis, domain=self.domain, engine=self.engine, **settings,
-        )  # fmt: skip
+        return train(self.x, self.y, self.start, epochs=epochs, **self._options, **settings)
 
     def train_eagerly(self, epochs: int) -> Tensor:
         """Run the same epochs by eager autograd and return the coefficients."""
@@ -85,14 +81,18 @@ class _Run:
 
     def explain(self) -> tuple[str, str]:
         """The engine that `train` takes, and why."""
-        return explain(
-            self.rule,
-            self.loss,
-            engine=self.engine,
-            impl=resolve_impl("auto", self.x.device),
-            n_samples=len(self.x),
-            degree=_DEGREE,
-        )
+        return explain(self.x, self.y, self.start, **self._options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.rule,
+            "loss": self.loss,
+            "reduction": "sum",
+            "basis": self.basis,
+            "domain": self.domain,
+            "engine": self.engine,
+        }
 
 
 def demo(

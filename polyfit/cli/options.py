@@ -29,8 +29,7 @@ class Choice(NamedTuple):
     settings: dict[str, Any]
 
 
-_RULES = {"sgd": optimizers.SGD, "adam": optimizers.Adam, "adamw": optimizers.AdamW, "rmsprop": optimizers.RMSprop}
-OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in _RULES.items()} | {
+OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in optimizers.OPTIMIZERS.items()} | {
     "sgd": Choice("gradient descent", optimizers.SGD, {}),
     "momentum": Choice("gradient descent with momentum", optimizers.SGD, {"momentum": 0.9}),
 }

@@ -21,101 +21,25 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from polyfit import _checks, bases
-from polyfit.backends import chunked, operators, select, sizes
-from polyfit.backends.results import MomentSums
-from polyfit.bases import CHEBYSHEV, Interval
-from polyfit.errorfree import two_sum
-from polyfit.least_squares import algebra
-from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.design import FewSamples
-from polyfit.least_squares.residuals import ExtendedResiduals, to_array
-from polyfit.least_squares.result import Estimate, Fit, in_basis, make_fit
+from polyfit.backends import select
+from polyfit.bases import Interval
+from polyfit.least_squares.conditions import fixed_values, make_conditions
+from polyfit.least_squares.data import NAN_POLICIES, prepare
+from polyfit.least_squares.refinement import solve
+from polyfit.least_squares.result import Fit
+from polyfit.least_squares.statistics import make_fit, not_finite
+from polyfit.least_squares.total import total_sum_of_squares
 
-NAN_POLICIES = ("raise", "omit", "propagate")
 PRECISIONS = ("auto", "double", "extended")
 # Samples up to which "auto" is "extended": 15 ms on two x86 cores for degree 5.
 _EXTENDED_UP_TO = 100_000
-# Condition from which on the squares of singular values have too few digits.
-_LARGEST_CONDITION = 1e4
-# Condition up to which quadratic forms of the Gram matrix have 12 digits.
-_SMALL_CONDITION = 32.0
-_REMEDY = "pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
-_EPS = torch.finfo(torch.float64).eps
-# Refinement stops where what the next correction would bring is expected below this share of the coefficients.
-_ENOUGH = {"double": 2.0**-47, "extended": 2.0**-70}
-_MOST_STEPS = 5
-# Sizes of y whose squares, and sums of them, float64 holds.
-_SMALLEST, _LARGEST = 1e-140, 1e140
-# Elements that a sum over long data holds at a time.
-_CHUNK = 1 << 16
-# A sum of squares is not taken from one that is so many times larger, by a correction.
-_SHRINKS = 4.0
-
-
-class Data(NamedTuple):
-    """Samples that count: finite, and of positive weight.
-
-    Attributes:
-        x: (N,).
-        y: (N,).
-        weight: (N,), or None for ones.
-        domain: the range of x, widened where it has no width.
-        n_samples: N.
-        impl: "auto", "triton" or "torch", as it was asked for.
-        unit: a power of two in which y is counted, 1 but for numbers whose squares float64 would not hold.
-    """
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
-    domain: Interval
-    n_samples: int
-    impl: str
-    unit: float
-
-
-class _Solution(NamedTuple):
-    """Coefficients on Data.domain and what they rest on."""
-
-    high: Array
-    low: Array
-    gram: Array
-    directions: algebra.Directions
-    squares: float  # of the residuals
-    moments: Array  # of the residuals
-    method: str
-
-
-class Conditions(NamedTuple):
-    """What is asked of the coefficients besides fitting the data, in terms of those on Data.domain.
-
-    Attributes:
-        penalty: added to the Gram matrix, (p, p), or None.
-        penalty_root: with ``root.T @ root`` the penalty.
-        fixed: coefficients that keep a value, or None.
-        missing: what the values of the fixed coefficients lack, for coefficients high and low: (f,).
-    """
-
-    penalty: Array | None = None
-    penalty_root: Array | None = None
-    fixed: algebra.Fixed | None = None
-    missing: Callable[[Array, Array], Array] | None = None
-
-    @property
-    def free(self) -> Array | None:
-        """Orthonormal columns of what may change."""
-        return None if self.fixed is None else self.fixed.free
 
 
 def fit(
@@ -192,7 +116,7 @@ def fit(
     degree, ridge, values, bounds = _checked(degree, ridge, fixed, basis, domain, precision, nan_policy)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:
-        return _not_finite(x, degree, basis, bounds)
+        return not_finite(x, degree, basis, bounds)
     n_free = degree + 1 - len(values)
     if data.n_samples < n_free:
         raise ValueError(
@@ -204,9 +128,9 @@ def fit(
     bounds = data.domain if bounds is None else bounds
     values = {k: value / data.unit for k, value in values.items()}
     with select.without_autocast(x.device), np.errstate(all="ignore"):
-        conditions = _conditions(degree, data.domain, basis, bounds, ridge, values)
-        solution = _solve(data, degree, conditions, precision)
-        total = _total(data, solution, has_constant=0 not in values)
+        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, values)
+        solution = solve(data, degree, conditions, precision)
+        total = total_sum_of_squares(data, solution, has_constant=0 not in values)
     return make_fit(
         solution.high,
         solution.low,
@@ -248,332 +172,10 @@ def _checked(
         ("nan_policy", nan_policy, NAN_POLICIES),
     ):
         _checks.check_choice(name, value, accepted)
-    values = {} if fixed is None else _fixed_values(fixed)
+    values = {} if fixed is None else fixed_values(fixed)
     for k, value in values.items():
         if not 0 <= k <= degree:
             raise ValueError(f"fixed has an index {k}; the coefficients of degree {degree} are 0 to {degree}")
         if not math.isfinite(value):
             raise ValueError(f"fixed={{{k}: {value!r}}} is not finite; pass a number that the coefficient is to keep")
     return degree, ridge, dict(sorted(values.items())), None if domain is None else bases.interval(domain)
-
-
-def _fixed_values(fixed: Mapping[int, float]) -> dict[int, float]:
-    try:
-        return {operator.index(k): float(value) for k, value in fixed.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise TypeError(
-            f"fixed={fixed!r} does not map whole numbers to numbers; pass the values of coefficients by their index,"
-            " {0: 0.0} for no constant"
-        ) from None
-
-
-def _conditions(
-    degree: int, own: Interval, basis: str, domain: Interval, ridge: float, values: dict[int, float]
-) -> Conditions:
-    """Penalty and fixed coefficients of `basis` and `domain`, for Chebyshev coefficients on `own`."""
-    if not ridge and not values:
-        return Conditions()
-    change = bases.conversion_matrix("chebyshev", basis, own, domain, degree)
-    matrix = np.eye(degree + 1) if change is None else change.numpy()
-    penalty = root = None
-    if ridge:
-        root = math.sqrt(ridge) * matrix[1:]
-        penalty = root.T @ root
-    if not values:
-        return Conditions(penalty, root)
-    index, wanted = list(values), np.array(list(values.values()))
-
-    def missing(high: Array, low: Array) -> Array:
-        return wanted - in_basis(high, low, basis, own, domain).numpy()[index]
-
-    return Conditions(penalty, root, algebra.fixed(matrix[index]), missing)
-
-
-# --- data ---
-
-
-def prepare(
-    x: Tensor, y: Tensor, weight: Tensor | None, sigma: Tensor | None, nan_policy: str, impl: str
-) -> Data | None:
-    """The samples that count, checked; None for data that are not finite under "propagate"."""
-    if weight is not None and sigma is not None:
-        raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
-    _checks.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    _checks.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    select.resolve_fit_impl(impl, x.device)
-    x, y = x.detach(), y.detach()
-    if sigma is not None:
-        weight = _weight_of(sigma.detach(), nan_policy)
-    elif weight is not None:
-        weight = weight.detach()
-    if weight is not None:
-        x, y, weight = _with_weight(x, y, weight, nan_policy)
-    return _finite(x, y, weight, nan_policy, impl)
-
-
-def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
-    """1/sigma**2."""
-    is_positive = (sigma > 0) | sigma.isnan()
-    if not bool(is_positive.all()):
-        where = int(is_positive.logical_not().nonzero()[0])
-        raise ValueError(
-            f"sigma[{where}] is {float(sigma[where])!r}; standard deviations are positive: leave such samples out,"
-            " or pass what they are"
-        )
-    if nan_policy == "raise" and bool(sigma.isnan().any()):
-        _checks.check_finite({"sigma": sigma}, _REMEDY)
-    return sigma.double().pow(-2)
-
-
-def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The samples whose weight is not zero."""
-    _checks.check_weights(weight)
-    is_used = weight != 0
-    if not bool(is_used.any()):
-        raise ValueError(
-            f"all {weight.shape[0]} weights are zero; pass weights that are positive for the samples to fit"
-        )
-    if nan_policy == "raise":
-        _checks.check_finite({"weight": weight}, _REMEDY)
-    if bool(is_used.all()):
-        return x, y, weight
-    return x[is_used], y[is_used], weight[is_used]
-
-
-def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: str) -> Data | None:
-    """The data, without what is not finite under "omit"."""
-    if nan_policy == "omit":
-        is_finite = x.isfinite() & y.isfinite()
-        if weight is not None:
-            is_finite &= weight.isfinite()
-        if not bool(is_finite.all()):
-            x, y = x[is_finite], y[is_finite]
-            weight = None if weight is None else weight[is_finite]
-    n = x.shape[0]
-    if not n:
-        raise ValueError("no samples are left to fit; pass some that are finite and of positive weight")
-    # One look at all of x is needed anyway, and smallest and largest are NaN where anything is.
-    (low, high), (bottom, top) = torch.aminmax(x), torch.aminmax(y)
-    lo, hi, least, most = low.item(), high.item(), bottom.item(), top.item()
-    largest_weight = 0.0 if weight is None else weight.max().item()
-    if not all(map(math.isfinite, (lo, hi, least, most, largest_weight))):
-        if nan_policy == "propagate":
-            return None
-        _checks.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
-    size, unit = max(-least, most), 1.0
-    if size and not _SMALLEST < size < _LARGEST:
-        unit = math.ldexp(1.0, math.frexp(size)[1] - 1)
-        y = y.double() / unit
-    return Data(x, y, weight, bases.widened(lo, hi), n, impl, unit)
-
-
-# --- the solution ---
-
-
-def _solve(data: Data, degree: int, conditions: Conditions, precision: str) -> _Solution:
-    """The coefficients, by a first polynomial and corrections; see the module."""
-    extended = None
-    if precision == "extended":
-        extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
-    few = _few(data, degree, extended)
-    if few is not None:
-        of_x, moments = few.normal()
-        high, squares = np.zeros(degree + 1), math.inf
-    else:
-        high = first_guess(data, degree)
-        sums = _moments(data, degree, high, want_gram=True)
-        assert sums.of_x is not None
-        of_x, (moments, squares) = to_array(sums.of_x[0]), _of_residuals(sums)
-    low = np.zeros(degree + 1)
-    gram = algebra.gram(of_x, degree)
-    directions, method = _directions(data, degree, gram, conditions)
-    residuals = _residuals(data, degree, few, extended)
-    # The first residuals of long data are small, and their moments exact: a step of refinement already.
-    is_refined = few is None and extended is None
-    after = squares, moments
-    for _ in range(_MOST_STEPS):
-        change = _correction(high, low, moments, directions, gram, conditions)
-        high, low = _add(high, low, change)
-        if is_refined:
-            after = _after(squares, moments, change, gram)
-            if _is_enough(high, change, squares, after[0], directions, precision, method):
-                break
-        is_refined = True
-        moments, squares = residuals(high, low)
-        after = squares, moments
-    if directions.null is not None:  # nothing along what is open, whatever was begun with
-        high, low = _add(high, low, -directions.without_open(high))
-    return _Solution(high, low, gram, directions, *after, method)
-
-
-def _total(data: Data, solution: _Solution, *, has_constant: bool) -> float:
-    """The sum of squares of y, about its mean where there is a constant; 0 where it is no more than rounding.
-
-    About a number m near the mean, ``sum(w (y - m)**2) - sum(w (y - m))**2 / sum(w)`` is exact to rounding, however m
-    was rounded (Chan, Golub & LeVeque, Am. Stat. 37 (1983)). For long data of small condition it is put together from
-    what is known: with e the coefficients less the mean, y - mean = r + V e.
-    """
-    gram, about = solution.gram, solution.high
-    if data.n_samples > sizes.current().few_samples and solution.directions.condition < _SMALL_CONDITION:
-        sum_of_weights, mean, total = float(gram[0, 0]), 0.0, solution.squares
-        if has_constant:
-            above = -float(solution.moments[0] + gram[0, 1:] @ about[1:]) / sum_of_weights
-            mean = float(about[0]) - above
-            about = np.concatenate(([above], about[1:]))
-        total += float(about @ (gram @ about + 2.0 * solution.moments))
-        return _unless_rounding(total, sum_of_weights, mean) if has_constant else total
-    if data.n_samples <= sizes.current().few_samples:
-        values = to_array(data.y)
-        weights = None if data.weight is None else to_array(data.weight)
-        sum_of_weights = float(data.n_samples if weights is None else weights.sum())
-        mean = float(values.sum() if weights is None else weights @ values) / sum_of_weights if has_constant else 0.0
-        left = values - mean
-        weighted = left if weights is None else weights * left
-        first, total = float(weighted.sum()), float(weighted @ left)
-    else:
-        sum_of_weights, mean = 0.0, 0.0
-        if has_constant:
-            sum_of_weights, first, _ = _sums_about(data, 0.0)
-            mean = first / sum_of_weights
-        sum_of_weights, first, total = _sums_about(data, mean)
-    if not has_constant:
-        return total
-    total -= first * (first / sum_of_weights)  # squares of large weights overflow
-    return _unless_rounding(total, sum_of_weights, mean)
-
-
-def _unless_rounding(total: float, sum_of_weights: float, mean: float) -> float:
-    return total if total > sum_of_weights * (4.0 * _EPS * mean) ** 2 else 0.0
-
-
-def _sums_about(data: Data, mean: float) -> tuple[float, float, float]:
-    """The sums of w, w (y - mean) and w (y - mean)**2, a chunk at a time."""
-    sums = []
-    weights = [None] if data.weight is None else data.weight.split(_CHUNK)
-    for y, weight in zip(data.y.split(_CHUNK), itertools.cycle(weights), strict=False):
-        left = y.double() - mean if mean or y.dtype != torch.float64 else y
-        weighted = left if weight is None else left * weight
-        total = left.new_tensor(len(left)) if weight is None else weight.sum(dtype=torch.float64)
-        sums.append(torch.stack((total, weighted.sum(), torch.dot(weighted, left))))
-    sum_of_weights, first, second = torch.stack(sums).sum(0).tolist()
-    return sum_of_weights, first, second
-
-
-def _few(data: Data, degree: int, extended: ExtendedResiduals | None) -> FewSamples | None:
-    """The functions of all samples, for few of them: on a CPU, where these are less work than a launch."""
-    if data.n_samples > sizes.current().few_samples or data.impl == "triton":
-        return None
-    if extended is not None and (laid := extended.kept()) is not None:
-        return FewSamples(laid.functions.high, laid.y, laid.weight)
-    return FewSamples.lay_out(data.x, data.y, data.weight, degree, data.domain)
-
-
-def first_guess(data: Data, degree: int) -> Array:
-    """A polynomial near the one that is looked for, from samples all over the data: (degree + 1,)."""
-    step = -(-data.n_samples // sizes.current().few_samples)
-    weight = None if data.weight is None else data.weight[::step]
-    of_x, moments = FewSamples.lay_out(data.x[::step], data.y[::step], weight, degree, data.domain).normal()
-    return algebra.from_gram(algebra.gram(of_x, degree)).correction(moments)
-
-
-def _moments(data: Data, degree: int, coef: Array, *, want_gram: bool) -> MomentSums:
-    """A pass over the data: moments of x, where they are wanted, and of the residuals about a polynomial."""
-    impl = select.resolve_fit_impl(data.impl, data.x.device)
-    series = torch.from_numpy(coef).to(data.x.device)
-    return operators.moments(data.x, data.y, data.weight, degree, data.domain, series, impl, want_gram=want_gram)
-
-
-def _of_residuals(sums: MomentSums) -> tuple[Array, float]:
-    """Moments and squares of the residuals."""
-    return to_array(sums.of_residuals[0]), float(sums.squares[0])
-
-
-Residuals = Callable[[Array, Array], tuple[Array, float]]
-
-
-def _residuals(data: Data, degree: int, few: FewSamples | None, extended: ExtendedResiduals | None) -> Residuals:
-    """A function of coefficients, high and low, that gives moments and squares of the residuals."""
-    if extended is not None:
-        return extended
-    if few is not None:
-        return lambda high, low: few.residuals(high)
-    return lambda high, low: _of_residuals(_moments(data, degree, high, want_gram=False))
-
-
-def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[algebra.Directions, str]:
-    directions = algebra.from_gram(gram, conditions.penalty, conditions.free)
-    if directions.condition <= _LARGEST_CONDITION and directions.null is None:
-        return directions, "moments"
-    weight = None if data.weight is None else data.weight[None]
-    mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
-    triangle = to_array(chunked.triangle(data.x[None], weight, degree, mapping))
-    return algebra.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
-
-
-def _correction(
-    high: Array, low: Array, moments: Array, directions: algebra.Directions, gram: Array, conditions: Conditions
-) -> Array:
-    """The change of the coefficients that answers to the moments of the residuals, under all conditions."""
-    penalty, fixed = conditions.penalty, conditions.fixed
-    if penalty is not None:
-        moments = moments - penalty @ high
-    if fixed is None or conditions.missing is None:
-        return directions.correction(moments)
-    needed = fixed.to_coef @ conditions.missing(high, low)
-    moments = moments - gram @ needed
-    if penalty is not None:
-        moments = moments - penalty @ needed
-    return needed + directions.correction(moments)
-
-
-def _add(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
-    """The sum high + low + change, as a rounded part and what it lacks."""
-    total, error = two_sum(high, change)
-    error += low
-    rounded = total + error
-    total -= rounded
-    error += total
-    return rounded, error
-
-
-def _after(squares: float, moments: Array, change: Array, gram: Array) -> tuple[float, Array]:
-    """Squares and moments of the residuals after a change of coefficients."""
-    changed = moments - gram @ change
-    after = squares - float(change @ (moments + changed))
-    return after if not after < 0.0 else 0.0, changed
-
-
-def _is_enough(
-    high: Array,
-    change: Array,
-    squares: float,
-    rss: float,
-    directions: algebra.Directions,
-    precision: str,
-    method: str,
-) -> bool:
-    """Whether one more correction would bring nothing that counts."""
-    error = 8.0 * _EPS * directions.condition ** (2 if method == "moments" else 1)
-    size, last = (max(map(abs, values.tolist())) for values in (high, change))
-    return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
-        squares <= _SHRINKS * rss or last <= _ENOUGH["double"] * size
-    )
-
-
-def _not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
-    nan = np.full(degree + 1, math.nan)
-    return Fit(
-        coef=torch.from_numpy(nan.copy()).to(x.device),
-        basis=basis,
-        domain=bases.BASES[basis].window if domain is None else domain,
-        n_samples=x.shape[0],
-        rss=math.nan,
-        r_squared=math.nan,
-        degrees_of_freedom=math.nan,
-        rank=0,
-        condition=math.nan,
-        status="not_finite",
-        solver="moments",
-        precision="double",
-        estimate=Estimate(nan, nan, (-1.0, 1.0), nan[:, None], None, math.nan),
-    )

@@ -15,7 +15,8 @@ from polyfit import _checks, bases
 from polyfit.backends import operators, select
 from polyfit.errorfree import Pair, add_pairs, multiply_pairs, two_sum
 from polyfit.least_squares import algebra
-from polyfit.least_squares.result import Fit, FitWarning, make_fit
+from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.statistics import make_fit
 
 _VERSION = 1
 _EPS = torch.finfo(torch.float64).eps

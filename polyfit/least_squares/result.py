@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +18,18 @@ from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.functional import polyval
-from polyfit.io.files import replacing
-from polyfit.least_squares import algebra
+from polyfit.least_squares import document
 from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.estimate import Estimate, in_basis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
 
-_FORMAT, _VERSION = "polyfit.Fit", 1
 # Share of a direction that is left open, from which on a coefficient counts as not determined. Directions come from
 # singular vectors, which are good to some eps times the condition of what is determined.
 _OPEN = 1e-8
-_ILL_CONDITIONED = 1e10
 
 
 class FitWarning(UserWarning):
@@ -66,29 +61,6 @@ class Selection:
         from polyfit.plotting import selection_figure
 
         return selection_figure(self)
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """A fit in Chebyshev polynomials on the range of its data, where it was made and keeps all its digits.
-
-    All arrays are numpy's, in float64.
-
-    Attributes:
-        high: coefficients, (degree + 1,).
-        low: what their rounding left out.
-        domain: what is mapped onto [-1, 1].
-        spread: a matrix (degree + 1, r) whose product with its transpose is the covariance, but for `variance`.
-        null: orthonormal directions that the data leave open, (degree + 1, m); None where there is none.
-        deviation: what multiplies the spread: the residual standard deviation, or one where sigma is absolute.
-    """
-
-    high: Array
-    low: Array
-    domain: Interval
-    spread: Array
-    null: Array | None
-    deviation: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -311,36 +283,7 @@ class Fit:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, whole or not at all. Numbers come back with the same bits."""
-        estimate = self.estimate
-        document = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "basis": self.basis,
-            "domain": self.domain,
-            "coef": self.coef.tolist(),
-            "std_err": self.std_err.tolist(),
-            "n_samples": self.n_samples,
-            "rss": self.rss,
-            "r_squared": self.r_squared,
-            "degrees_of_freedom": self.degrees_of_freedom,
-            "rank": self.rank,
-            "condition": self.condition,
-            "status": self.status,
-            "solver": self.solver,
-            "precision": self.precision,
-            "fixed": self.fixed,
-            "estimate": {
-                "high": estimate.high.tolist(),
-                "low": estimate.low.tolist(),
-                "domain": estimate.domain,
-                "spread": estimate.spread.tolist(),
-                "null": None if estimate.null is None else estimate.null.tolist(),
-                "deviation": estimate.deviation,
-            },
-        }
-        text = json.dumps(_to_json(document), indent=1, allow_nan=False) + "\n"
-        with replacing(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        document.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Fit:
@@ -349,51 +292,7 @@ class Fit:
         Raises:
             ValueError: no such file format, or one of a newer version.
         """
-        try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}); pass a file that Fit.save wrote") from None
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ValueError(f"{path} holds no fit; pass a file that Fit.save wrote")
-        version = document.get("version")
-        if not isinstance(version, int) or version > _VERSION:
-            raise ValueError(
-                f"{path} has version {version!r} of its format and this polyfit reads up to {_VERSION};"
-                " install a newer fused-polyfit"
-            )
-        try:
-            return cls._from_document(_from_json(document))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); write it again with Fit.save") from None
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Fit:
-        def array(values: Any) -> Array:
-            return np.array(values, dtype=np.float64)
-
-        parts, size = document["estimate"], len(document["coef"])
-        null = parts["null"]
-        estimate = Estimate(
-            array(parts["high"]),
-            array(parts["low"]),
-            bases.interval(parts["domain"]),
-            array(parts["spread"]).reshape(size, -1),
-            None if null is None else array(null).reshape(size, -1),
-            float(parts["deviation"]),
-        )
-        if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
-            raise ValueError("its lists of coefficients differ in length")
-        domain = document["domain"]
-        kept = ("n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver")
-        return cls(
-            coef=torch.from_numpy(array(document["coef"])),
-            basis=bases.resolve(document["basis"]).name,
-            domain=None if domain is None else bases.interval(domain),
-            **{name: document[name] for name in kept},
-            precision=document["precision"],
-            estimate=estimate,
-            fixed=tuple(document["fixed"]),
-        )
+        return cls(**document.read(path))
 
 
 def _samples(x: Any) -> Tensor:
@@ -401,129 +300,3 @@ def _samples(x: Any) -> Tensor:
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     return torch.as_tensor(x, dtype=torch.float64)
-
-
-def _to_json(value: Any) -> Any:
-    """Numbers that JSON has no word for as text."""
-    if isinstance(value, dict):
-        return {key: _to_json(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"number": repr(value)}
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        if value.keys() == {"number"}:
-            return float(value["number"])
-        return {key: _from_json(part) for key, part in value.items()}
-    return [_from_json(part) for part in value] if isinstance(value, list) else value
-
-
-# --- making one ---
-
-
-def in_basis(high: Array, low: Array, basis: str, own: Interval, domain: Interval | None) -> Tensor:
-    """Coefficients ``high + low`` of Chebyshev polynomials on `own` in another basis, (degree + 1,), rounded once."""
-    if basis == "chebyshev" and domain == own:
-        return torch.from_numpy(high + low)
-    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, own, domain)
-
-
-def make_fit(
-    high: Array,
-    low: Array,
-    own: Interval,
-    *,
-    basis: str,
-    domain: Interval,
-    fixed: dict[int, float],
-    n_samples: int,
-    gram: Array,
-    rss: float,
-    total: float,
-    unit: float,
-    directions: algebra.Directions,
-    penalty: Array | None,
-    absolute_sigma: bool,
-    method: str,
-    precision: str,
-    device: torch.device,
-) -> Fit:
-    """Put together what was found; called by what the user calls, which warnings point to.
-
-    Args:
-        high: coefficients of Chebyshev polynomials on `own`, (p,).
-        low: what they lack.
-        own: the domain that the fit was made on.
-        basis: that is wanted.
-        domain: that is wanted.
-        fixed: coefficients in these that keep their values.
-        n_samples: of positive weight.
-        gram: the Gram matrix on `own`, (p, p).
-        rss: sum(w r**2).
-        total: the same of y, about its mean where the constant is free; 0 where it is rounding.
-        unit: of y, in which coefficients, fixed ones, rss and total are given: a power of two.
-        directions: of the normal equations.
-        penalty: that they include, (p, p), or None.
-        absolute_sigma: whether weights are 1/sigma**2 in units of y.
-        method: how directions were found.
-        precision: of the residuals.
-        device: where `Fit.coef` is to lie.
-    """
-    n_free = len(high) - len(fixed)
-    spread, effective = directions.basis, float(directions.rank)
-    if penalty is not None:
-        # With A the matrix of the normal equations and B B.T its inverse, A^-1 V.T W e has covariance B (B.T G B) B.T.
-        inner, vectors = np.linalg.eigh(spread.T @ gram @ spread)
-        effective = float(inner.sum())
-        spread = spread @ (vectors * np.sqrt(np.maximum(inner, 0.0)))
-    freedom = n_samples - effective
-    freedom = freedom if freedom > 1e-9 * n_samples else 0.0
-    deviation = 1.0 if absolute_sigma else unit * math.sqrt(rss / freedom) if freedom else math.nan
-    high, low = unit * high, unit * low
-    coef = in_basis(high, low, basis, own, domain)
-    for k, value in fixed.items():
-        coef[k] = unit * value
-    status = "ok" if freedom else "interpolates"
-    if directions.rank < n_free:
-        status = "rank_deficient"
-        warnings.warn(
-            f"the data determine {directions.rank} of {n_free} coefficients: of all polynomials that fit them alike,"
-            " the one with the least coefficients was taken, and standard errors of what is open are NaN. Pass"
-            f" degree={max(0, len(high) - 1 - n_free + directions.rank)} or less, samples at more different x, or"
-            " ridge > 0",
-            FitWarning,
-            stacklevel=3,
-        )
-    elif directions.condition > _ILL_CONDITIONED:
-        warnings.warn(
-            f"the condition is {directions.condition:.1e}: errors of the data may grow by as much in the coefficients."
-            " Pass a lower degree, samples that fill their range more evenly, or ridge > 0",
-            FitWarning,
-            stacklevel=3,
-        )
-    elif not all(map(math.isfinite, coef.tolist())):
-        warnings.warn(
-            f"coefficients of {basis} on {domain} are larger than float64 holds; pass a domain nearer to the data",
-            FitWarning,
-            stacklevel=3,
-        )
-    return Fit(
-        coef=coef.to(device),
-        basis=basis,
-        domain=domain,
-        n_samples=n_samples,
-        rss=unit * (unit * rss),
-        r_squared=1.0 - rss / total if total > 0.0 else math.nan,
-        degrees_of_freedom=freedom,
-        rank=directions.rank,
-        condition=directions.condition,
-        status=status,
-        solver=method,
-        precision=precision,
-        estimate=Estimate(high, low, own, spread, directions.null, deviation),
-        fixed=tuple(fixed),
-    )

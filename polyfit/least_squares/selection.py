@@ -24,6 +24,8 @@ from polyfit import _checks
 from polyfit.backends import operators, select
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
+from polyfit.least_squares.data import Data, prepare
+from polyfit.least_squares.refinement import first_guess
 from polyfit.least_squares.result import Fit, FitWarning, Selection
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
@@ -128,7 +130,7 @@ def select_degree(
         "precision": precision,
         "impl": impl,
     }
-    data = fitting.prepare(x, y, weight, sigma, nan_policy, impl)
+    data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:  # not finite, and to be propagated
         return fitting.fit(x, y, max_degree, **options)
     n_training = data.n_samples - -(-data.n_samples // folds) if folds else data.n_samples
@@ -166,9 +168,9 @@ def select_degree(
     return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), tuple(rss), best, folds))
 
 
-def _sums(data: fitting.Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
+def _sums(data: Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
     """A polynomial of the largest degree near the best one, (p,) on the CPU, and the sums of each fold about it."""
-    coef = torch.from_numpy(fitting.first_guess(data, degree))
+    coef = torch.from_numpy(first_guess(data, degree))
     sums = _pass(data, degree, folds, coef)
     for _ in range(2):
         total = sums.total()
@@ -182,7 +184,7 @@ def _sums(data: fitting.Data, degree: int, folds: int) -> tuple[Tensor, _Sums]:
     return coef, sums
 
 
-def _pass(data: fitting.Data, degree: int, folds: int, coef: Tensor) -> _Sums:
+def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _Sums:
     """One pass over the data: the samples i of fold i mod folds as a series each."""
     impl = select.resolve_fit_impl(data.impl, data.x.device)
     whole = data.n_samples - data.n_samples % folds

@@ -1,4 +1,4 @@
-"""What a run of `polyfit.train` gives."""
+"""The result of `polyfit.train`, and the conditions of early stopping."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from polyfit.monitor import Losses
 class Reason(enum.IntEnum):
     """Why a run ended."""
 
-    EPOCHS = 0  # all epochs that were asked for are made
-    LOSS = 1  # the loss came down to what was asked for
-    PATIENCE = 2  # the loss had not improved for as long as was asked for
-    GRADIENT = 3  # so did the norm of the gradient
-    DIVERGED = 4  # the loss left the finite numbers
-    INTERRUPTED = 5  # by Ctrl-C
+    EPOCHS = 0  # all epochs were made
+    LOSS = 1  # the loss reached the limit of EarlyStopping
+    PATIENCE = 2  # the loss did not improve for the number of epochs of EarlyStopping
+    GRADIENT = 3  # the norm of the gradient reached the limit of EarlyStopping
+    DIVERGED = 4  # the loss became NaN or infinite
+    INTERRUPTED = 5  # Ctrl-C was pressed
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """When to end a run before its last epoch; looked at whenever a loss is recorded.
+    """When to end a run before its last epoch. The conditions are checked whenever a loss is recorded.
 
     With ``per_series=True`` each series ends by itself.
 
     Args:
-        loss: end once the loss is this or less.
-        gradient_norm: end once the Euclidean norm of the gradient is this or less.
-        patience: end once the least loss so far is this many epochs old.
-        min_delta: by how much a loss must be below the least so far to count as less.
+        loss: end when the loss is at most this.
+        gradient_norm: end when the Euclidean norm of the gradient is at most this.
+        patience: end when the smallest loss so far is this many epochs old.
+        min_delta: a loss counts as smaller if it is below the smallest so far by more than this.
 
     Raises:
         TypeError: an argument is not a number.
@@ -60,24 +60,25 @@ class EarlyStopping:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What a run of `polyfit.train` reached.
+    """The result of a run of `polyfit.train`.
 
-    For the squared loss the whole landscape is known, and what follows `path` says where in it the run ended; for other
-    losses these are None. With ``per_series=True`` what is a number here is a tensor (*batch).
+    The attributes after `path` say how far from the optimum the run ended. They are known for the squared loss and None
+    for other losses. With ``per_series=True`` numbers are tensors (*batch).
 
     Attributes:
         coef: coefficients after the last update, lowest degree first.
         losses: the recorded losses, from epoch 0 to the last.
-        epochs: number of epochs made; with ``per_series=True`` by the series that made most.
+        epochs: number of epochs made; with ``per_series=True`` the largest number of a series.
         engine: the engine that ran.
-        updates: the epochs that each series made, () or (*batch) int64.
-        reasons: why it ended, codes of `Reason`, () or (*batch) int8.
+        updates: number of epochs that each series made, () or (*batch) int64.
+        reasons: why each series ended, codes of `Reason`, () or (*batch) int8.
         path: the coefficients at each record, (records, *coef.shape), with ``keep_path=True``.
-        optimum: the coefficients of the least loss.
-        optimal_loss: their loss.
-        max_stable_lr: for SGD at a constant rate, the largest that does not diverge.
-        slowest_rate: for the same, what an update leaves of the error along the slowest direction of descent.
-        condition: of the Hessian: the largest curvature over the least, which decides how slow that is.
+        optimum: the coefficients of the smallest loss.
+        optimal_loss: the smallest loss.
+        max_stable_lr: for SGD at a constant rate, the largest rate that does not diverge.
+        slowest_rate: for SGD at a constant rate, the factor by which an update multiplies the error along the slowest
+            direction of descent.
+        condition: of the Hessian: the largest curvature divided by the smallest.
     """
 
     coef: Tensor
@@ -107,20 +108,20 @@ class Training:
 
     @property
     def slowest_share(self) -> Any:
-        """The share of the initial error that is left along the slowest direction of descent."""
+        """The share of the initial error that remains along the slowest direction of descent."""
         return None if self.slowest_rate is None else self.slowest_rate**self.epochs
 
     def epochs_to(self, share: float) -> Any:
-        """How many epochs bring the error along the slowest direction down to a share of it; infinite where none do.
+        """The number of epochs that reduce the error along the slowest direction to a share of it; inf if none do.
 
-        In the long run, that is: momentum takes some epochs to gather.
+        It is the number of the long run: momentum needs some epochs to build up.
 
         Raises:
             ValueError: ``share`` is not between 0 and 1.
         """
         if not 0.0 < share < 1.0:
             raise ValueError(
-                f"share={share!r} is no share to come down to; pass a number between 0 and 1, such as 0.01"
+                f"share={share!r} is not a share of the error; pass a number between 0 and 1, such as 0.01"
             )
         rate = self.slowest_rate
         if rate is None:
@@ -133,8 +134,8 @@ class Training:
         return math.ceil(math.log(share) / math.log(rate)) if rate > 0.0 else 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``polyfit.train(..., resume=state)`` goes on from: tensors, numbers, strings.
+        """The state for ``polyfit.train(..., resume=state)``: tensors, numbers, strings.
 
-        The run that goes on is bit for bit the one that was never cut (engines moments, resident and stepwise).
+        With the engines moments, resident and stepwise a resumed run gives the same bits as a run that was never cut.
         """
         return dict(self._state)

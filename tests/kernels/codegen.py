@@ -22,8 +22,9 @@ from unittest import mock
 
 import torch
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, make_backend
 
 import polyfit_kernels.descent
 import polyfit_kernels.evaluate
@@ -177,6 +178,19 @@ def source_of(recorder: _Recorder) -> ASTSource:
 def compile_recorded(recorder: _Recorder, device: Device) -> Any:
     """Compile what the launcher would launch."""
     return triton.compile(source_of(recorder), target=device.target, options=recorder.options)
+
+
+def ttir_of(recorder: _Recorder, device: Device) -> str:
+    """The first of the languages that `compile_recorded` goes through: all arithmetic of addresses, and no layouts."""
+    source, backend = source_of(recorder), make_backend(device.target)
+    options = backend.parse_options(recorder.options | source.parse_options())
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}
+    backend.add_stages(stages, options, source.language)
+    helpers = backend.get_codegen_implementation(options), backend.get_module_map()
+    return str(stages["ttir"](source.make_ir(device.target, options, *helpers, context), {}))
 
 
 @functools.cache
@@ -340,7 +354,7 @@ def inspect(compiled: Any, device: Device) -> Code:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(compiled.asm["cubin"])
-        usage, sass = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", str(cubin))
+        usage, sass = _run("cuobjdump", "-res-usage", str(cubin)), _run("nvdisasm", "-c", "-ndf", str(cubin))
     registers = re.search(r"REG:(\d+)", usage)
     assert registers is not None, usage
     return _read(sass, _SASS, int(registers[1]), len(re.findall(r"\b(?:LDL|STL)\b", sass)))

@@ -1,10 +1,7 @@
 """The codegen gate: what every kernel compiles to on the devices that we build for. No GPU is needed."""
 
-import concurrent.futures
 import dataclasses
-import functools
 import json
-import multiprocessing
 import re
 
 import pytest
@@ -17,13 +14,14 @@ from codegen import (
     DEVICES,
     GATE,
     LOOPS,
+    Code,
     Resident,
     Variant,
     code_of,
-    compile_recorded,
     record,
     source_of,
     triton_series,
+    ttir_of,
 )
 
 pytestmark = pytest.mark.codegen
@@ -37,26 +35,14 @@ _ANY_VERSION_WIDE = {1: 96, 5: 176, 8: 256, 10: 272, 20: 288}
 _ANY_VERSION_LOOPS = 512
 
 
-@pytest.fixture(scope="session")
-def code(request):
-    """`code(name, device)`; the whole gate is compiled ahead, by a process for each core."""
-    # Spawned and not forked: other tests of the session may have left threads.
-    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-
-        @functools.cache
-        def start(name, device):
-            return pool.submit(code_of, GATE[name], DEVICES[device])
-
-        for item in request.session.items:
-            if getattr(item, "originalname", None) == "test_code":
-                start(item.callspec.params["name"], item.callspec.params["device"])
-        yield lambda name, device: start(name, device).result()
-        pool.shutdown(cancel_futures=True)
+def code(name: str, device: str) -> Code:
+    """The code of a variant of the gate on a device."""
+    return code_of(GATE[name], DEVICES[device])
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", GATE)
-def test_code(name, device, code):
+def test_code(name, device):
     variant, found = GATE[name], code(name, device)
     assert variant.faults(found) == []
     recorded = json.loads(CEILINGS.read_text()).get(triton_series(), {}).get(name, {})
@@ -68,7 +54,7 @@ def test_code(name, device, code):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_promise_for_degree_5(device, code):
+def test_the_promise_for_degree_5(device):
     # Whatever is recorded: 6 programs of 256 threads on a multiprocessor of NVIDIA's.
     found = code("objective d=5", device)
     assert found.spills == 0
@@ -78,7 +64,7 @@ def test_the_promise_for_degree_5(device, code):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("degree", DEGREES)
-def test_the_power_basis_pays_nothing_for_the_others(degree, device, code):
+def test_the_power_basis_pays_nothing_for_the_others(degree, device):
     # On the 4 samples of a thread: 4 d for Horner's rule, 4 for residuals, 4 for losses and their sum, 7 for slopes and
     # their sum, 7 for each moment and its sum but 4 for the last, which needs no powers after it, and d + 2 to add the
     # sums to accumulators: 12 d + 14, or 3 d + 3.5 a sample. Besides: 2 loads, addresses and the loop itself.
@@ -89,7 +75,7 @@ def test_the_power_basis_pays_nothing_for_the_others(degree, device, code):
 
 
 @pytest.mark.parametrize("degree", [1, 5, 8, 10])
-def test_what_moments_spend_on_a_sample(degree, code):
+def test_what_moments_spend_on_a_sample(degree):
     # Of a sample: 2 for t, 1 for 2 t, 1 for v, 1 for its square; d - 1 steps of the recurrence; d + 1 terms of with_y
     # and 2 d of of_x. Of the 16 of a thread: each of 3 d + 2 sums is widened and added once. Besides: 8 loads,
     # addresses and the loop itself. Half an instruction a sample is left to the compiler.
@@ -105,7 +91,7 @@ def _epochs(found):
 
 
 @pytest.mark.parametrize("device", NVIDIA)
-def test_what_an_epoch_spends_on_samples_in_registers(device, code):
+def test_what_an_epoch_spends_on_samples_in_registers(device):
     # Of a sample: d for Horner's rule, 1 for the residual, 1 for its slope; of the d + 1 sums the first takes 1, those
     # between take 2, the last takes 1: 3 d + 2. Of a sum: 5 additions behind shuffles in a warp and 3 of the update. Of
     # all sums together 2 for the warps, and half an instruction a sum is left to the compiler. Besides: shared memory,
@@ -118,7 +104,7 @@ def test_what_an_epoch_spends_on_samples_in_registers(device, code):
 
 @pytest.mark.parametrize("device", NVIDIA)
 @pytest.mark.parametrize("name", [name for name, run in LOOPS.items() if isinstance(run, Resident)])
-def test_one_reduction_for_all_sums(name, device, code):
+def test_one_reduction_for_all_sums(name, device):
     # 5 shuffles a sum within a warp. What the warps leave is one number a thread, for all sums together.
     run = LOOPS[name]
     assert isinstance(run, Resident)
@@ -128,7 +114,7 @@ def test_one_reduction_for_all_sums(name, device, code):
 
 
 @pytest.mark.parametrize("device", NVIDIA)
-def test_what_an_epoch_of_descent_spends(device, code):
+def test_what_an_epoch_of_descent_spends(device):
     # On float64 (d + 1)(d + 2) for the gradient and 2 (d + 1) for the update. Besides: the rate, and the loop itself.
     # Each of several series keeps what it had after its last epoch: a choice of 2 words for each coefficient.
     degree = 5
@@ -150,7 +136,7 @@ def test_where_a_run_is_cut_compiles_nothing_anew(name):
 @pytest.mark.parametrize("name", ["resident d=5, batch", "descent d=1, adam"])
 def test_addresses_of_series_are_64_bits(name, device):
     run = dataclasses.replace(LOOPS[name], path=True, n_series=2**20 + 1)
-    ir = compile_recorded(run.record(DEVICES[device]), DEVICES[device]).asm["ttir"]
+    ir = ttir_of(run.record(DEVICES[device]), DEVICES[device])
     offsets = re.findall(r"tt\.addptr .*, (%\w+) : .*, (?:tensor<[\dx]*)?(i\d+)", ir)
     assert len(offsets) >= 8
     # But for what is known to the compiler: from one coefficient to the next, or number to number of the table.
@@ -188,7 +174,7 @@ def test_addresses_are_64_bits(layout, launcher, device):
         operands, wants = (operand(), operand(), operand(), 2, None), {}
     else:
         operands, wants = (operand(), operand(), coef, None, "power"), {"want_x": True, "want_coef": True}
-    ir = compile_recorded(record(launcher, DEVICES[device], *operands, **wants), DEVICES[device]).asm["ttir"]
+    ir = ttir_of(record(launcher, DEVICES[device], *operands, **wants), DEVICES[device])
     offsets = re.findall(r"tt\.addptr .* : (?:tensor<[\dx]*)?!tt\.ptr<f32>>?, (?:tensor<[\dx]*)?(i\d+)", ir)
     assert len(offsets) >= 8
     assert set(offsets) == {"i64"}

@@ -128,7 +128,7 @@ def of_data(
         x, y, start, loss="mse", weight=weight, reduction="sum", per_series=True, basis=basis, domain=domain,
         impl="torch",
     )  # fmt: skip
-    given = quadratic.quadratic(problem, 1.0 / x.shape[-1])
+    given = quadratic.make_quadratic(problem, 1.0 / x.shape[-1])
     return Quadratics(*given.tensors(torch.device("cpu")), start=start)
 
 

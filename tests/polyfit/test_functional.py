@@ -1,10 +1,12 @@
-"""polyval and polynomial_loss against the plain formulas in float64, numpy, and autograd."""
+"""polyval and polynomial_loss against the plain formulas in float64, rational numbers, and autograd."""
 
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
+import exact
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from polyfit.backends.results import Wants
 from polyfit.formula import Model
 
 F64 = torch.float64
+EPS = torch.finfo(F64).eps
 BASES = list(NUMPY_CLASSES)
 
 
@@ -65,10 +68,14 @@ def test_polyval_and_its_gradients(layout, domain):
 
 
 @pytest.mark.parametrize("coef", [[2.0], [1.0, -3.0], [0.5, 0.0, 2.0, -1.0, 0.25, 3.0]])
-def test_polyval_is_numpys(coef):
+def test_polyval_is_the_exact_polynomial_rounded(coef):
     x = torch.linspace(-2, 2, 101, dtype=F64)
-    actual = polyfit.polyval(x, torch.tensor(coef, dtype=F64))
-    np.testing.assert_allclose(actual.numpy(), np.polynomial.polynomial.polyval(x.numpy(), coef), rtol=1e-13)
+    actual = polyfit.polyval(x, torch.tensor(coef, dtype=F64)).tolist()
+    for value, place in zip(actual, exact.fractions(x), strict=True):
+        terms = [Fraction(c) * place**k for k, c in enumerate(coef)]
+        # Two roundings a step, each of at most the sum of what it joins.
+        allowed = 2 * len(coef) * Fraction(EPS) * sum(map(abs, terms))
+        assert abs(Fraction(value) - sum(terms)) <= allowed, float(place)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -118,22 +125,23 @@ def test_every_basis(basis, layout, domain):
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 7, 20])
 @pytest.mark.parametrize("basis", BASES)
-def test_values_and_derivatives_are_numpys(basis, degree):
-    numpy_class = NUMPY_CLASSES[basis]
-    x = torch.linspace(-1.0, 1.0, 101, dtype=F64)
+def test_values_and_derivatives_against_rational_numbers(basis, degree):
+    domain = (-1.0, 1.0)
+    x = torch.linspace(*domain, 101, dtype=F64, requires_grad=True)
     coef = torch.randn(degree + 1, dtype=F64)
-    series = numpy_class(coef.numpy(), domain=(-1.0, 1.0))
-    x.requires_grad_()
-    values = polyfit.polyval(x, coef, basis=basis, domain=(-1.0, 1.0))
-
-    def terms_of(of: Any) -> Any:
-        unit_series = (numpy_class.basis(k, domain=(-1.0, 1.0)) for k in range(len(of)))
-        return sum(abs(c) * np.abs(unit(x.detach().numpy())) for c, unit in zip(of, unit_series, strict=True))
-
-    assert np.all(np.abs(values.detach().numpy() - series(x.detach().numpy())) <= 1e-14 * terms_of(coef.tolist()))
-    (slope,) = torch.autograd.grad(values.sum(), x)
-    derivative = series.deriv()
-    assert np.all(np.abs(slope.numpy() - derivative(x.detach().numpy())) <= 1e-13 * terms_of(derivative.coef) + 1e-300)
+    values = polyfit.polyval(x, coef, basis=basis, domain=domain)
+    (slopes,) = torch.autograd.grad(values.sum(), x)
+    units = exact.transposed(exact.in_powers(basis, domain, degree))  # a basis function a row
+    derived = [[k * c for k, c in enumerate(unit)][1:] for unit in units]
+    # Values come from a recurrence of so many steps, slopes from a second one on top.
+    for ours, functions, digits in ((values, units, 1e-14), (slopes, derived, 1e-13)):
+        for value, place in zip(ours.tolist(), exact.fractions(x.detach()), strict=True):
+            powers = [place**k for k in range(degree + 1)]
+            terms = [
+                Fraction(c) * sum((a * b for a, b in zip(unit, powers, strict=False)), Fraction(0))
+                for c, unit in zip(coef.tolist(), functions, strict=True)
+            ]
+            assert abs(Fraction(value) - sum(terms)) <= digits * sum(map(abs, terms)), (float(place), digits)
 
 
 def test_loss_is_torchs_mse():

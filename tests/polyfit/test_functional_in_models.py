@@ -127,7 +127,7 @@ def long_operands(case: Case, n_samples: int, dtype: torch.dtype = F64) -> list[
     return [operand.to(dtype).requires_grad_() for operand in (x, y, coef, weight)]
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_loops_give_what_the_chunked_pass_gives(name):
     case = CASES[name]
@@ -149,20 +149,29 @@ def test_compiled_loops_give_what_the_chunked_pass_gives(name):
             torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 def test_compiled_sums_are_as_exact_as_the_chunked_ones():
     n_samples = 1_000_003
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(6)
     truth = polyfit.polynomial_loss(x.double(), y.double(), coef.double())
     loss = polyfit.polynomial_loss(x, y, coef, impl="compile")
-    # A prediction of degree 5 is off by a few eps, of either sign; sums of 4096 in 16 lanes or more by less than that.
+    # A prediction of degree 5 is off by a few eps, of either sign; sums of 256 in each lane by less than that.
     assert abs(float(loss) / float(truth) - 1) < 4 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.compiler
+def test_compiled_sums_of_equal_samples_keep_their_digits():
+    # Their roundings all go one way. A vector lane adds up 256 of them: at most 255 roundings, of half an eps each.
+    n_samples = 4 * sizes.current().compiled_row
+    x, y, coef = torch.zeros(n_samples), torch.full((n_samples,), 0.1), torch.full((1,), 0.3)
+    loss = polyfit.polynomial_loss(x, y, coef, impl="compile")
+    sample = (coef - y[:1]) ** 2
+    assert abs(float(loss) / float(sample) - 1) < 128 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.compiler
 def test_a_compiled_loop_serves_every_length():
-    if not inductor.has_compiler():
-        pytest.skip("impl='compile' needs a C++ compiler")
     polyfit.polynomial_loss(torch.rand(20_000), torch.rand(20_000), torch.rand(3), impl="compile")
     for n_samples in (8_192, 30_001, 100_000):
         x, y, coef = torch.rand(n_samples), torch.rand(n_samples), torch.rand(3)
@@ -171,7 +180,7 @@ def test_a_compiled_loop_serves_every_length():
         torch.testing.assert_close(loss, polyfit.polynomial_loss(x, y, coef))
 
 
-@pytest.mark.skipif(not inductor.has_compiler(), reason="impl='compile' needs a C++ compiler")
+@pytest.mark.compiler
 def test_training_by_a_compiled_loop():
     x = torch.linspace(-1, 1, 20_001, dtype=F64)
     rule = polyfit.optimizers.SGD(0.2)

@@ -189,6 +189,7 @@ def test_compile(case):
 INDUCTOR = ["mse, power, one series", "huber, chebyshev, own x", "poisson_nll rate full, legendre, shared x"]
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", INDUCTOR)
 def test_compile_by_inductor(name):
     case = CASES[name]

@@ -59,7 +59,7 @@ def test_gram_is_numpys(n_series, weighted, small, request):
         request.getfixturevalue("small_chunks")
     x = torch.rand(n_series, 53, dtype=F64) * 4 + 1
     weight = torch.rand(n_series, 53, dtype=F64) if weighted else None
-    gram = chunked.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.POWER, F64), "power")
+    gram = chunked.gram(x, weight, 4, bases.affine_map((1.0, 5.0), bases.BASES["power"], F64), "power")
     for series in range(n_series):
         powers = np.vander((x[series].numpy() - 3.0) / 2.0, 5, increasing=True)
         weights = np.ones(53) if weight is None else weight[series].numpy()

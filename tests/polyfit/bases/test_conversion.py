@@ -105,7 +105,7 @@ def test_derivative_matrix_may_be_written():
 @pytest.mark.parametrize(("degree", "error"), [(-1, ValueError), (2.0, TypeError), ("2", TypeError)])
 def test_bad_degree_is_named(degree, error):
     with pytest.raises(error, match="pass an int from 0 on"):
-        derivative_matrix(bases.POWER, degree)
+        derivative_matrix(bases.BASES["power"], degree)
 
 
 # --- values
@@ -426,9 +426,9 @@ def test_bad_input_of_to_numpy_is_named(arguments, error, match):
         ([1.0, 2.0], TypeError, "series is list; pass a Polynomial"),
         (np.poly1d([1.0, 2.0]), TypeError, "series is poly1d"),
         (polynomial.Polynomial([1j, 2.0]), TypeError, "complex128"),
-        (polynomial.Polynomial([1.0], domain=[2, 1]), ValueError, r"increases: pass series.convert"),
-        (polynomial.Polynomial([1.0], domain=[1, 1]), ValueError, r"increases: pass series.convert"),
-        (polynomial.Polynomial([1.0], window=[1, 1]), ValueError, r"increases: pass series.convert"),
+        (polynomial.Polynomial([1.0], domain=[2, 1]), ValueError, r"increasing: pass series.convert"),
+        (polynomial.Polynomial([1.0], domain=[1, 1]), ValueError, r"increasing: pass series.convert"),
+        (polynomial.Polynomial([1.0], window=[1, 1]), ValueError, r"increasing: pass series.convert"),
         (polynomial.Polynomial([1.0], domain=[0, math.inf]), ValueError, "finite"),
         (polynomial.Polynomial([1.0], domain=[0, 1e308], window=[0, 1e-9]), ValueError, "finite"),
     ],

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import exact
 import numpy as np
 import pytest
 import torch
@@ -25,26 +26,26 @@ from numpy.polynomial import Polynomial
 
 @pytest.mark.parametrize(("degree", "r_squared"), [(1, "0.9737"), (2, "0.9831"), (3, "0.9841")])
 def test_co2_is_fitted_as_exact_least_squares_does(command: Command, degree, r_squared):
-    exact = CO2_REFERENCE[f"degree{degree}"]
+    reference = CO2_REFERENCE[f"degree{degree}"]
     outcome = command("train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", degree, "--save", "fit.json")
     assert (outcome.status, outcome.err) == (0, "")
     assert f"R^2 {r_squared}\n" in outcome.out
-    mean_squared_error = float(exact["rss"]) / CO2_REFERENCE["n_finite"]
+    mean_squared_error = float(reference["rss"]) / CO2_REFERENCE["n_finite"]
     assert f"loss {mean_squared_error:.6g} (mean squared error) after 20000 epochs" in outcome.out
     assert "still falling" not in outcome.out
 
     document = json.loads(Path("fit.json").read_text("utf-8"))
-    assert document["r_squared"] == pytest.approx(float(exact["r_squared"]), abs=1e-12)
+    assert document["r_squared"] == pytest.approx(float(reference["r_squared"]), abs=1e-12)
     assert document["loss_value"] == pytest.approx(mean_squared_error, rel=1e-12)
     # x of the reference is the week, 0 to 2283, which t maps to [-1, 1].
     weeks = Polynomial([2283 / 2, 2283 / 2])
-    in_t = np.array(Polynomial([float(c) for c in exact["coef"]])(weeks).coef, dtype=float)
+    in_t = np.array(Polynomial([float(c) for c in reference["coef"]])(weeks).coef, dtype=float)
     # At the minimum, the gradient has a rounding error of n eps of its terms. The Hessian's condition is below 100.
     np.testing.assert_allclose(document["coef"], in_t, rtol=0, atol=1e-10 * np.abs(in_t).max())
     np.testing.assert_allclose(outcome.coef(), in_t, rtol=5.1e-6)
 
 
-def test_saved_polynomial_is_the_one_that_numpy_fits(command: Command):
+def test_saved_polynomial_is_the_exact_fit_in_numpys_terms(command: Command):
     command(
         "train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", 3, "--epochs", 5000, "--save", "fit.json"
     )
@@ -56,7 +57,8 @@ def test_saved_polynomial_is_the_one_that_numpy_fits(command: Command):
     co2 = np.array([float(row["co2"]) for row in rows])
 
     saved = Polynomial(document["coef"], domain=document["domain"])
-    fitted = Polynomial.fit(days, co2, 3, domain=document["domain"])
+    best = exact.fit(days.tolist(), co2.tolist(), 3, domain=document["domain"])
+    fitted = Polynomial([float(value) for value in best.coef], domain=document["domain"])
     assert document["domain"] == [days.min(), days.max()]
     np.testing.assert_allclose(saved(days), fitted(days), rtol=1e-10)
     assert document["x"] == {"column": "date", "unit": "days since 1970-01-01"}

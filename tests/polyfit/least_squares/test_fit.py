@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import exact
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -269,25 +271,41 @@ def test_hard_data_in_powers_of_x(name, precision):
     assert_exact(fit, exact.fit(x, y, degree, weight=weight), x, y, weight)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_degree_40_on_chebyshev_nodes(precision):
+@functools.cache
+def degree_40() -> tuple[Tensor, Tensor, np.ndarray, np.ndarray, float]:
+    """x, y on 128 Chebyshev nodes; to 50 digits: coefficients, their covariance, the residual sum of squares."""
     n, degree = 128, 40
     x = torch.cos((torch.arange(n, dtype=F64) + 0.5) * math.pi / n)
     y = torch.exp(x) * torch.cos(20.0 * x) + noise(n)
+    with mpmath.workdps(50):
+        lo, hi = mpmath.mpf(float(x.min())), mpmath.mpf(float(x.max()))
+        rows, values = mpmath.matrix(n, degree + 1), mpmath.matrix(y.tolist())
+        for i, place in enumerate(x.tolist()):
+            t = (2 * mpmath.mpf(place) - lo - hi) / (hi - lo)
+            rows[i, 0], rows[i, 1] = mpmath.mpf(1), t
+            for k in range(2, degree + 1):
+                rows[i, k] = 2 * t * rows[i, k - 1] - rows[i, k - 2]
+        inverse = (rows.T * rows) ** -1  # the nodes are nearly orthogonal: no digit to speak of is lost
+        coef = inverse * (rows.T * values)
+        residual = values - rows * coef
+        rss = (residual.T * residual)[0]
+        covariance = np.array((inverse * rss / (n - degree - 1)).tolist(), dtype=float)
+        return x, y, np.array(coef.tolist(), dtype=float)[:, 0], covariance, float(rss)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_degree_40_on_chebyshev_nodes(precision):
+    x, y, coef, covariance, rss = degree_40()
+    degree, largest = 40, float(np.abs(coef).max())
     fit = polyfit.fit(x, y, degree, precision=precision)
-    # The nodes are orthogonal up to their rounding: a fit by numpy's QR is good to eps times a condition of about one.
-    t = to_window(x, fit.domain).numpy()
-    rows = chebyshev.chebvander(t, degree)
-    expected = np.linalg.lstsq(rows, y.numpy(), rcond=None)[0]
     assert fit.condition < 1.5
-    # T_40 is off by 40**2 / 2 roundings of t near the ends.
-    np.testing.assert_allclose(fit.coef.numpy(), expected, rtol=0, atol=degree**2 * EPS * float(y.abs().max()))
-    residual = y.numpy() - rows @ expected
-    variance = float(residual @ residual) / (n - degree - 1)
-    np.testing.assert_allclose(
-        fit.covariance.numpy(), variance * np.linalg.inv(rows.T @ rows), rtol=0, atol=1e-11 * variance
-    )
-    assert fit.rss == pytest.approx(residual @ residual, rel=1e-12)
+    # "extended": both sides are rounded once. "double": T_40 is off by 40**2 / 2 roundings of t near the ends.
+    allowed = 2 * EPS * largest if precision == "extended" else degree**2 * EPS * float(y.abs().max())
+    np.testing.assert_allclose(fit.coef.numpy(), coef, rtol=0, atol=allowed)
+    # The factor of the covariance comes from T_k at rounded t, in either precision: (degree + 1) * 40**2 / 2 roundings.
+    digits = (degree + 1) * degree**2 * EPS
+    np.testing.assert_allclose(fit.covariance.numpy(), covariance, rtol=0, atol=digits * float(covariance.max()))
+    assert fit.rss == pytest.approx(rss, rel=128 * EPS)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e160, 1e200, 1e300])
@@ -506,15 +524,16 @@ def test_ridge_is_augmented_least_squares(basis, domain, ridge, precision):
     rows = np.stack([NUMPY_CLASSES[basis](unit)(t) for unit in np.eye(5)], 1)
     root = weight.sqrt().numpy()
     stacked = np.vstack((rows * root[:, None], math.sqrt(ridge) * np.eye(5)[1:]))  # the penalty spares the constant
-    expected = np.linalg.lstsq(stacked, np.concatenate((y.numpy() * root, np.zeros(4))), rcond=None)[0]
-    # numpy's solution is good to eps times the condition of these columns as they are.
-    condition = np.linalg.cond(stacked)
-    np.testing.assert_allclose(fit.coef.numpy(), expected, rtol=0, atol=32 * EPS * condition * np.abs(expected).max())
-    # Penalty and Gram matrix are squares in float64: good to eps times the square of a condition, in either basis.
+    # The oracle's ridge is that of the stacked rows. numpy solves those to m n eps times their condition, at most.
     truth = exact.fit(x, y, 4, weight=weight, basis=basis, domain=fit.domain, ridge=ridge)
-    digits = 8 * EPS * max(fit.condition, condition) ** 2
     size = float(max(map(abs, truth.coef)))
-    assert np.all(np.abs(fit.coef.numpy() - [float(value) for value in truth.coef]) <= digits * size)
+    condition = np.linalg.cond(stacked)
+    theirs = np.linalg.lstsq(stacked, np.concatenate((y.numpy() * root, np.zeros(4))), rcond=None)[0]
+    exact_coef = np.array([float(value) for value in truth.coef])
+    np.testing.assert_allclose(theirs, exact_coef, rtol=0, atol=stacked.size * EPS * condition * size)
+    # Penalty and Gram matrix are squares in float64: good to eps times the square of a condition, in either basis.
+    digits = 8 * EPS * max(fit.condition, condition) ** 2
+    assert np.all(np.abs(fit.coef.numpy() - exact_coef) <= digits * size)
     assert fit.rss == pytest.approx(float(truth.rss), rel=1e-12)
     assert fit.degrees_of_freedom == pytest.approx(float(truth.freedom), rel=1e-12)
     errors = np.array([float(value) for value in truth.std_err()])
@@ -1072,11 +1091,14 @@ def test_as_numpy_fits(basis, degree):
     x, y, weight = 5.0 + 3.0 * line(40), curve(40), uniform(40)
     root = weight.sqrt().numpy()
     fit = polyfit.fit(x, y, degree, weight=weight, basis=basis)
+    truth = exact.fit(x, y, degree, weight=weight, basis=basis, domain=fit.domain)
+    assert_exact(fit, truth, x, y, weight)
+    # numpy means the same by its arguments. How near it comes to the truth is up to its BLAS: at worst m n eps times
+    # the condition of its columns, which it scales (Higham 2002, 20.1).
     series = NUMPY_CLASSES[basis].fit(x.numpy(), y.numpy(), degree, w=root)
     assert tuple(series.domain) == fit.domain
-    # numpy's is good to eps times the condition of its columns, which it scales.
     t = to_window(x, fit.domain, basis).numpy()
     rows = np.stack([NUMPY_CLASSES[basis](unit)(t) for unit in np.eye(degree + 1)], 1) * root[:, None]
     condition = np.linalg.cond(rows / np.linalg.norm(rows, axis=0))
-    allowed = 8 * EPS * condition * np.abs(series.coef).max()
-    np.testing.assert_allclose(fit.coef.numpy(), series.coef, rtol=0, atol=allowed)
+    coef = np.array([float(value) for value in truth.coef])
+    np.testing.assert_allclose(series.coef, coef, rtol=0, atol=rows.size * EPS * condition * np.abs(coef).max())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
+import exact
 import numpy as np
 import pytest
 import torch
@@ -22,10 +24,8 @@ def make_data(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, torch.rand(n, generator=generator, dtype=torch.float64) + 0.5
 
 
-def numpy_rss(x: Tensor, y: Tensor, weight: Tensor, degree: int) -> float:
-    root = weight.sqrt().numpy()
-    series = np.polynomial.Chebyshev.fit(x.numpy(), y.numpy(), degree, w=root)
-    return float(((root * (y.numpy() - series(x.numpy()))) ** 2).sum())
+def exact_rss(x: Tensor, y: Tensor, weight: Tensor, degree: int) -> float:
+    return float(exact.fit(x, y, degree, weight=weight).rss)
 
 
 @pytest.fixture(params=["few", "long"])
@@ -46,7 +46,7 @@ def test_information_criteria_are_those_of_every_fit(criterion, is_weighted, siz
     assert selection is not None
     expected = []
     for degree in range(MAX_DEGREE + 1):
-        rss = numpy_rss(x, y, weight, degree)
+        rss = exact_rss(x, y, weight, degree)
         assert selection.rss[degree] == pytest.approx(rss, rel=1e-11)
         k = degree + 2
         penalty = {"aic": 2 * k, "aicc": 2 * k + 2 * k * (k + 1) / (size - k - 1), "bic": k * math.log(size)}
@@ -59,19 +59,41 @@ def test_information_criteria_are_those_of_every_fit(criterion, is_weighted, siz
     assert torch.equal(fit.covariance, alone.covariance)
 
 
+def errors_of_refitting(x: Tensor, y: Tensor, weight: Tensor, max_degree: int, folds: int) -> np.ndarray:
+    """The weighted sum of squared errors of each degree, at samples that a fit of the others has not seen.
+
+    Sums over the others are those over all less those over the fold, which rational numbers allow. Coefficients
+    are of order 1.
+    """
+    of_all = exact.power_sums(x, y, weight, max_degree)
+    errors = [Fraction(0)] * (max_degree + 1)
+    for fold in range(folds):
+        here = slice(fold, None, folds)
+        of_fold = exact.power_sums(x[here], y[here], weight[here], max_degree)
+        of_x, of_y = (
+            [a - b for a, b in zip(whole, part, strict=True)]
+            for whole, part in zip(of_all[:2], of_fold[:2], strict=True)
+        )
+        samples = list(zip(*(exact.fractions(values[here]) for values in (x, y, weight)), strict=True))
+        for degree in range(max_degree + 1):
+            hankel = [of_x[k : k + degree + 1] for k in range(degree + 1)]
+            solution = exact.solve(hankel, [[value] for value in of_y[: degree + 1]])
+            coef = [Fraction(round(row[0] * 10**50), 10**50) for row in solution]  # exact numbers would take seconds
+            for place, value, w in samples:
+                p = Fraction(0)
+                for c in reversed(coef):
+                    p = p * place + c
+                errors[degree] += w * (value - p) ** 2
+    return np.array([float(value) for value in errors])
+
+
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("folds", [2, 5, 203])
 def test_cross_validation_is_refitting(folds, is_weighted, size):
     x, y, weight = make_data(size)
     fit = polyfit.select_degree(x, y, 5, criterion="cv", folds=folds, weight=weight if is_weighted else None)
     weight = weight if is_weighted else torch.ones_like(weight)
-    errors = np.zeros(6)
-    for fold in range(folds):
-        test = torch.arange(size) % folds == fold
-        root = weight[~test].sqrt().numpy()
-        for degree in range(6):
-            series = np.polynomial.Chebyshev.fit(x[~test].numpy(), y[~test].numpy(), degree, w=root)
-            errors[degree] += (weight[test].numpy() * (y[test].numpy() - series(x[test].numpy())) ** 2).sum()
+    errors = errors_of_refitting(x, y, weight, 5, folds)
     assert fit.selection is not None
     assert fit.selection.values == pytest.approx(errors / float(weight.sum()), rel=1e-10)
     assert fit.degree == int(np.argmin(errors))
@@ -82,7 +104,7 @@ def test_a_known_variance_counts_as_one_parameter_less():
     x, y, _ = make_data(200)
     sigma = torch.full_like(x, 0.1)
     fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion="bic", sigma=sigma, absolute_sigma=True)
-    expected = [numpy_rss(x, y, sigma**-2, degree) + (degree + 1) * math.log(200) for degree in range(MAX_DEGREE + 1)]
+    expected = [exact_rss(x, y, sigma**-2, degree) + (degree + 1) * math.log(200) for degree in range(MAX_DEGREE + 1)]
     assert fit.selection is not None
     assert fit.selection.values == pytest.approx(expected, rel=1e-11)
 

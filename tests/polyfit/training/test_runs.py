@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -17,7 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
-from polyfit.training import EarlyStopping, Losses, Reason, engines, shuffled
+from polyfit.training import EarlyStopping, Losses, Reason, shuffled
+from polyfit.training import run as runs
+from polyfit.training.engines import stepping
 
 F64 = torch.float64
 ENGINES: dict[str, dict[str, Any]] = {
@@ -26,6 +29,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "moments in C++": {"engine": "moments", "impl": "compile"},
     "stepwise": {"engine": "stepwise"},
 }
+IN_STEPS = ["moments", "stepwise", pytest.param("moments in C++", marks=pytest.mark.compiler)]
+EVERY_ENGINE = ["closed_form", *IN_STEPS]
 MAKERS = {
     SGD: lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.5),
     Adam: lambda p, lr: torch.optim.Adam(p, lr=lr),
@@ -57,11 +62,17 @@ def eager(x, y, start, make, epochs, **options):
 # --- early stopping ---
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@functools.cache
+def eager_sgd(lr, momentum, epochs):
+    """The path of torch's SGD on `data()`: one for all engines."""
+    return eager(*data(), lambda p: torch.optim.SGD(p, lr=lr, momentum=momentum), epochs)
+
+
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_a_run_ends_where_it_is_told_to(engine):
     x, y, start = data()
     rule = SGD(0.1, momentum=0.5)
-    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.5), 600)
+    path = eager_sgd(0.1, 0.5, 600)
     losses = [loss for loss, _, _ in path]
     level, norm = losses[130] * 1.000001, path[77][2] * 1.000001
     cases = {
@@ -81,11 +92,11 @@ def test_a_run_ends_where_it_is_told_to(engine):
         assert result.loss == pytest.approx(losses[expected], rel=1e-9)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_patience_counts_from_the_least_loss(engine):
     x, y, start = data()
     delta = 1e-4
-    path = eager(x, y, start, lambda p: torch.optim.SGD(p, lr=0.05), 2000)
+    path = eager_sgd(0.05, 0.0, 2000)
     best, best_epoch, expected = math.inf, 0, None
     for t in range(0, 2000, 10):
         if path[t][0] < best - delta:
@@ -120,7 +131,7 @@ def test_early_stopping_that_makes_no_sense_is_refused():
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_series_with_losses_of_their_own_are_runs_of_their_own(engine, reduction, weighted):
     x, y, start = data(2, 3)
     weight = torch.rand(x.shape, dtype=F64, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
@@ -159,7 +170,7 @@ def test_series_with_losses_of_their_own_are_runs_of_their_own(engine, reduction
     assert together.epochs == int(together.updates.max())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
 def test_one_series_diverges_and_the_others_go_on(engine):
     x, y, start = data(3)
     scale = torch.tensor([1.0, 30.0, 0.5], dtype=F64)
@@ -186,7 +197,7 @@ def test_rates_of_series_that_make_no_sense_are_refused():
         run(torch.ones(2))
     with pytest.raises(ValueError, match="not positive and finite"):
         run(torch.tensor([1.0, -1.0, 1.0]))
-    with pytest.raises(TypeError, match="lr_scale is no tensor of floats"):
+    with pytest.raises(TypeError, match="lr_scale is not a tensor of floats"):
         run([1.0, 2.0, 3.0])
 
 
@@ -202,7 +213,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+@pytest.mark.parametrize("engine", IN_STEPS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_that_was_cut_goes_on_bit_for_bit(rule, engine, dtype, tmp_path):
     x, y, start = data(2, dtype=dtype)
@@ -252,10 +263,28 @@ def test_a_state_of_another_run_is_refused():
         run(engine="stepwise")
     with pytest.raises(ValueError, match="of epoch 50, beyond epochs=20"):
         run(epochs=20)
-    with pytest.raises(TypeError, match="resume is no state of a run"):
+    with pytest.raises(TypeError, match="resume is not the state of a run"):
         run(resume={})
     with pytest.raises(ValueError, match="begun without its path"):
         run(keep_path=True)
+
+
+@pytest.mark.parametrize("engine", ["moments", "stepwise"])
+def test_a_state_knows_the_rate_of_each_series(engine):
+    x, y, start = data(3)
+    options: dict[str, Any] = {"optimizer": Adam(0.01), "engine": engine, "per_series": True}
+    scale = torch.tensor([1.0, 0.5, 0.25])
+    state = polyfit.train(x, y, start, epochs=50, lr_scale=scale, **options).state_dict()
+    # The same factors in another order have the same sum and the same sum of squares.
+    for other in (scale.flip(0), scale[[1, 0, 2]], scale * 2, None):
+        with pytest.raises(ValueError, match=r"a run with lr_scale=\[1, 0.5, 0.25\], not .*in the same order"):
+            polyfit.train(x, y, start, epochs=90, lr_scale=other, resume=state, **options)
+    whole = polyfit.train(x, y, start, epochs=90, lr_scale=scale, **options)
+    part = polyfit.train(x, y, start, epochs=90, lr_scale=scale, resume=state, **options)
+    assert torch.equal(part.coef, whole.coef)
+    # A factor that serves all series is that of each.
+    state = polyfit.train(x, y, start, epochs=50, lr_scale=torch.tensor(0.5), **options).state_dict()
+    polyfit.train(x, y, start, epochs=60, lr_scale=torch.full((3,), 0.5), resume=state, **options)
 
 
 # --- Ctrl-C ---
@@ -279,14 +308,22 @@ class CtrlC:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "closed_form"])
+@pytest.fixture
+def sigint_is_heard():
+    """Python's own handler of SIGINT, whatever the process began with: a shell that runs `make test &` ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_heard")
+@pytest.mark.parametrize("engine", IN_STEPS)
 def test_what_was_reached_is_returned_on_ctrl_c(engine):
     x, y, start = data()
 
     options: dict[str, Any] = {"optimizer": Adam(0.001), "record_every": 50, **ENGINES[engine]}
-    before = signal.getsignal(signal.SIGINT)
     result = polyfit.train(x, y, start, epochs=10**8, monitor=CtrlC(300), **options)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert result.reason == Reason.INTERRUPTED
     assert 300 <= result.epochs < 10**8
     assert int(result.losses.epochs[-1]) == result.epochs
@@ -296,6 +333,7 @@ def test_what_was_reached_is_returned_on_ctrl_c(engine):
     assert torch.equal(further.coef, polyfit.train(x, y, start, epochs=result.epochs + 60, **options).coef)
 
 
+@pytest.mark.usefixtures("sigint_is_heard")
 def test_ctrl_c_while_monitors_end_loses_nothing():
     x, y, start = data()
     options: dict[str, Any] = {"optimizer": Adam(0.001), "epochs": 100}
@@ -363,10 +401,10 @@ def test_an_epoch_made_for_a_graph_is_the_same(rule, monkeypatch):
             losses, gradient = measure(coef.numpy(), want_losses)
             return losses, torch.from_numpy(gradient)
 
-        return engines.Graphed(rule, on_tensors, torch.from_numpy(zeros), torch.from_numpy(lr_scale))
+        return stepping.Graphed(rule, on_tensors, torch.from_numpy(zeros), torch.from_numpy(lr_scale))
 
-    monkeypatch.setattr(engines, "captured", lambda function: function)
-    monkeypatch.setattr(engines, "Stepping", graphed)
+    monkeypatch.setattr(stepping, "captured", lambda function: function)
+    monkeypatch.setattr(runs, "Stepping", graphed)
     result = polyfit.train(x, y, start, **options)
     torch.testing.assert_close(result.coef, plain.coef, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(result.losses.values, plain.losses.values, rtol=1e-12, atol=1e-14)

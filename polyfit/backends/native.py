@@ -1,4 +1,4 @@
-"""The engine "moments" in C++, for impl="compile": some 40 ns an epoch of Adam where numpy takes 9 us.
+"""Descent on the quadratic of the squared loss in C++, for impl="compile": 40 ns an epoch of Adam, 9 us in numpy.
 
 `descent.cpp` is compiled when a number of coefficients and a rule are first met, which takes half a second.
 """
@@ -16,11 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polyfit.optimizers import Rule
-from polyfit.training.quadratic import Quadratic
-
 _SOURCE = Path(__file__).with_name("descent.cpp")
-# Series that a thread takes at least.
+# The fewest series that a thread takes: to be measured.
 _FEW_SERIES = 64
 
 
@@ -46,19 +43,24 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def loop(landscape: Quadratic, rule: Rule, lr_scale: Tensor | None) -> Callable[..., None]:
-    """The loop of `polyfit.training.engines.Launching`, on the CPU in float64.
+def descent_loop(
+    quadratic: tuple[Tensor, ...], rule: str, constants: tuple[float, ...], lr_scale: Tensor | None
+) -> Callable[..., None]:
+    """Descent on the quadratic of the squared loss, many epochs in a call, on the CPU in float64.
 
     Args:
-        landscape: the squared loss.
-        rule: the update rule.
-        lr_scale: factors of the rate (S,), or None.
+        quadratic: hessian, reference, gradient and loss at the reference, to_internal and the internal Hessian, see
+            `polyfit.training.quadratic.Quadratic`; contiguous.
+        rule: the variant of the update rule.
+        constants: of the rule.
+        lr_scale: factors of the rate (S,), contiguous, or None.
+
+    Returns:
+        A loop for `polyfit.training.engines.Launching`.
     """
-    name, constants = rule.kernel
-    n_series, n_coef = landscape.reference.shape
-    function = _compiled(n_coef, name)
-    cpu = torch.device("cpu")
-    held = (*landscape.tensors(cpu), torch.tensor(constants, dtype=torch.float64, device=cpu))
+    n_series, n_coef = quadratic[1].shape
+    function = _compiled(n_coef, rule)
+    held = (*quadratic, torch.tensor(constants, dtype=torch.float64, device="cpu"))
 
     def run(
         coef: Tensor,
@@ -74,7 +76,7 @@ def loop(landscape: Quadratic, rule: Rule, lr_scale: Tensor | None) -> Callable[
         fixed = [_pointer(part) for part in (*held, table, lr_scale)]
         out = [_pointer(part) for part in (coef, memory, losses, norms, path)]
 
-        def some(start: int, stop: int) -> None:
+        def descend(start: int, stop: int) -> None:
             function(
                 *(ctypes.c_int64(value) for value in (start, stop, n_series)), *fixed,
                 ctypes.c_int64(first), _pointer(last), ctypes.c_int64(every), *out,
@@ -82,10 +84,10 @@ def loop(landscape: Quadratic, rule: Rule, lr_scale: Tensor | None) -> Callable[
 
         n_threads = min(torch.get_num_threads(), max(1, n_series // _FEW_SERIES))
         if n_threads == 1:
-            some(0, n_series)
+            descend(0, n_series)
             return
         cuts = [n_series * i // n_threads for i in range(n_threads + 1)]
         with concurrent.futures.ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(some, cuts[:-1], cuts[1:]))
+            list(pool.map(descend, cuts[:-1], cuts[1:]))
 
     return run

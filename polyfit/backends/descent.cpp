@@ -1,6 +1,6 @@
-// Descent on the squared loss of S series, update by update: what polyfit.training.engines.quadratic_pass and
-// polyfit.optimizers compute, in one loop for each series. Compiled for one number of coefficients P and one rule RULE;
-// see polyfit.training.native.
+// Descent on the squared loss of S series, update by update, in one loop for each series. It computes what
+// polyfit.training.quadratic and polyfit.optimizers compute. Compiled for one number of coefficients P and one rule RULE;
+// see polyfit.backends.native.
 //
 //     e = c - reference,    gradient = H e + gradient at the reference,    c, memory = rule(c, gradient, memory)
 //
@@ -64,8 +64,8 @@ extern "C" void descend(
     const double *reference,    // (S, P)
     const double *slope,        // (S, P), the gradient at the reference
     const double *base,         // (S,), the loss there
-    const double *to_own,       // (P, P), to the basis in which
-    const double *own_hessian,  // (S, P, P), the Hessian is well conditioned
+    const double *to_internal,       // (P, P), to the internal basis,
+    const double *internal_hessian,  // (S, P, P), where the Hessian is well conditioned
     const double *constants,    // (4,)
     const double *table,        // (epochs, 3)
     const double *lr_scale,     // (S,), or null
@@ -91,15 +91,15 @@ extern "C" void descend(
                 for (int j = 0; j < P; ++j) g[j] += h[k][j] * e[k];
             if (epoch == record) {
                 const int64_t row = (record - first_record) / every * n_series + s;
-                double own[P], loss = base[s], curved = 0.0, square = 0.0;
+                double internal[P], loss = base[s], curved = 0.0, square = 0.0;
                 for (int j = 0; j < P; ++j) {
-                    own[j] = 0.0;
-                    for (int k = 0; k < P; ++k) own[j] += to_own[j * P + k] * e[k];
+                    internal[j] = 0.0;
+                    for (int k = 0; k < P; ++k) internal[j] += to_internal[j * P + k] * e[k];
                 }
                 for (int j = 0; j < P; ++j) {
                     double part = 0.0;
-                    for (int k = 0; k < P; ++k) part += own_hessian[(s * P + j) * P + k] * own[k];
-                    curved += own[j] * part;
+                    for (int k = 0; k < P; ++k) part += internal_hessian[(s * P + j) * P + k] * internal[k];
+                    curved += internal[j] * part;
                     loss += q[j] * e[j];
                     square += g[j] * g[j];
                     if (path) path[row * P + j] = c[j];

@@ -1,0 +1,228 @@
+"""What a run is asked for, checked: `Request` holds the arguments of `polyfit.train`, `Plan` what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyfit import losses, optimizers
+from polyfit._checks import check_count
+from polyfit._problem import Problem, canonical_problem
+from polyfit.monitor import Monitor
+from polyfit.optimizers import Array
+from polyfit.training.choice import Choice, choose
+from polyfit.training.result import EarlyStopping
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `polyfit.train`, with their defaults; see there."""
+
+    x: Tensor
+    y: Tensor
+    coef: Tensor
+    optimizer: optimizers.Rule
+    epochs: int = 0
+    loss: str | losses.Loss = "mse"
+    reduction: str = "mean"
+    per_series: bool = False
+    weight: Tensor | None = None
+    basis: str = "power"
+    domain: Sequence[float] | None = None
+    lr_scale: Tensor | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    record_every: int = 100
+    keep_path: bool = False
+    early_stopping: EarlyStopping | None = None
+    monitor: Monitor | Sequence[Monitor] | None = None
+    engine: str = "auto"
+    impl: str = "auto"
+    check_stability: bool = True
+    resume: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        rule, stopping = self.optimizer, self.early_stopping
+        if not isinstance(rule, optimizers.Rule) or isinstance(rule, (torch.optim.Optimizer, type)):
+            given = f"the class {rule.__name__}" if isinstance(rule, type) else type(rule).__name__
+            raise TypeError(f"optimizer is {given}; pass a rule, say polyfit.optimizers.SGD(lr=1e-3)")
+        if stopping is not None and not isinstance(stopping, EarlyStopping):
+            raise TypeError(f"early_stopping is {type(stopping).__name__}; pass a polyfit.training.EarlyStopping")
+        for name, value, least in (("epochs", self.epochs, 0), ("record_every", self.record_every, 1)):
+            check_count(name, value, least)
+        check_count("seed", self.seed, 0)
+        if self.batch_size is not None:
+            check_count("batch_size", self.batch_size, 1)
+        if self.reduction not in {"mean", "sum"}:
+            raise ValueError(
+                f"reduction={self.reduction!r} cannot be trained on; pass 'mean' or 'sum', which give one loss"
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to, before any pass over the data.
+
+    Attributes:
+        request: the arguments.
+        problem: canonical operands of the loss.
+        scaled: the same, with weights such that a factor gives the loss from the sums over samples.
+        scale: that factor.
+        choice: the engine.
+        lr_scale: factors of the rate (S, 1), or None.
+    """
+
+    request: Request
+    problem: Problem
+    scaled: Problem
+    scale: float
+    choice: Choice
+    lr_scale: Array | None
+
+    @property
+    def rule(self) -> optimizers.Rule:
+        """The update rule."""
+        return self.request.optimizer
+
+    @property
+    def n_series(self) -> int:
+        """S; 1 for a 1-D coef."""
+        return self.request.coef.shape[:-1].numel()
+
+    @property
+    def start(self) -> Array:
+        """Coefficients (S, p) to start from, in float64."""
+        coef = self.request.coef.detach()
+        return coef.double().cpu().numpy().reshape(-1, coef.shape[-1])
+
+    def as_coef(self, coef: Any) -> Tensor:
+        """A copy of coefficients (S, p) of an engine in the shape and dtype that the caller passed."""
+        like = self.request.coef
+        if isinstance(coef, Tensor):
+            return coef.detach().to(like, copy=True).reshape(like.shape)
+        return torch.from_numpy(np.array(coef)).to(like).reshape(like.shape)
+
+    def of_groups(self, values: Any) -> Any:
+        """Numbers (S,) as the caller gets them: a float for one loss, (*batch) with per_series."""
+        if self.request.per_series:
+            return torch.from_numpy(np.array(values)).view(self.problem.batch)
+        return float(np.squeeze(values))
+
+
+def make_plan(request: Request) -> Plan:
+    """Check the operands of a request, bring them into canonical shape and choose the engine."""
+    coef, weight = request.coef, request.weight
+    problem = canonical_problem(
+        request.x.detach(),
+        request.y.detach(),
+        coef.detach(),
+        loss=request.loss,
+        weight=None if weight is None else weight.detach(),
+        reduction=request.reduction,
+        per_series=request.per_series,
+        basis=request.basis,
+        domain=request.domain,
+        impl=request.impl,
+    )
+    if not isinstance(problem.model.loss, losses.Loss):
+        raise TypeError(
+            "a loss of your own cannot be trained by an engine; pass one of polyfit.losses, or write the loop"
+        )
+    if coef.dim() == 1 and not request.per_series:
+        problem = _as_one_series(problem)
+    elif coef.shape[:-1] != problem.batch:
+        raise ValueError(
+            f"coef has shape {tuple(coef.shape)} and the data are for series {tuple(problem.batch)};"
+            f" each trains its own coefficients: pass coef.expand({(*problem.batch, coef.shape[-1])})"
+        )
+    engine = _engine_of_state(request.engine, request.resume)
+    choice = choose(problem, request.optimizer, engine=engine, batch_size=request.batch_size)
+    scaled, scale = scaled_problem(problem, request.reduction, per_series=request.per_series)
+    return Plan(request, problem, scaled, scale, choice, _lr_scale(request.lr_scale, problem.batch))
+
+
+def explain(x: Tensor, y: Tensor, coef: Tensor, *, optimizer: optimizers.Rule, **options: Any) -> Choice:
+    """The engine that `train` takes for these arguments, and why. Nothing is trained.
+
+    Args:
+        x: as for `train`.
+        y: as for `train`.
+        coef: as for `train`.
+        optimizer: as for `train`.
+        options: all other arguments of `train`; the number of epochs may be left out.
+
+    Returns:
+        A `Choice`: the engine, and the reason in a sentence.
+
+    Raises:
+        TypeError: as for `train`.
+        ValueError: as for `train`: an engine that does not apply, for example.
+
+    >>> import torch, polyfit
+    >>> x = torch.linspace(-1, 1, 101)
+    >>> polyfit.training.explain(x, x**2, torch.zeros(3), optimizer=polyfit.optimizers.SGD(0.1), loss="huber")
+    Choice(engine='stepwise', reason='one pass over the data an epoch serves every loss, every rule, and batches')
+    """
+    return make_plan(Request(x, y, coef, optimizer, **options)).choice
+
+
+def _engine_of_state(engine: str, resume: dict[str, Any] | None) -> str:
+    """The engine to look for: that of the state where a run is resumed."""
+    if resume is None:
+        return engine
+    if not isinstance(resume, dict) or "supervisor" not in resume:
+        raise TypeError("resume is not the state of a run; pass what Training.state_dict() gave")
+    if engine not in {"auto", resume["engine"]}:
+        raise ValueError(f"the state is of engine {resume['engine']!r}; pass engine={resume['engine']!r}, or 'auto'")
+    return resume["engine"]
+
+
+def _lr_scale(lr_scale: Tensor | None, batch: torch.Size) -> Array | None:
+    if lr_scale is None:
+        return None
+    if not isinstance(lr_scale, Tensor) or not lr_scale.is_floating_point():
+        raise TypeError(
+            "lr_scale is not a tensor of floats; pass one factor for each series, such as torch.ones(batch)"
+        )
+    try:
+        scales = lr_scale.detach().double().expand(batch).cpu().numpy().reshape(-1, 1)
+    except RuntimeError:
+        raise ValueError(
+            f"lr_scale has shape {tuple(lr_scale.shape)} and the series are {tuple(batch)}; pass one factor for each"
+        ) from None
+    if not (np.isfinite(scales).all() and (scales > 0.0).all()):
+        raise ValueError("lr_scale holds factors that are not positive and finite; pass positive ones")
+    return scales
+
+
+def scaled_problem(problem: Problem, reduction: str, *, per_series: bool) -> tuple[Problem, float]:
+    """A problem, and the factor that gives the loss from its sums over samples."""
+    if reduction == "sum":
+        return problem, 1.0
+    n_sharing = 1 if per_series else problem.batch.numel()
+    if problem.weight is None:
+        return problem, 1.0 / (problem.x.shape[-1] * n_sharing)
+    if not per_series:
+        n_sharing = n_sharing if problem.weight.dim() == 1 else 1
+        return problem, 1.0 / (float(problem.weight.sum(dtype=torch.float64)) * n_sharing)
+    share = problem.weight.double() / problem.weight.sum(-1, keepdim=True, dtype=torch.float64)
+    return problem._replace(weight=share.to(problem.weight.dtype)), 1.0
+
+
+def _as_one_series(problem: Problem) -> Problem:
+    """The problem of a 1-D coef with all samples on one axis; they are copied where views cannot do it."""
+    if not problem.batch:
+        return problem
+    shape = (problem.batch.numel(), problem.x.shape[-1])
+    x, y, weight = (
+        None if tensor is None else tensor.expand(shape).reshape(-1)
+        for tensor in (problem.x, problem.y, problem.weight)
+    )
+    assert x is not None
+    assert y is not None
+    return problem._replace(x=x, y=y, weight=weight, coef=problem.coef[0], batch=torch.Size(()))

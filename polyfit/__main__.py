@@ -1,4 +1,4 @@
-"""`python -m polyfit`: the command line, or how to install it."""
+"""`python -m polyfit`: the command line, or an error that says how to install it."""
 
 import sys
 

@@ -1,10 +1,9 @@
-"""Pictures of a run. Needs matplotlib (extra `cli`); figures are made without a display."""
+"""Pictures of runs and fits. They need matplotlib (extra `cli`) and no display."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,35 +13,22 @@ from polyfit.io.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
-class _Fit(Protocol):
-    """What is read of a `polyfit.Fit`."""
-
-    @property
-    def estimate(self) -> Any: ...
-    @property
-    def degree(self) -> int: ...
-    @property
-    def r_squared(self) -> float: ...
-    @property
-    def residual_std(self) -> float: ...
-    def __call__(self, x: Tensor) -> Any: ...
-    def interval(self, x: Tensor, level: float) -> tuple[Any, Any]: ...
+    from polyfit.least_squares.result import Fit, Selection
 
 
-class _Selection(Protocol):
-    """What is read of a `polyfit.least_squares.result.Selection`."""
+# The most samples that a picture shows. At 130 dots an inch it is about 1000 pixels wide: five samples a pixel column.
+_MOST_SAMPLES = 5000
+# The points of a curve: one for two pixels.
+_CURVE_POINTS = 500
 
-    @property
-    def degrees(self) -> Sequence[int]: ...
-    @property
-    def values(self) -> Sequence[float]: ...
-    @property
-    def degree(self) -> int: ...
-    @property
-    def criterion(self) -> str: ...
-    @property
-    def folds(self) -> int: ...
+
+def sample_step(n_samples: int) -> int:
+    """The step k for which every k-th of the samples is shown, so that a picture shows at most 5000.
+
+    >>> sample_step(5000), sample_step(5001), sample_step(12_001)
+    (1, 2, 3)
+    """
+    return max(1, -(-n_samples // _MOST_SAMPLES))
 
 
 def training_figure(
@@ -59,21 +45,21 @@ def training_figure(
     """The loss curve (log axis) beside the data and the fit.
 
     Args:
-        losses: `polyfit.Training.losses`: epochs, and values.
-        x: where the data are, (N,).
-        y: the data, (N,).
-        fitted: the polynomial at x, (N,).
-        x_label: what x is.
-        y_label: what y is.
-        x_is_days: whether x counts days since 1970-01-01, to be shown as dates.
-        title: of the picture.
+        losses: epochs and losses, as `polyfit.Training.losses` has them.
+        x: samples, (N,).
+        y: targets, (N,).
+        fitted: values of the polynomial at x, (N,).
+        x_label: label of the axis of x.
+        y_label: label of the axis of y.
+        x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
+        title: title of the picture, or "".
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs, values = losses
-    marker = "o" if len(epochs) == 1 else ""  # a line through one point would not be seen
+    marker = "o" if len(epochs) == 1 else ""  # a line through one point is invisible
     left.plot(epochs.numpy(), values.numpy(), color="tab:red", linewidth=1.6, marker=marker)
     if bool((values > 0).any()):
         left.set_yscale("log")
@@ -85,10 +71,10 @@ def training_figure(
     x, y, fitted = (values.detach()[order].cpu().double() for values in (x, y, fitted))
     right.plot(x.numpy(), y.numpy(), ".", color="0.55", markersize=3, label="data")
     right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label="polynomial")
-    if x_is_days:  # matplotlib counts days from the same epoch
+    if x_is_days:  # matplotlib's dates are days since 1970-01-01 too
         right.xaxis_date()
-        right.margins(x=0)  # beyond the data there may be no calendar
-    # Names are text, whatever dollar signs they hold.
+        right.margins(x=0)  # a margin may lie beyond the last date of the calendar
+    # Names are plain text: dollar signs in them do not begin a formula.
     right.set_xlabel(x_label, parse_math=False)
     right.set_ylabel(y_label, parse_math=False)
     right.grid(alpha=0.3)
@@ -98,13 +84,8 @@ def training_figure(
     return figure
 
 
-# Points that a picture shows of data, and that a curve is drawn through.
-_MOST_POINTS = 5000
-_CURVE_POINTS = 500
-
-
 def fit_figure(
-    fit: _Fit,
+    fit: Fit,
     x: Tensor | None,
     y: Tensor | None,
     level: float = 0.95,
@@ -113,11 +94,11 @@ def fit_figure(
     y_label: str = "y",
     x_is_days: bool = False,
 ) -> Figure:
-    """Curve and confidence band of a fit over its data, and the residuals below; see `polyfit.Fit.plot`."""
+    """The data with the curve and the confidence band of a fit, and the residuals below; see `polyfit.Fit.plot`."""
     from matplotlib.figure import Figure
 
     if (x is None) != (y is None):
-        raise ValueError("one of x and y is given; pass both, to see the data, or neither")
+        raise ValueError("only one of x and y is given; pass both to show the data, or neither")
     figure = Figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
     lo, hi = fit.estimate.domain
     if x is None or y is None:
@@ -126,7 +107,7 @@ def fit_figure(
         x, y = (values.detach().cpu().double() for values in (x, y))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         residuals = y - fit(x)
-        step = -(-x.shape[0] // _MOST_POINTS)  # of long data, some all over them
+        step = sample_step(x.shape[0])
         style = {"color": "0.55", "markersize": 3, "zorder": 1}
         upper.plot(x[::step].numpy(), y[::step].numpy(), ".", label="data", **style)
         lower.plot(x[::step].numpy(), residuals[::step].numpy(), ".", **style)
@@ -151,8 +132,8 @@ def fit_figure(
     return figure
 
 
-def selection_figure(selection: _Selection) -> Figure:
-    """The criterion against the degree; see `polyfit.least_squares.result.Selection.plot`."""
+def selection_figure(selection: Selection) -> Figure:
+    """The criterion for each degree; see `polyfit.least_squares.result.Selection.plot`."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -175,13 +156,13 @@ def selection_figure(selection: _Selection) -> Figure:
 
 
 def supported_formats() -> list[str]:
-    """File name endings that a figure can be saved under, without the dot."""
+    """The endings of file names that select a format, without the dot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    return sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {"pgf"})  # which needs an installation of LaTeX
+    return sorted(set(FigureCanvasAgg.get_supported_filetypes()) - {"pgf"})  # pgf needs an installation of LaTeX
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to `path`, in the format of its ending; whole or not at all."""
+    """Write a figure in the format that the ending of `path` names. After an error, an older file is unchanged."""
     with replacing(path) as part:
         figure.savefig(part, dpi=130, format=path.suffix[1:])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from polyfit.bases.definition import BASES
 
+_SYMBOLS = {"chebyshev": "T", "legendre": "P", "hermite": "H", "hermite_e": "He", "laguerre": "L"}
+
 
 def format_polynomial(coef: Sequence[float], variable: str = "x", digits: int = 6) -> str:
-    """A polynomial in the power basis as ``y = a + b x + c x^2``, lowest degree first.
+    """Write a polynomial in the power basis as ``y = a + b x + c x^2``.
 
     Args:
         coef: coefficients, lowest degree first.
@@ -21,23 +23,57 @@ def format_polynomial(coef: Sequence[float], variable: str = "x", digits: int = 
     >>> format_polynomial([-1.0, 0.0, 1e-7], "t")
     'y = -1 + 0 t + 1e-07 t^2'
     """
-    text = f"y = {coef[0]:.{digits}g}"
-    for power, value in enumerate(coef[1:], start=1):
-        sign = "-" if value < 0 else "+"
-        text += f" {sign} {abs(value):.{digits}g} {variable}" + (f"^{power}" if power > 1 else "")
-    return text
+    powers = (variable if k == 1 else f"{variable}^{k}" for k in range(1, len(coef)))
+    return _format_sum(coef, powers, digits)
 
 
-_SYMBOLS = {"chebyshev": "T", "legendre": "P", "hermite": "H", "hermite_e": "He", "laguerre": "L"}
-
-
-def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float] | None, digits: int = 6) -> str:
-    """A series of any basis, and below which map of x it is one.
+def format_terms(coef: Sequence[float], basis: str, variable: str = "t", digits: int = 6) -> str:
+    """Write a series of any basis in its variable t, without the map from x to t.
 
     Args:
         coef: coefficients, lowest degree first.
-        basis: their basis.
-        domain: what is mapped onto the window of the basis, or None.
+        basis: the basis of the coefficients.
+        variable: the name of the variable.
+        digits: significant digits.
+
+    >>> format_terms([0.5, -2.0, 0.25], "chebyshev")
+    'y = 0.5 - 2 T_1(t) + 0.25 T_2(t)'
+    >>> format_terms([0.5, -2.0, 0.25], "power")
+    'y = 0.5 - 2 t + 0.25 t^2'
+    """
+    if basis == "power":
+        return format_polynomial(coef, variable, digits)
+    functions = (f"{_SYMBOLS[basis]}_{k}({variable})" for k in range(1, len(coef)))
+    return _format_sum(coef, functions, digits)
+
+
+def format_shift(variable: str, origin: float, digits: int = 6) -> str:
+    """Write ``variable - origin``.
+
+    >>> format_shift("x", 5.0), format_shift("x", -5.0)
+    ('x - 5', 'x + 5')
+    """
+    return f"{variable} {'-' if origin >= 0.0 else '+'} {abs(origin):.{digits}g}"
+
+
+def origin_and_scale(basis: str, domain: tuple[float, float]) -> tuple[float, float]:
+    """The map from the domain onto the window of the basis, as the two numbers in ``t = (x - origin) / scale``.
+
+    >>> origin_and_scale("chebyshev", (0.0, 10.0))
+    (5.0, 5.0)
+    """
+    (lo, hi), (window_lo, window_hi) = domain, BASES[basis].window
+    scale = (0.5 * hi - 0.5 * lo) / (0.5 * (window_hi - window_lo))  # halves first: hi - lo may overflow
+    return lo - scale * window_lo, scale
+
+
+def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float] | None, digits: int = 6) -> str:
+    """Write a series of any basis and, where its domain is mapped, the map from x to t.
+
+    Args:
+        coef: coefficients, lowest degree first.
+        basis: the basis of the coefficients.
+        domain: the interval that is mapped onto the window of the basis, or None for t = x.
         digits: significant digits.
 
     >>> format_series([0.5, -2.0, 0.25], "chebyshev", (0.0, 10.0))
@@ -45,24 +81,20 @@ def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float]
     >>> format_series([0.5, -2.0, 0.25], "power", None)
     'y = 0.5 - 2 x + 0.25 x^2'
     """
-    basis_window = BASES[basis].window
-    is_mapped = domain is not None and domain != basis_window
-    variable = "t" if is_mapped else "x"
-    if basis == "power":
-        text = format_polynomial(coef, variable, digits)
-    else:
-        text = f"y = {coef[0]:.{digits}g}"
-        for k, value in enumerate(coef[1:], start=1):
-            sign = "-" if value < 0 else "+"
-            text += f" {sign} {abs(value):.{digits}g} {_SYMBOLS[basis]}_{k}({variable})"
-    if domain is None or not is_mapped:
-        return text
-    (lo, hi), (window_lo, window_hi) = domain, basis_window
-    half = 0.5 * hi - 0.5 * lo  # halves first: hi - lo may overflow
-    scale = half / (0.5 * (window_hi - window_lo))
-    origin = lo - scale * window_lo  # where t is 0
-    # Enough digits of the origin that it is right to a thousandth of the domain.
+    if domain is None or domain == BASES[basis].window:
+        return format_terms(coef, basis, "x", digits)
+    origin, scale = origin_and_scale(basis, domain)
+    # So many digits that rounding moves the origin by less than a thousandth of the domain.
+    half = 0.5 * domain[1] - 0.5 * domain[0]
     places = max(digits, math.ceil(math.log10(max(abs(origin) / half, 1.0))) + 4)
-    sign = "-" if origin >= 0 else "+"
-    shifted = "x" if origin == 0.0 else f"(x {sign} {abs(origin):.{places}g})"
-    return f"{text}, t = {shifted}/{scale:.{digits}g}"
+    shifted = "x" if origin == 0.0 else f"({format_shift('x', origin, places)})"
+    return f"{format_terms(coef, basis, 't', digits)}, t = {shifted}/{scale:.{digits}g}"
+
+
+def _format_sum(coef: Sequence[float], functions: Iterable[str], digits: int) -> str:
+    """Write ``y = c0 + c1 f1 - c2 f2`` from the coefficients and the names f1, f2, ... of the functions."""
+    terms = [
+        f" {'-' if value < 0 else '+'} {abs(value):.{digits}g} {function}"
+        for value, function in zip(coef[1:], functions, strict=True)
+    ]
+    return f"y = {coef[0]:.{digits}g}" + "".join(terms)

@@ -1,1 +1,1 @@
-"""The command line: `python -m polyfit`."""
+"""The command line, `polyfit` or `python -m polyfit`: one command a file, with `options` and `output` for all."""

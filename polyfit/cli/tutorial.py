@@ -1,8 +1,6 @@
-"""The loops that this project grew out of, as one writes them without it: what demo and benchmarks compare with."""
+"""Training loops in eager autograd. The demo and the benchmarks compare `polyfit.train` with them."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import torch
 from torch import Tensor
@@ -10,13 +8,13 @@ from torch import Tensor
 from polyfit import formula
 from polyfit.bases import AffineMap
 from polyfit.losses import Loss
-from polyfit.optimizers import SGD, Adam, AdamW, RMSprop
+from polyfit.optimizers import Rule
 
 
 def eager_loop(x: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
     """Fit a polynomial of degree 5 by eager autograd and gradient descent on the sum of squared errors.
 
-    A parameter for each coefficient, and a look at the loss each 100 epochs.
+    The loop is the tutorial's: one parameter a coefficient, and the loss is read every 100 epochs.
 
     Args:
         x: samples, (N,).
@@ -47,7 +45,7 @@ def eager_training(
     x: Tensor,
     y: Tensor,
     start: Tensor,
-    rule: SGD | Adam | AdamW | RMSprop,
+    rule: Rule,
     epochs: int,
     *,
     loss: Loss,
@@ -60,18 +58,17 @@ def eager_training(
         x: samples, (N,).
         y: targets, (N,).
         start: coefficients, (degree + 1,).
-        rule: its namesake of torch.optim is taken; at a constant rate.
+        rule: the update rule; torch.optim's class of the same name is used. Its rate must be constant.
         epochs: number of updates.
         loss: the pointwise loss.
-        basis: of the coefficients.
-        mapping: from domain to window, or None.
+        basis: the basis of the coefficients.
+        mapping: the map from the domain to the window, or None for t = x.
 
     Returns:
         The coefficients after the last update.
     """
     coef = start.clone().requires_grad_()
-    settings = {field.name: getattr(rule, field.name) for field in dataclasses.fields(rule)}
-    optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **settings)
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, type(rule).__name__)([coef], **vars(rule))
     for epoch in range(epochs):
         total = loss.value(formula.polyval(x, coef, formula.Model(basis, mapping)), y).sum()
         if epoch % 100 == 99:

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all (`files`), and columns of numbers read from tables (`tables`)."""
+"""Files: `files` writes them whole or not at all, `tables` reads columns of numbers."""

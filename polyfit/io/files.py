@@ -10,36 +10,38 @@ from pathlib import Path
 
 
 def check_writable(path: Path) -> None:
-    """See, before any work is done for it, whether a file can be written there.
+    """Check that a file can be written, before the work that makes its content.
 
     Raises:
-        OSError: it cannot, and why.
+        OSError: it cannot be written; the message says why and what to do.
     """
     path = path.resolve()
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file")
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a device, not a file; name a file")
+        raise OSError(f"{path} is not a regular file; name another file")
     folder = path.parent
     if not folder.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; make it first")
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}; create it first")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PermissionError(f"{path} cannot be written: {error.strerror} in {folder}; name another place") from None
+        raise PermissionError(
+            f"{path} cannot be written: {error.strerror} in {folder}; name a file in another folder"
+        ) from None
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which it replaces at the end; after an error `path` is as it was."""
-    path = path.resolve()  # a link stays one
+    """Give a temporary file that replaces `path` when the block ends. After an error, `path` is unchanged."""
+    path = path.resolve()  # a link stays a link
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        # mkstemp makes files that only their owner can read; what we leave behind has the usual permissions.
+        # mkstemp makes files that only their owner can read; the result gets the permissions of any new file.
         umask = os.umask(0)
         os.umask(umask)
         part.chmod(0o666 & ~umask)

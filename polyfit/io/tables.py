@@ -1,4 +1,4 @@
-"""Columns of a CSV file as numbers: dates become days, rows that cannot be used are counted."""
+"""Columns of a CSV file as numbers. Dates become days; rows that cannot be used are skipped and counted."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-_DAY = 86400.0
+_DAY = 86400.0  # seconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "."}
-# Numbers of eight digits that are a calendar date in every row are taken for dates (20240131).
+# The number of digits of a date like 20240131.
 _COMPACT_DATE = 8
 
 
 class TableError(ValueError):
-    """What is wrong with a file, said for the person who named it."""
+    """A file that cannot be used; the message is for the user who named it."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Column:
     """One column as numbers.
 
     Attributes:
-        name: of the column.
-        values: a number for each row kept.
+        name: the name in the header.
+        values: one number for each row that is kept.
         is_date: whether the values are days since 1970-01-01.
     """
 
@@ -33,8 +33,13 @@ class Column:
     values: list[float]
     is_date: bool
 
+    @property
+    def unit(self) -> str | None:
+        """The unit of the values of a column of dates; None for numbers, whose unit a file does not say."""
+        return "days since 1970-01-01" if self.is_date else None
+
     def describe(self, value: float) -> str:
-        """A value of this column for a person to read."""
+        """A value of this column as text: a date, or a number of six digits."""
         if not self.is_date:
             return f"{value:.6g}"
         return datetime.fromtimestamp(value * _DAY, tz=UTC).date().isoformat()
@@ -42,14 +47,14 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Two columns of a file, the rows kept in the file's order.
+    """Two columns of a file, in the order of its rows.
 
     Attributes:
-        x: the first column.
-        y: the second one.
-        n_rows: rows of data in the file.
-        n_missing: rows skipped for a missing value.
-        n_unreadable: rows skipped for a value that is no number (or no date, in a column of dates).
+        x: the column of x.
+        y: the column of y.
+        n_rows: number of rows of data in the file.
+        n_missing: number of rows skipped because a value is missing.
+        n_unreadable: number of rows skipped because a value is not a number (in a column of dates, not a date).
     """
 
     x: Column
@@ -62,16 +67,21 @@ class Table:
 def read_columns(path: Path, x_name: str, y_name: str) -> Table:
     """Read two columns of a CSV file with a header.
 
-    The delimiter is found by csv.Sniffer among comma, semicolon, tab and bar. A column is one of dates if its values
-    are ISO 8601 dates or times, or all numbers eight digits that make a calendar date; these are read as days since
-    1970-01-01 (times without a zone as UTC).
+    csv.Sniffer finds the delimiter: comma, semicolon, tab or bar. A column holds dates if most of its values are dates
+    or times of ISO 8601; numbers count as dates if all of them are like 20240131. Dates are read as days since
+    1970-01-01. Times without a zone are UTC.
+
+    Args:
+        path: the file, in UTF-8.
+        x_name: the name of the column of x.
+        y_name: the name of the column of y.
 
     Raises:
-        TableError: no such file, no such column, not a CSV file, or no row in which both columns have a value.
+        TableError: the file or a column does not exist, the file is not CSV, or no row has a value in both columns.
     """
     header, rows = _read(path)
     index = [_find(header, name, path) for name in (x_name, y_name)]
-    # A row that is too short lacks its last values.
+    # In a row that is too short, the last values are missing.
     cells = [[row[i].strip() if i < len(row) else "" for i in index] for row in rows]
     present = [pair for pair in cells if not any(cell.lower() in _MISSING for cell in pair)]
     columns, is_date = [], []
@@ -84,7 +94,7 @@ def read_columns(path: Path, x_name: str, y_name: str) -> Table:
     if not kept:
         raise TableError(
             f"{path}: none of {len(cells)} rows can be used: {n_missing} lack a value in {x_name!r} or {y_name!r},"
-            f" {n_unreadable} hold something that is no number or date; name other columns with --x and --y"
+            f" {n_unreadable} hold a value that is neither a number nor a date; name other columns with --x and --y"
         )
     x_values, y_values = (list(values) for values in zip(*kept, strict=True))
     return Table(
@@ -93,7 +103,7 @@ def read_columns(path: Path, x_name: str, y_name: str) -> Table:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows that are not blank."""
+    """The names in the header, and the rows that are not blank."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             sample = file.read(1 << 16).lstrip()
@@ -132,7 +142,7 @@ def _number(cell: str) -> float | None:
         value = float(cell)
     except ValueError:
         return None
-    if "_" in cell:  # Python's own notation
+    if "_" in cell:  # float() reads 1_000, which is Python's notation
         return None
     return value if math.isfinite(value) else None
 
@@ -144,7 +154,7 @@ def _days(cell: str) -> float | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    try:  # the zone may lead out of the calendar
+    try:  # the conversion may leave the calendar
         moment = moment.astimezone(UTC)
     except OverflowError:
         return None
@@ -152,7 +162,7 @@ def _days(cell: str) -> float | None:
 
 
 def _is_date_column(cells: list[str]) -> bool:
-    """Dates if most values are dates and no numbers, or if all numbers are like 20240131."""
+    """Whether most cells are dates. Numbers count as dates if all of them are like 20240131."""
     numbers = [cell for cell in cells if _number(cell) is not None]
     n_dates = sum(_days(cell) is not None for cell in cells if _number(cell) is None)
     if numbers and all(_is_compact_date(cell) for cell in numbers):

@@ -1,22 +1,23 @@
-"""Monitors: what watches a run of `polyfit.train`, and how it is called.
+"""Monitors show or record a run of `polyfit.train` while it lasts.
 
-A monitor is a function of the epoch, the loss (of many series: their mean) and the coefficients (a copy)::
+A monitor is a function of the epoch, the loss (the mean over many series) and the coefficients (a copy)::
 
     polyfit.train(..., monitor=lambda epoch, loss, coef: print(epoch, loss))
     polyfit.train(..., monitor=[ProgressBar(), TensorBoard("logs/first")])
 
-It is called at records of the loss, as often as 2 % of the run's time allow for all monitors together, and at the first
-and the last record in any case. An object may say more of itself:
+Monitors are called at the first and the last record of the loss. In between, they are called at as many records as fit
+into 2 % of the time of the run, for all monitors together. An object may have more:
 
-- ``begin(view)`` is called before the first record, with a `View` of the run;
-- ``end(losses, coef)`` after the last, with all recorded `Losses`: what must be complete is
-  written here;
-- a true ``every_record`` asks to be called at each record, whatever that costs.
+- a method ``begin(view)``, called before the first record with a `View` of the run;
+- a method ``end(losses, coef)``, called after the last record with all recorded `Losses`; a monitor whose output must
+  be complete writes it here;
+- a true attribute ``every_record``: the monitor is then called at each record, however long the calls take.
 
-A monitor that raises is warned of (`MonitorWarning`) and called no more; the run goes on. Ctrl-C ends the run.
+If a monitor raises an error, a `MonitorWarning` says so and the monitor is not called any more. The run continues.
+Ctrl-C in a monitor ends the run.
 """
 
-from polyfit.monitor.calling import Monitor, MonitorWarning, Watchers
+from polyfit.monitor.calling import Monitor, MonitorWarning
 from polyfit.monitor.progress import ProgressBar
 from polyfit.monitor.recorder import Recorder
 from polyfit.monitor.records import Losses, View
@@ -32,5 +33,4 @@ __all__ = [
     "TensorBoard",
     "View",
     "Visdom",
-    "Watchers",
 ]

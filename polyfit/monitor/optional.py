@@ -1,4 +1,4 @@
-"""Packages that a monitor needs and polyfit does not."""
+"""Optional packages, which only some monitors need."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 
 def import_optional(module: str, who: str, extra: str) -> Any:
-    """A module by its name; where it is missing, an error that names the extra to install."""
+    """Import a module by its name. If it is missing, the error names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{who} needs {module}: {error}; pip install 'fused-polyfit[{extra}]'") from error
+        raise ImportError(
+            f"{who} needs {module}: {error}; install it with: pip install 'fused-polyfit[{extra}]'"
+        ) from error

@@ -1,4 +1,4 @@
-"""A progress bar with the current loss."""
+"""`ProgressBar`, a progress bar with the current loss."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ class ProgressBar:
     """A progress bar with the current loss. Needs rich (extra `cli`).
 
     Args:
-        epochs: of the run; None for as many as it is told of.
-        description: what stands before the bar.
+        epochs: number of epochs at which the bar is full; None for those of the run.
+        description: text before the bar.
 
-    It shows itself while a run lasts::
+    Raises:
+        ImportError: rich is not installed.
+
+    The bar is shown while a run lasts::
 
         polyfit.train(..., monitor=ProgressBar())
 
-    As a context manager it also ends where the run ends by an error::
+    As a context manager, it also stops if the run ends by an error::
 
         with ProgressBar() as bar:
             polyfit.train(..., monitor=bar)
@@ -37,7 +40,7 @@ class ProgressBar:
             progress.MofNCompleteColumn(),
             progress.TextColumn("loss {task.fields[loss]:.6g}"),
             progress.TimeElapsedColumn(),
-            refresh_per_second=4,  # by a thread, which takes its time from the run
+            refresh_per_second=4,  # each refresh takes time from the run
         )
         self._epochs = epochs
         self._is_running = False
@@ -65,7 +68,7 @@ class ProgressBar:
         self._stop()
 
     def begin(self, view: View) -> None:
-        """Show the bar, from the start."""
+        """Show the bar at zero epochs."""
         total = view.epochs if self._epochs is None else self._epochs
         self._progress.reset(self._task, total=total, loss=math.nan)
         self._start()
@@ -75,5 +78,5 @@ class ProgressBar:
         self._progress.update(self._task, completed=epoch, loss=loss)
 
     def end(self, losses: Losses, coef: Tensor) -> None:
-        """Leave it as it is."""
+        """Stop the bar; its last state stays on the screen."""
         self._stop()

@@ -1,4 +1,4 @@
-"""A monitor that keeps every record."""
+"""`Recorder`, a monitor that keeps every record."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ class Recorder:
     """Keeps every record.
 
     Attributes:
-        epochs: of the records.
-        losses: at each of them.
-        coefs: at each of them.
+        epochs: the epoch of each record.
+        losses: the loss at each record.
+        coefs: the coefficients at each record.
 
+    >>> import torch
     >>> from polyfit import optimizers, train
     >>> recorder, x = Recorder(), torch.tensor([-1.0, 1.0])
     >>> _ = train(x, x, torch.zeros(2), optimizer=optimizers.SGD(0.25), epochs=2, record_every=1, monitor=recorder)
@@ -30,7 +31,7 @@ class Recorder:
         self.coefs: list[Tensor] = []
 
     def __call__(self, epoch: int, loss: float, coef: Tensor) -> None:
-        """Keep it."""
+        """Append a record."""
         self.epochs.append(epoch)
         self.losses.append(loss)
         self.coefs.append(coef.detach().clone())

@@ -1,8 +1,7 @@
-"""What a monitor is told: the recorded losses, and a view of the run."""
+"""The data that monitors receive: the recorded losses, and a view of the run."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,13 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polyfit.plotting import sample_step
+
 
 class Losses(NamedTuple):
     """The recorded losses.
 
     Attributes:
-        epochs: after how many epochs a loss was recorded, (records,) int64, on the CPU.
-        values: the losses, (records,) float64, on the CPU; (records, *batch) with ``per_series=True``.
+        epochs: the number of epochs before each record, (records,) int64, on the CPU.
+        values: the loss at each record, (records,) float64, on the CPU; (records, *batch) with ``per_series=True``.
     """
 
     epochs: Tensor
@@ -25,13 +26,13 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a monitor is told of a run that begins.
+    """A run, as a monitor receives it at the beginning.
 
     Attributes:
         x: samples, (N,) or (*batch, N), as the caller gave them.
-        y: targets, likewise.
-        epochs: how many are to be made.
-        evaluate: of x and coefficients: values of the polynomial in the basis and domain of the run.
+        y: targets, (N,) or (*batch, N), as the caller gave them.
+        epochs: the number of epochs that were asked for.
+        evaluate: ``evaluate(x, coef)`` returns the values of the polynomial in the basis and domain of the run.
     """
 
     x: Tensor
@@ -40,23 +41,22 @@ class View:
     evaluate: Callable[[Tensor, Tensor], Tensor]
 
 
-# Points of long data that are drawn: some all over them.
-_MOST_POINTS = 5000
-
-
 def of_all_series(losses: Losses) -> Losses:
-    """The mean over the series, if there are several: what monitors are shown."""
+    """The losses (records,) that monitors show: of several series, their mean."""
     return losses if losses.values.dim() == 1 else losses._replace(values=losses.values.flatten(1).mean(1))
 
 
 def data_and_fit(view: View, coef: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ascending x, y and the polynomial there: float64 on the CPU; of many series those of the first."""
+    """The samples to draw: x in ascending order, y, and the polynomial at x.
+
+    All three are float64 on the CPU and have at most 5000 elements. Of many series, they are those of the first.
+    """
     x, y = torch.broadcast_tensors(view.x, view.y)
     if coef.dim() == 1:  # one polynomial for all samples
         x, y = x.reshape(-1), y.reshape(-1)
     else:
         x, y, coef = (values[(0,) * (values.dim() - 1)] for values in (x, y, coef))
-    step = max(1, math.ceil(len(x) / _MOST_POINTS))
+    step = sample_step(len(x))
     x, y = x[::step], y[::step]
     order = x.argsort()
     x, y = x[order], y[order]

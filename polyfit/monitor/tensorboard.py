@@ -1,4 +1,4 @@
-"""A log for TensorBoard."""
+"""`TensorBoard`, a monitor that writes a log for TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 class TensorBoard:
     """Writes a log for TensorBoard: the scalar `loss` and, at the end, the image `fit`.
 
-    The image is the loss curve beside the data and the polynomial; of many series it shows the first, and `loss` is
+    The image shows the loss curve beside the data and the polynomial. Of many series it shows the first, and `loss` is
     their mean. Needs tensorboard and matplotlib (extra `tensorboard`).
 
-    While the run lasts the log holds what there was time for; in the end it holds each record once, in order. (The file
-    is then replaced by a whole one: TensorBoard takes an earlier step after a later one for a new start and forgets the
-    later.)
+    During the run, the log holds the records at which this monitor was called. At the end it holds all records in
+    order: if some are missing, a complete file replaces the first one. They cannot be added to it, because TensorBoard
+    reads an earlier step after a later one as a restart and drops the later one.
 
     Args:
-        logdir: folder of the run, one for each; it is made if needed.
+        logdir: the folder of the run. Each run needs its own; it is created if it does not exist.
 
-    Example, to be looked at with ``tensorboard --logdir logs``::
+    Raises:
+        ImportError: tensorboard or matplotlib is not installed.
+
+    ``tensorboard --logdir logs`` shows the log of::
 
         polyfit.train(..., monitor=TensorBoard("logs/first"))
     """
@@ -45,7 +48,7 @@ class TensorBoard:
         self._logdir = Path(logdir)
 
     def _open(self) -> tuple[SummaryWriter, str]:
-        mark = f".{uuid.uuid4().hex}"  # by which the file is found again
+        mark = f".{uuid.uuid4().hex}"  # finds the file again
         return self._writer_class(str(self._logdir), flush_secs=1, filename_suffix=mark), mark
 
     def begin(self, view: View) -> None:
@@ -55,7 +58,7 @@ class TensorBoard:
         self._writer, self._mark = self._open()
 
     def __call__(self, epoch: int, loss: float, coef: Tensor) -> None:
-        """Write the loss."""
+        """Add the loss to the log."""
         self._times[epoch] = time.time()
         self._writer.add_scalar("loss", loss, epoch, walltime=self._times[epoch])
 

@@ -15,7 +15,8 @@ from polyfit import functional, losses, optimizers
 from polyfit._checks import check_count
 from polyfit._problem import canonical_problem
 from polyfit.backends import chunked, native, select, triton
-from polyfit.monitor import Monitor, View, Watchers
+from polyfit.monitor import Monitor, View
+from polyfit.monitor.calling import MonitorGroup
 from polyfit.training import dynamics
 from polyfit.training.engines import ClosedForm, Engine, Graphed, Launching, State, Stepping
 from polyfit.training.passes import batches, data_pass, quadratic_pass
@@ -123,7 +124,7 @@ def train(
 def _run(plan: Plan) -> Training:
     """Make the epochs of a plan."""
     request = plan.request
-    monitors = Watchers(request.monitor)
+    monitors = MonitorGroup(request.monitor)
     supervisor = Supervisor(
         request.record_every,
         plan.n_series,

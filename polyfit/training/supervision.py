@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit.monitor import Losses, Watchers
+from polyfit.monitor import Losses
+from polyfit.monitor.calling import MonitorGroup
 from polyfit.optimizers import Array
 from polyfit.training.result import EarlyStopping, Reason
 
@@ -134,7 +135,7 @@ class Supervisor(Observer):
         *,
         per_series: bool,
         early_stopping: EarlyStopping | None,
-        monitors: Watchers,
+        monitors: MonitorGroup,
         as_coef: Callable[[Any], Tensor],
         keep_path: bool,
     ) -> None:

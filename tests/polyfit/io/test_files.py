@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Files are written whole or not at all."""
 
 import errno
 import os
@@ -13,11 +13,11 @@ from polyfit.io.files import check_writable, replacing
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All that lies in the folder, hidden files included."""
+    """The bytes of each file in the folder, hidden files included."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# --- check_writable ---------------------------------------------------------------------------------------------------
+# --- check_writable ---
 
 
 def test_checking_a_place_that_can_be_written_leaves_no_trace(tmp_path: Path):
@@ -31,26 +31,28 @@ def test_a_bare_name_is_checked_in_the_current_folder(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     check_writable(Path("new"))
     (tmp_path / "gone").mkdir()
-    with pytest.raises(IsADirectoryError, match="gone is a folder; name a file"):
+    with pytest.raises(IsADirectoryError, match="gone is a folder; name a file in it"):
         check_writable(Path("gone"))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent; create it first"):
         check_writable(tmp_path / "absent" / "new")
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file; make it first"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*file; create it first"):
         check_writable(tmp_path / "file" / "new")
     assert contents(tmp_path) == {"file": b""}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Permission bits would not stop a test that root runs.
+    # Permission bits do not stop root, who may run the tests.
     def refuse(**_: object) -> Never:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(PermissionError, match=f"{os.strerror(errno.EROFS)} in .*; name another place") as caught:
+    with pytest.raises(
+        PermissionError, match=f"{os.strerror(errno.EROFS)} in .*; name a file in another folder"
+    ) as caught:
         check_writable(tmp_path / "new")
     assert str(caught.value).startswith(f"{tmp_path / 'new'} cannot be written")
 
@@ -71,8 +73,8 @@ def test_the_file_changes_only_once_all_is_written(tmp_path: Path, before):
 
 def test_the_part_can_take_the_place_of_the_file_at_once(tmp_path: Path):
     with replacing(tmp_path / "picture.png") as part:
-        assert part.parent == tmp_path  # another disk would need a copy, which can fail midway
-        assert part.suffix == ".png"  # writers choose a format by it
+        assert part.parent == tmp_path  # a move to another disk would be a copy, which can fail midway
+        assert part.suffix == ".png"  # writers choose the format by it
 
 
 def test_a_bare_name_is_written_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

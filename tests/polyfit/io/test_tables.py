@@ -1,4 +1,4 @@
-"""`read_columns`: what becomes a number, what becomes a day, what is skipped and counted, and what is refused."""
+"""`read_columns`: numbers, dates, rows that are skipped and counted, and files that are refused."""
 
 import csv
 import math
@@ -112,7 +112,7 @@ def test_iso_date_is_days_since_1970(read: Read, day):
 def test_iso_time_counts_parts_of_a_day_in_utc(read: Read, cell, utc):
     table = read(one_column([cell]))
     assert table.x.is_date
-    # Seconds are rounded once and their quotient once more; numpy divides whole microseconds.
+    # The seconds round once and their quotient rounds once more; numpy divides whole microseconds.
     assert table.x.values == pytest.approx([days(utc)], rel=2 * np.finfo(float).eps, abs=0)
 
 
@@ -303,7 +303,7 @@ def test_a_file_in_another_encoding_is_refused(read: Read, encoding):
 
 
 def test_another_encoding_is_refused_wherever_it_shows(read: Read):
-    # Past what is read to find the delimiter.
+    # Beyond the part of the file that is read to find the delimiter.
     text = "x,y\n" + "1,2\n" * 20_000
     with pytest.raises(TableError, match="not text in UTF-8"):
         read(text.encode() + "3,é\n".encode("latin-1"))
@@ -322,14 +322,14 @@ def test_a_header_without_rows_is_refused(read: Read, text):
 
 
 def test_no_usable_row_is_refused_with_the_counts(read: Read):
-    with pytest.raises(TableError, match="none of 4 rows can be used: 3 lack a value in 'x' or 'y', 1 hold something"):
+    with pytest.raises(TableError, match="none of 4 rows can be used: 3 lack a value in 'x' or 'y', 1 hold a value"):
         read("x,y\n1,\n,2\nNA,NA\n3,many\n")
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(read: Read):
     with pytest.raises(TableError, match=r"has no column 'z'; its columns are 'x', 'Y', 'a b'$"):
         read("x,Y,a b\n1,2,3\n", y="z")
-    with pytest.raises(TableError, match="has no column 'y'"):  # names are told apart by case
+    with pytest.raises(TableError, match="has no column 'y'"):  # names are case-sensitive
         read("x,Y,a b\n1,2,3\n", y="y")
 
 

@@ -1,0 +1,119 @@
+"""The text and the files that commands write, and the errors and warnings that they show."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from polyfit import plotting
+from polyfit.io.files import check_writable
+from polyfit.io.tables import Table
+from polyfit.training import Reason
+
+# No markup and no emoji codes: names of columns and files are printed as they are.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+# The exit status after Ctrl-C: 128 + SIGINT, the convention of shells.
+INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """An error that the user can correct; `polyfit.cli.app.run` shows it as one line."""
+
+
+@contextlib.contextmanager
+def as_user_error(subject: str = "") -> Iterator[None]:
+    """Raise a ValueError of the library as a `UserError` with the same message.
+
+    Args:
+        subject: put before the message.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{subject}: {error}" if subject else str(error)) from None
+
+
+@contextlib.contextmanager
+def printing_warnings(category: type[Warning]) -> Iterator[None]:
+    """Print each warning of the block as one line. Warnings of `category` are printed whatever the filters are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", category)
+        yield
+    for warning in caught:
+        console.print(f"warning: {warning.message}")
+
+
+# --- files ---
+
+
+def check_outputs(*, picture: Path | None = None, document: Path | None = None, data: Path | None = None) -> None:
+    """Check before the work that the outputs can be written and overwrite no other file of the command.
+
+    Args:
+        picture: the file of --out.
+        document: the file of --save.
+        data: the file that is read.
+
+    Raises:
+        UserError: a file cannot be written, or would overwrite another one.
+    """
+    if picture is not None and picture.suffix[1:].lower() not in plotting.supported_formats():
+        endings = ", ".join(plotting.supported_formats())
+        raise UserError(
+            f"{picture} is not a picture format that can be written; use a file name that ends in one of {endings}"
+        )
+    taken = {} if data is None else {data.resolve(): "the data"}
+    for path, what in ((picture, "the picture"), (document, "the polynomial")):
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise UserError(f"{path}: {what} would overwrite {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = what
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise UserError(str(error)) from None
+
+
+def write(path: Path, what: str, write_to: Callable[[Path], object]) -> None:
+    """Write a file by calling `write_to` with its path, and print where it is."""
+    try:
+        write_to(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    console.print(f"{what} in {path}")
+
+
+# --- lines that several commands print ---
+
+
+def show_table(file: Path, table: Table) -> None:
+    """Print how many rows were used, and the range of x."""
+    skipped = [f"{table.n_missing} skipped for a missing value"]
+    if table.n_unreadable:
+        skipped.append(f"{table.n_unreadable} for a value that is neither a number nor a date")
+    console.print(f"{file}: {table.n_rows} rows, {len(table.x.values)} used, {', '.join(skipped)}")
+    low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
+    kind = f"dates, read as {table.x.unit}, " if table.x.is_date else ""
+    console.print(f"{table.x.name}: {kind}{low} .. {high}")
+
+
+def describe_r_squared(r_squared: float, y_name: str, digits: int) -> str:
+    """R^2 with this number of decimals, or why it is not defined."""
+    return f"R^2 {r_squared:.{digits}f}" if math.isfinite(r_squared) else f"R^2 is not defined: {y_name} is constant"
+
+
+def show_reason(reason: Reason) -> None:
+    """Print why a run ended early, if it did."""
+    lines = {
+        Reason.PATIENCE: "stopped by --patience: the loss no longer falls",
+        Reason.INTERRUPTED: "stopped by Ctrl-C: the results are those of the last epoch",
+    }
+    if reason in lines:
+        console.print(lines[reason])

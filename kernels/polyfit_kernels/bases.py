@@ -42,6 +42,20 @@ def to_window(x, center, scale, shift, HAS_DOMAIN: tl.constexpr):
 
 
 @triton.jit
+def _assert_is_basis(BASIS: tl.constexpr):
+    """Fail to compile for an unknown name, which the branches below would take for the power basis."""
+    tl.static_assert(
+        BASIS == "power"
+        or BASIS == "chebyshev"
+        or BASIS == "legendre"
+        or BASIS == "hermite"
+        or BASIS == "hermite_e"
+        or BASIS == "laguerre",
+        "BASIS is not the name of a basis",
+    )
+
+
+@triton.jit
 def _times_linear(u, t, k: tl.constexpr, BASIS: tl.constexpr):
     """The product (a_k t + b_k) u; t goes to u first, or the compiler keeps all (a_k t + b_k) in registers."""
     if BASIS == "legendre":
@@ -85,6 +99,7 @@ def _minus_before(value, before, k: tl.constexpr, BASIS: tl.constexpr):
 @triton.jit
 def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
     """A multiple of P_{k+1} from the same multiples of P_k and P_{k-1}; before is not looked at for k = 0."""
+    _assert_is_basis(BASIS)
     value = _times_linear(term, t, k, BASIS)
     if k > 0:
         value = _minus_before(value, before, k, BASIS)
@@ -94,6 +109,7 @@ def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
 @triton.jit
 def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t)."""
+    _assert_is_basis(BASIS)
     value = tl.zeros_like(t) + coef[DEGREE]
     before = value
     for k in tl.static_range(DEGREE - 1, -1, -1):
@@ -108,6 +124,7 @@ def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
 @triton.jit
 def series_and_slope(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t) and dp/dt."""
+    _assert_is_basis(BASIS)
     value = tl.zeros_like(t) + coef[DEGREE]
     slope = tl.zeros_like(t)
     before, slope_before = value, slope

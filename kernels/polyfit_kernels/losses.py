@@ -93,7 +93,8 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
             LOSS == "poisson_nll"
             or LOSS == "poisson_nll_log"
             or LOSS == "poisson_nll_full"
-            or LOSS == "poisson_nll_log_full"
+            or LOSS == "poisson_nll_log_full",
+            "LOSS is not the name of a loss",
         )
         if LOSS == "poisson_nll_log" or LOSS == "poisson_nll_log_full":
             rate = tl.exp(p)

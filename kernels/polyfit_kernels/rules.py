@@ -82,7 +82,14 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
                 step = g + first * kept
             c = c - lr * step
             one += (kept,)
-        else:
+        else:  # rmsprop in its four variants
+            tl.static_assert(
+                RULE == "rmsprop"
+                or RULE == "rmsprop_momentum"
+                or RULE == "rmsprop_centered"
+                or RULE == "rmsprop_centered_momentum",
+                "RULE is not the name of an update rule",
+            )
             square = first * state[k] + without_first * (g * g)
             one += (square,)
             if RULE == "rmsprop_centered" or RULE == "rmsprop_centered_momentum":

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
+import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompilationError
@@ -16,32 +17,32 @@ from polyfit_kernels import bases, losses, rules
 
 
 @triton.jit
-def _value_kernel(out_ptr, BASIS: tl.constexpr):
-    tl.store(out_ptr, bases.series(tl.load(out_ptr), (1.0, 2.0, 3.0), 2, BASIS))
+def _value_kernel(out_ptr, name: tl.constexpr):
+    tl.store(out_ptr, bases.series(tl.load(out_ptr), (1.0, 2.0, 3.0), 2, name))
 
 
 @triton.jit
-def _slope_kernel(out_ptr, BASIS: tl.constexpr):
-    tl.store(out_ptr, bases.series_and_slope(tl.load(out_ptr), (1.0, 2.0, 3.0), 2, BASIS)[1])
+def _slope_kernel(out_ptr, name: tl.constexpr):
+    tl.store(out_ptr, bases.series_and_slope(tl.load(out_ptr), (1.0, 2.0, 3.0), 2, name)[1])
 
 
 @triton.jit
-def _next_term_kernel(out_ptr, BASIS: tl.constexpr):
+def _next_term_kernel(out_ptr, name: tl.constexpr):
     t = tl.load(out_ptr)
-    tl.store(out_ptr, bases.next_term(t, t, t, 1, BASIS))
+    tl.store(out_ptr, bases.next_term(t, t, t, 1, name))
 
 
 @triton.jit
-def _loss_kernel(out_ptr, LOSS: tl.constexpr):
+def _loss_kernel(out_ptr, name: tl.constexpr):
     p = tl.load(out_ptr)
-    tl.store(out_ptr, losses.pointwise(p, p, p, LOSS)[0])
+    tl.store(out_ptr, losses.pointwise(p, p, p, name)[0])
 
 
 @triton.jit
-def _update_kernel(out_ptr, RULE: tl.constexpr):
+def _update_kernel(out_ptr, name: tl.constexpr):
     g = tl.load(out_ptr)
     constants = rules.constants(0.1, 0.2, 0.3, 0.4, tl.float32)
-    tl.store(out_ptr, rules.update((g,), (g,), (g, g, g), g, g, g, constants, RULE)[0][0])
+    tl.store(out_ptr, rules.update((g,), (g,), (g, g, g), g, g, g, constants, name)[0][0])
 
 
 KERNELS: dict[str, tuple[Any, str, str]] = {

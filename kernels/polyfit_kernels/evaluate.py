@@ -12,8 +12,33 @@ import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, partials, sums
+from polyfit_kernels import bases, launch, partials, sums, tiles
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
+
+
+@triton.jit
+def _evaluate_tile(
+    x_ptr,  # first sample of the series
+    out_ptr,
+    start,  # int64, first sample of the tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    n_samples,
+    stride_xn,
+    coef,  # tuple of scalars
+    center,
+    scale,
+    shift,
+    DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    HAS_DOMAIN: tl.constexpr,
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """Write the values at one tile."""
+    mask = start + offsets < n_samples if MASKED else None
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
+    p = bases.series(bases.to_window(x, center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
+    tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -38,27 +63,24 @@ def _evaluate_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     x_ptr += row * stride_xs
     out_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
-        start = full * TILE
-        mask = start + offsets < n_samples
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
+    offsets = tiles.offsets(ROWS, COLUMNS)
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
+        _evaluate_tile(
+            x_ptr, out_ptr, full * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
+            DEGREE, BASIS, HAS_DOMAIN, True, COMPUTE,
+        )  # fmt: skip
     for tile in range(program, full, programs):
-        start = tile * TILE
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty))
+        _evaluate_tile(
+            x_ptr, out_ptr, tile * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
+            DEGREE, BASIS, HAS_DOMAIN, False, COMPUTE,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -86,14 +108,9 @@ def _pull_back_tile(
 ):
     """One tile's part in grad_coef; writes its part of grad_x."""
     index = start + offsets
-    if MASKED:
-        mask = index < n_samples
-        grad = tl.load(grad_ptr + start * stride_gn + offsets * stride_gn, mask=mask, other=0.0).to(COMPUTE)
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-    else:
-        mask = None
-        grad = tl.load(grad_ptr + start * stride_gn + offsets * stride_gn).to(COMPUTE)
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
+    mask = index < n_samples if MASKED else None
+    grad = tiles.load(grad_ptr, start, offsets, stride_gn, mask, MASKED, COMPUTE)
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
         _, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
@@ -138,9 +155,7 @@ def _evaluate_backward_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     grad_ptr += row * stride_gs
     x_ptr += row * stride_xs
@@ -148,12 +163,12 @@ def _evaluate_backward_kernel(
         grad_x_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    offsets = tiles.offsets(ROWS, COLUMNS)
     # One idle accumulator where no sum is wanted: a loop cannot carry an empty tuple.
     COUNT: tl.constexpr = DEGREE + 1 if WANT_COEF else 1
     total = sums.zeros(COUNT, ROWS, COMPUTE)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, full * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
             DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,

@@ -26,7 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, partials, sums
+from polyfit_kernels import bases, launch, partials, sums, tiles
 from polyfit_kernels.operands import compute_dtypes, parts, processors_and_warp, rows, strides
 
 
@@ -50,24 +50,21 @@ def _joined(tiles):
 def _load(ptr, start, offsets, stride, n_samples, GROUPS: tl.constexpr, MASKED: tl.constexpr, COMPUTE: tl.constexpr):
     """The samples of a tile from `start` on, [ROWS, GROUPS * COLUMNS]: one load for each group."""
     GROUP: tl.constexpr = offsets.shape[0] * offsets.shape[1]
-    tiles = ()
+    loads = ()
     for group in tl.static_range(GROUPS):
         first = start + group * GROUP
-        if MASKED:
-            tile = tl.load(ptr + first * stride + offsets * stride, mask=first + offsets < n_samples, other=0.0)
-        else:
-            tile = tl.load(ptr + first * stride + offsets * stride)
-        tiles += (tile.to(COMPUTE),)
-    return _joined(tiles)
+        mask = first + offsets < n_samples if MASKED else None
+        loads += (tiles.load(ptr, first, offsets, stride, mask, MASKED, COMPUTE),)
+    return _joined(loads)
 
 
 @triton.jit
 def _inside(start, offsets, n_samples, GROUPS: tl.constexpr):
     """Where `_load` finds samples."""
-    tiles = ()
+    masks = ()
     for group in tl.static_range(GROUPS):
-        tiles += (start + group * (offsets.shape[0] * offsets.shape[1]) + offsets < n_samples,)
-    return _joined(tiles)
+        masks += (start + group * (offsets.shape[0] * offsets.shape[1]) + offsets < n_samples,)
+    return _joined(masks)
 
 
 @triton.jit
@@ -199,9 +196,7 @@ def _moments_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     COUNT: tl.constexpr = 3 * DEGREE + 3
     TILE: tl.constexpr = GROUPS * ROWS * COLUMNS
     x_ptr += row * stride_xs
@@ -209,10 +204,10 @@ def _moments_kernel(
     if HAS_WEIGHT:
         weight_ptr += row * stride_ws
     c, s, h, o = bases.scalars((center, scale, shift, offset), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    offsets = tiles.offsets(ROWS, COLUMNS)
     total = sums.zeros(COUNT, ROWS, tl.float64)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, full * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
             c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, True, COMPUTE,

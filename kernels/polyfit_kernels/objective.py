@@ -13,18 +13,15 @@ for each series, u being the upstream factor of the series and l' the derivative
 Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3.5 instructions are spent on it. On a card
 that gives 10 or more float32 instructions a byte, the pass is then bound by memory up to d ~ 16.
 
-Each program adds up the tiles p, p + programs, ... of one series in registers; the last to finish adds the sums of all
-of them up, in a fixed order and in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads
-whatever the number of samples; what is left over is one masked tile, taken first by the program whose turn it would be.
-(A branch before the loop: a second loop behind it costs registers, 106 against 80 at degree 20 on sm_90, and a branch
-behind it breaks a pass of Triton 3.7, which asserts that what a loop gives is used once.)
+Each program adds up its tiles (`polyfit_kernels.tiles`) in registers. The last program of a series to finish adds up the
+sums of all of them, in a fixed order and in float64 (`polyfit_kernels.sums`).
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, losses, partials, sums
+from polyfit_kernels import bases, launch, losses, partials, sums, tiles
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
@@ -63,14 +60,9 @@ def _add_tile(
 ):
     """One tile's part in all sums; writes its per-sample gradients."""
     index = start + offsets
-    if MASKED:
-        mask = index < n_samples
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn, mask=mask, other=0.0).to(COMPUTE)
-    else:
-        mask = None
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
-        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn).to(COMPUTE)
+    mask = index < n_samples if MASKED else None
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
+    y = tiles.load(y_ptr, start, offsets, stride_yn, mask, MASKED, COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
         p, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
@@ -81,10 +73,7 @@ def _add_tile(
         value = tl.where(mask, value, 0.0)
         delta = tl.where(mask, delta, 0.0)
     if HAS_WEIGHT:
-        if MASKED:
-            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn, mask=mask, other=0.0).to(COMPUTE)
-        else:
-            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn).to(COMPUTE)
+        weight = tiles.load(weight_ptr, start, offsets, stride_wn, mask, MASKED, COMPUTE)
         head = (accumulators[0] + tl.sum(value * weight, axis=1), accumulators[1] + tl.sum(weight, axis=1))
         delta = delta * weight
         to_y = to_y * weight
@@ -153,9 +142,7 @@ def _objective_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     x_ptr += row * stride_xs
     y_ptr += row * stride_ys
@@ -172,10 +159,10 @@ def _objective_kernel(
     if HAS_UPSTREAM:
         upstream = tl.load(upstream_ptr + row).to(COMPUTE)
     c, s, h, loss_parameter = bases.scalars((center, scale, shift, parameter), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    offsets = tiles.offsets(ROWS, COLUMNS)
     total = sums.zeros(COUNT, ROWS, COMPUTE)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, full * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,

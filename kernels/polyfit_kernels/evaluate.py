@@ -200,7 +200,8 @@ def evaluate(
 
 def _launch_evaluate(x, coef, mapping, basis, out) -> None:
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
+    device, policy = processors_and_warp(x.device), launch.current()
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=policy)
     _evaluate_kernel[n_series * config.programs,](
         x, coef, out,
         n_samples, config.programs, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
@@ -246,7 +247,8 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
     """Write the sums of these series to grad_coef (S, degree + 1) and the gradient to x to grad_x, where given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_sums = 1 if grad_coef is None else n_coef
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device), n_sums=n_sums)
+    device, policy = processors_and_warp(x.device), launch.current()
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=policy)
     programs = config.programs
     partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
     _evaluate_backward_kernel[n_series * programs,](

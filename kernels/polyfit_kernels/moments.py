@@ -260,8 +260,15 @@ def moments(
 def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
     """Write the sums of these series to totals (S, 3 degree + 3)."""
     (n_series, count), n_samples = totals.shape, x.shape[1]
-    device = processors_and_warp(x.device)
-    config = launch.choose_moments(n_samples, n_series, x.element_size(), *device, degree, weighted=weight is not None)
+    config = launch.choose_moments(
+        n_samples,
+        n_series,
+        x.element_size(),
+        *processors_and_warp(x.device),
+        degree,
+        weighted=weight is not None,
+        policy=launch.current(),
+    )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _moments_kernel[n_series * config.programs,](
         x, y, weight, totals, partial, tickets,

@@ -13,8 +13,8 @@ for each series, u being the upstream factor of the series and l' the derivative
 Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3.5 instructions are spent on it. On a card
 that gives 10 or more float32 instructions a byte, the pass is then bound by memory up to d ~ 16.
 
-Each program adds up its tiles (`polyfit_kernels.tiles`) in registers. The last program of a series to finish adds up the
-sums of all of them, in a fixed order and in float64 (`polyfit_kernels.sums`).
+Each program adds up its tiles (`polyfit_kernels.tiles`) in registers. The last program of a series to finish adds up
+the sums of all of them, in a fixed order and in float64 (`polyfit_kernels.sums`).
 """
 
 import torch
@@ -290,6 +290,7 @@ def _launch(
         *processors_and_warp(x.device),
         n_sums=count,
         widens=compute == torch.float64 and x.dtype != torch.float64,
+        policy=launch.current(),
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[n_series * config.programs,](

@@ -79,6 +79,6 @@ class PerSample:
 def parts(n_series: int, n_samples: int, itemsize: int, *gradients: PerSample) -> Iterator[slice]:
     """The series of each launch: all at once, as far as the grid and a buffer for shared gradients go."""
     is_shared = any(gradient.is_shared for gradient in gradients)
-    step = launch.series_per_launch(n_series, n_samples, itemsize, shared=is_shared)
+    step = launch.series_per_launch(n_series, n_samples, itemsize, shared=is_shared, policy=launch.current())
     for first in range(0, n_series, step):
         yield slice(first, min(first + step, n_series))

@@ -265,10 +265,11 @@ def resident(
     wide, compute = compute_dtypes(x.dtype)
     table = table.to(wide)
     lr_scale = None if lr_scale is None else lr_scale.to(wide)
-    config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1])
+    policy = launch.current()
+    config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1], policy=policy)
     options = {} if config.registers is None else {"maxnreg": config.registers}
-    for start in range(0, n_series, launch.LARGEST_GRID):
-        part = slice(start, min(start + launch.LARGEST_GRID, n_series))
+    for start in range(0, n_series, policy.largest_grid):
+        part = slice(start, min(start + policy.largest_grid, n_series))
         count = part.stop - part.start
         x_rows, y_rows, weight_rows = rows(x, part), rows(y, part), rows(weight, part)
         _resident_kernel[count,](

@@ -4,8 +4,8 @@
     grad_coef_k = sum_n grad_n P_k(t_n)
     grad_x_n    = grad_n dp/dt(t_n) dt/dx
 
-Two numbers, float32: forward reads 4 and writes 4 bytes a sample for d instructions; backward reads 8 bytes, and writes
-4 more when the gradient to x is wanted, for some 2 d instructions (4 d with the gradient to x).
+Two numbers in float32, for each sample: evaluate reads 4 bytes and writes 4, for d instructions. Its backward pass
+reads 8 bytes, for about 2 d instructions. With the gradient to x it writes 4 bytes more, for about 4 d instructions.
 """
 
 import torch
@@ -52,7 +52,7 @@ def _evaluate_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
+    stride_os,  # of the output; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -106,7 +106,7 @@ def _pull_back_tile(
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One tile's part in grad_coef; writes its part of grad_x."""
+    """Add one tile to the sums of grad_coef, and write its grad_x."""
     index = start + offsets
     mask = index < n_samples if MASKED else None
     grad = tiles.load(grad_ptr, start, offsets, stride_gn, mask, MASKED, COMPUTE)
@@ -140,7 +140,7 @@ def _evaluate_backward_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
+    stride_os,  # of the output; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -164,7 +164,7 @@ def _evaluate_backward_kernel(
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
     offsets = tiles.offsets(ROWS, COLUMNS)
-    # One idle accumulator where no sum is wanted: a loop cannot carry an empty tuple.
+    # One unused accumulator where no sum is wanted: a loop cannot carry an empty tuple.
     COUNT: tl.constexpr = DEGREE + 1 if WANT_COEF else 1
     total = sums.zeros(COUNT, ROWS, COMPUTE)
     full = tiles.full_tiles(n_samples, TILE)
@@ -230,7 +230,7 @@ def evaluate_backward(
 
     Returns:
         grad_x in the shape of x (summed over series that share it) in the dtype that computes, and grad_coef
-        (S, degree + 1) in float64; None for what is not wanted.
+        (S, degree + 1) in float64. None for a gradient that is not wanted.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     grad_coef = torch.empty(coef.shape, dtype=torch.float64, device=x.device) if want_coef else None
@@ -244,7 +244,7 @@ def evaluate_backward(
 
 
 def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
-    """Write the sums of these series to grad_coef (S, degree + 1) and the gradient to x to grad_x, where given."""
+    """Write the gradient to coef to grad_coef (S, degree + 1) and that to x to grad_x (S, N); either may be None."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_sums = 1 if grad_coef is None else n_coef
     device, policy = processors_and_warp(x.device), launch.current()

@@ -1,6 +1,6 @@
 """Loss and gradients of a polynomial in one pass over the data.
 
-With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise loss l::
+With p_n = sum_k coef[k] P_k(t_n), t the image of x in the window, and the pointwise loss l::
 
     value       = sum_n w_n l(p_n, y_n)
     grad_coef_k = sum_n u w_n l'(p_n, y_n) P_k(t_n)
@@ -8,10 +8,10 @@ With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise 
     grad_y_n    = u w_n dl/dy(p_n, y_n)
     grad_w_n    = u l(p_n, y_n)
 
-for each series, u being the upstream factor of the series and l' the derivative to p.
+for each series. u is the upstream factor of the series, l' the derivative of l to p.
 
-Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3.5 instructions are spent on it. On a card
-that gives 10 or more float32 instructions a byte, the pass is then bound by memory up to d ~ 16.
+Two numbers: the pass reads x and y once, 8 bytes a sample in float32, and takes 3 d + 3.5 instructions a sample. On a
+GPU with 10 or more float32 instructions a byte, memory then limits the pass up to d ~ 16.
 
 Each program adds up its tiles (`polyfit_kernels.tiles`) in registers. The last program of a series to finish adds up
 the sums of all of them, in a fixed order and in float64 (`polyfit_kernels.sums`).
@@ -58,7 +58,7 @@ def _add_tile(
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One tile's part in all sums; writes its per-sample gradients."""
+    """Add one tile to all sums, and write its per-sample gradients."""
     index = start + offsets
     mask = index < n_samples if MASKED else None
     x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
@@ -104,7 +104,7 @@ def _objective_kernel(
     weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
     coef_ptr,  # (S, DEGREE + 1)
     upstream_ptr,  # (S,), or None without HAS_UPSTREAM
-    out_ptr,  # out (S, COUNT) float64: value, the weights' sum with HAS_WEIGHT, grad_coef with WANT_COEF
+    out_ptr,  # out (S, COUNT) float64: value, sum of the weights with HAS_WEIGHT, grad_coef with WANT_COEF
     partial_ptr,  # (S, programs, COUNT padded) float64 for the programs' sums, or None with ONE_PROGRAM
     ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
@@ -120,7 +120,7 @@ def _objective_kernel(
     stride_wn,
     stride_cs,
     stride_ck,
-    stride_gs,  # of the per-sample gradients; 0 for one series, of which the compiler then knows the alignment
+    stride_gs,  # of the per-sample gradients; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -217,19 +217,19 @@ def objective(
         mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
         basis: its name.
         loss: the name of its variant, see `polyfit_kernels.losses.pointwise`.
-        parameter: of the loss.
+        parameter: the parameter of the loss.
         want_coef: whether the gradient to coef is wanted.
-        want_x: to x.
-        want_y: to y.
-        want_weight: to weight, which must be given then.
+        want_x: whether the gradient to x is wanted.
+        want_y: whether the gradient to y is wanted.
+        want_weight: whether the gradient to weight is wanted; weight must then be given.
         compute: the dtype that computes, float32 or float64; by default float64 for float64 and float32 for all others.
-            With float64 and narrower operands these are read as they are, coef may be float64, and all that follows,
-            terms, sums and per-sample gradients, is float64.
+            With float64 and narrower operands, the samples are read as they are, coef may be float64, and terms, sums
+            and per-sample gradients are float64.
 
     Returns:
         value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
-        grad_x, grad_y and grad_weight in the shapes of x, y and weight, in the dtype that computes; None for what was
-        not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
+        grad_x, grad_y and grad_weight in the shapes of x, y and weight, in the dtype that computes. None for a gradient
+        that is not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     compute = compute or compute_dtypes(x.dtype)[0]
@@ -280,7 +280,7 @@ def _launch(
     grad_y,
     grad_weight,
 ) -> None:
-    """Write the sums of these series to totals (S, count), and per-sample gradients to where they are given."""
+    """Write the sums of these series to totals (S, count), and their per-sample gradients where a tensor is given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
     config = launch.choose(

@@ -23,7 +23,10 @@ VARIANTS: list[Rule] = [
     SGD(0.1, momentum=0.9, nesterov=True),
     Adam(),
     AdamW(),
-    *(RMSprop(momentum=momentum, centered=centered) for momentum, centered in itertools.product((0.0, 0.5), (0, 1))),
+    *(
+        RMSprop(momentum=momentum, centered=centered)
+        for momentum, centered in itertools.product((0.0, 0.5), (False, True))
+    ),
 ]
 
 

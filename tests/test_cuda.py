@@ -318,7 +318,7 @@ def test_many_short_series():
 
 
 def test_more_series_than_one_launch_takes():
-    n_series = launch.LARGEST_GRID + 5
+    n_series = launch.DEFAULT.largest_grid + 5
     y = torch.randn(n_series, 2, device="cuda")
     x, coef = torch.tensor([[-1.0, 0.5]], device="cuda"), torch.randn(n_series, 2, device="cuda")
     values = coef[:, :1] + coef[:, 1:] * x

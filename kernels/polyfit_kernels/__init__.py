@@ -1,5 +1,5 @@
-"""Triton kernels of polyfit: tensors in, tensors out; no autograd, no choice of device, no check a user could need.
+"""Triton kernels of polyfit: tensors in, tensors out. No autograd, no choice of device, no check of what users pass.
 
-Launchers take canonical operands (see `polyfit_kernels.objective.objective`) and run on CPU tensors too under Triton's
-interpreter. Each module is imported on its own; importing the package alone imports no Triton.
+Launchers take canonical operands (see `polyfit_kernels.objective.objective`). Under Triton's interpreter they also take
+CPU tensors. Import each module by its name: the package alone imports no Triton.
 """

@@ -6,8 +6,8 @@ The value of a series comes from Clenshaw's rule (Clenshaw 1955), which for the 
 
     u_k = coef_k + (a_k t + b_k) u_{k+1} - c_{k+1} u_{k+2},    p(t) = u_0
 
-and its slope from the derivative of each step. Coefficients come as a tuple of scalars, lowest degree first; degree and
-basis are known at compile time, every loop unrolls, and what is zero or one for a basis costs nothing.
+and its slope from the derivative of each step. Coefficients are a tuple of scalars, lowest degree first. Degree and
+basis are known at compile time: every loop unrolls, and a factor of zero or one costs nothing.
 """
 
 import triton
@@ -20,13 +20,13 @@ def load_coefficients(coef_ptr, stride, DEGREE: tl.constexpr, COMPUTE: tl.conste
     coef = ()
     for _ in tl.static_range(DEGREE + 1):
         coef += (tl.load(coef_ptr).to(COMPUTE),)
-        coef_ptr += stride  # step by step: degree times the stride may be more than int32 holds
+        coef_ptr += stride  # step by step: degree * stride may overflow int32
     return coef
 
 
 @triton.jit
 def scalars(values, COMPUTE: tl.constexpr):
-    """Float arguments in the dtype that computes; by `full`, since the interpreter hands a kernel Python floats."""
+    """Float arguments in the dtype that computes; by `full`, because under the interpreter they are Python floats."""
     out = ()
     for i in tl.static_range(len(values)):
         out += (tl.full((), values[i], COMPUTE),)
@@ -35,15 +35,29 @@ def scalars(values, COMPUTE: tl.constexpr):
 
 @triton.jit
 def to_window(x, center, scale, shift, HAS_DOMAIN: tl.constexpr):
-    """Domain to window, t = (x - center) * scale + shift."""
+    """Map the domain to the window: t = (x - center) * scale + shift, or t = x without a domain."""
     if HAS_DOMAIN:
         return (x - center) * scale + shift
     return x
 
 
 @triton.jit
+def _assert_is_basis(BASIS: tl.constexpr):
+    """Fail to compile for an unknown name, which the branches below would take for the power basis."""
+    tl.static_assert(
+        BASIS == "power"
+        or BASIS == "chebyshev"
+        or BASIS == "legendre"
+        or BASIS == "hermite"
+        or BASIS == "hermite_e"
+        or BASIS == "laguerre",
+        "BASIS is not the name of a basis",
+    )
+
+
+@triton.jit
 def _times_linear(u, t, k: tl.constexpr, BASIS: tl.constexpr):
-    """The product (a_k t + b_k) u; t goes to u first, or the compiler keeps all (a_k t + b_k) in registers."""
+    """The product (a_k t + b_k) u. It multiplies u by t first, or the compiler keeps all (a_k t + b_k) in registers."""
     if BASIS == "legendre":
         return u * t * ((2.0 * k + 1.0) / (k + 1.0))
     elif BASIS == "laguerre":
@@ -84,7 +98,8 @@ def _minus_before(value, before, k: tl.constexpr, BASIS: tl.constexpr):
 
 @triton.jit
 def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
-    """A multiple of P_{k+1} from the same multiples of P_k and P_{k-1}; before is not looked at for k = 0."""
+    """A multiple of P_{k+1} from the same multiples of P_k and P_{k-1}; `before` is not used for k = 0."""
+    _assert_is_basis(BASIS)
     value = _times_linear(term, t, k, BASIS)
     if k > 0:
         value = _minus_before(value, before, k, BASIS)
@@ -94,6 +109,7 @@ def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
 @triton.jit
 def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t)."""
+    _assert_is_basis(BASIS)
     value = tl.zeros_like(t) + coef[DEGREE]
     before = value
     for k in tl.static_range(DEGREE - 1, -1, -1):
@@ -108,6 +124,7 @@ def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
 @triton.jit
 def series_and_slope(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t) and dp/dt."""
+    _assert_is_basis(BASIS)
     value = tl.zeros_like(t) + coef[DEGREE]
     slope = tl.zeros_like(t)
     before, slope_before = value, slope

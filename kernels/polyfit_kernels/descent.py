@@ -1,11 +1,11 @@
-"""Descent on the squared loss in one launch, without the data: it is a quadratic of the coefficients.
+"""Descent on the squared loss in one launch, without the data: the loss is a quadratic of the coefficients.
 
     e = c - reference,    gradient = H e + gradient at the reference,    c = rule(c, gradient)
 
-A lane trains one series, in float64: it shares nothing with others, and there is no barrier and no shuffle. The loss of
-an epoch that is recorded is taken in Chebyshev polynomials on the range of the data, where H is well conditioned.
+A lane trains one series, in float64. Lanes share nothing, so there is no barrier and no shuffle. The loss of a recorded
+epoch is computed in the internal basis: Chebyshev polynomials on the range of the data, where H is well conditioned.
 
-Two numbers: nothing but the rule's table is read in an epoch, for (d + 1)(d + 2) instructions on float64, 42 at
+Two numbers: an epoch reads only its row of the rule's table. It takes (d + 1)(d + 2) instructions on float64, 42 at
 d = 5, and those of the rule.
 """
 
@@ -19,7 +19,7 @@ from polyfit_kernels.operands import processors_and_warp
 
 @triton.jit
 def _load_lanes(ptr, lane, mask, COUNT: tl.constexpr):
-    """COUNT numbers of each lane, which lie one after the other, as a tuple of tensors."""
+    """COUNT contiguous numbers of each lane, as a tuple of tensors."""
     out = ()
     for i in tl.static_range(COUNT):
         out += (tl.load(ptr + lane * COUNT + i, mask=mask, other=0.0),)
@@ -28,14 +28,14 @@ def _load_lanes(ptr, lane, mask, COUNT: tl.constexpr):
 
 @triton.jit
 def _store_lanes(ptr, lane, mask, values, COUNT: tl.constexpr):
-    """The reverse."""
+    """Store a tuple of tensors as COUNT contiguous numbers of each lane."""
     for i in tl.static_range(COUNT):
         tl.store(ptr + lane * COUNT + i, values[i], mask=mask)
 
 
 @triton.jit
 def _chosen(mask, new, old):
-    """Each of a tuple where the mask is set, and what it was elsewhere."""
+    """A tuple of tensors: `new` where the mask is set, `old` elsewhere."""
     out = ()
     for i in tl.static_range(len(old)):
         out += (tl.where(mask, new[i], old[i]),)
@@ -44,7 +44,7 @@ def _chosen(mask, new, old):
 
 @triton.jit
 def _load_triangle(ptr, lane, mask, P: tl.constexpr):
-    """The upper triangle of symmetric matrices (P, P), row by row."""
+    """The upper triangle of a symmetric matrix (P, P) of each lane, row by row, as a tuple of tensors."""
     out = ()
     for j in tl.static_range(P):
         for k in tl.static_range(j, P):
@@ -54,7 +54,7 @@ def _load_triangle(ptr, lane, mask, P: tl.constexpr):
 
 @triton.jit
 def _gradient(coef, reference, slope, hessian, P: tl.constexpr):
-    """The gradient, and how far the coefficients are from the reference."""
+    """The gradient at coef, and e = coef - reference."""
     e = ()
     for k in tl.static_range(P):
         e += (coef[k] - reference[k],)
@@ -71,21 +71,21 @@ def _gradient(coef, reference, slope, hessian, P: tl.constexpr):
 
 
 @triton.jit
-def _loss(e, slope, base, to_own_ptr, own_hessian_ptr, lane, mask, P: tl.constexpr):
-    """The loss at e from the reference."""
-    own = ()
-    loss = base
+def _loss(e, slope, reference_loss, to_internal_ptr, internal_hessian_ptr, lane, mask, P: tl.constexpr):
+    """The loss at the reference + e."""
+    internal = ()  # e in the internal basis
+    loss = reference_loss
     for j in tl.static_range(P):
-        part = tl.zeros_like(base)
+        part = tl.zeros_like(reference_loss)
         for k in tl.static_range(P):
-            part += tl.load(to_own_ptr + (j * P + k)) * e[k]
-        own += (part,)
+            part += tl.load(to_internal_ptr + (j * P + k)) * e[k]
+        internal += (part,)
         loss += slope[j] * e[j]
     for j in tl.static_range(P):
-        part = tl.zeros_like(base)
+        part = tl.zeros_like(reference_loss)
         for k in tl.static_range(P):
-            part += tl.load(own_hessian_ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0) * own[k]
-        loss += 0.5 * own[j] * part
+            part += tl.load(internal_hessian_ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0) * internal[k]
+        loss += 0.5 * internal[j] * part
     return loss
 
 
@@ -94,9 +94,9 @@ def _descent_kernel(
     hessian_ptr,  # (S, P, P)
     reference_ptr,  # (S, P)
     slope_ptr,  # (S, P)
-    base_ptr,  # (S,)
-    to_own_ptr,  # (P, P)
-    own_hessian_ptr,  # (S, P, P)
+    reference_loss_ptr,  # (S,)
+    to_internal_ptr,  # (P, P)
+    internal_hessian_ptr,  # (S, P, P)
     coef_ptr,  # in and out (S, P)
     state_ptr,  # in and out (S, MEMORY)
     table_ptr,  # (epochs, 3)
@@ -106,7 +106,7 @@ def _descent_kernel(
     norms_ptr,  # out (R, S)
     path_ptr,  # out (R, S, P), or None without WANT_PATH
     n_series,  # S
-    first,  # epochs made before
+    first,  # epochs before this launch
     record_every,
     decay: "fp64",  # noqa: F821 - Triton reads the annotation
     constant_1: "fp64",  # noqa: F821
@@ -114,7 +114,7 @@ def _descent_kernel(
     constant_3: "fp64",  # noqa: F821
     P: tl.constexpr,
     RULE: tl.constexpr,
-    MEMORY: tl.constexpr,  # numbers that the rule remembers
+    MEMORY: tl.constexpr,  # length of the rule's memory
     HAS_LR_SCALE: tl.constexpr,
     WANT_PATH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -147,12 +147,12 @@ def _descent_kernel(
             coef = _chosen(epoch < last, new, coef)
             state = _chosen(epoch < last, new_state, state)
         at = tl.maximum(at, stop)
-        # One round or none: the epoch that is recorded, unless it is the end.
+        # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, end)):
             gradient, e = _gradient(coef, reference, slope, hessian, P)
             is_recorded = epoch < last
-            base = tl.load(base_ptr + lane, mask=mask, other=0.0)
-            loss = _loss(e, slope, base, to_own_ptr, own_hessian_ptr, lane, mask, P)
+            reference_loss = tl.load(reference_loss_ptr + lane, mask=mask, other=0.0)
+            loss = _loss(e, slope, reference_loss, to_internal_ptr, internal_hessian_ptr, lane, mask, P)
             square = tl.zeros_like(loss)
             for k in tl.static_range(P):
                 square += gradient[k] * gradient[k]
@@ -175,9 +175,9 @@ def descent(
     hessian: torch.Tensor,
     reference: torch.Tensor,
     gradient: torch.Tensor,
-    base: torch.Tensor,
-    to_own: torch.Tensor,
-    own_hessian: torch.Tensor,
+    reference_loss: torch.Tensor,
+    to_internal: torch.Tensor,
+    internal_hessian: torch.Tensor,
     coef: torch.Tensor,
     state: torch.Tensor,
     rule: str,
@@ -196,19 +196,19 @@ def descent(
     Args:
         hessian: (S, P, P), symmetric. P - 1 is at most `launch.LARGEST_DESCENT_DEGREE`.
         reference: coefficients (S, P) at the minimum or near it.
-        gradient: there, (S, P).
-        base: the loss there, (S,).
-        to_own: takes coefficients to the basis of own_hessian, (P, P).
-        own_hessian: the Hessian there, (S, P, P).
+        gradient: the gradient at the reference, (S, P).
+        reference_loss: the loss at the reference, (S,).
+        to_internal: the matrix (P, P) that takes coefficients to the internal basis.
+        internal_hessian: the Hessian in the internal basis, (S, P, P).
         coef: (S, P); changed.
-        state: what the rule remembers, (S, k, P); changed.
+        state: memory of the rule, (S, k, P); changed.
         rule: the name of the update rule, see `polyfit_kernels.rules`.
-        constants: of the rule.
+        constants: the four constants of the rule.
         table: rate and factors (epochs, 3) of the updates from number `first` on, counted from 0.
         lr_scale: factors of the rate (S,), or None.
-        first: epochs made before.
-        last: epochs that each series will have made, (S,) int64; one that has no more to make stays as it is.
-        record_every: the loss is recorded at multiples of it, from `first` on and before `last`, ahead of the update.
+        first: epochs before this launch.
+        last: the number of the epoch before which each series ends, (S,) int64. A series that has ended stays as it is.
+        record_every: epochs at its multiples are recorded, from `first` on and before `last`, ahead of their update.
         losses: out (R, S), the recorded losses.
         norms: out (R, S), the Euclidean norms of their gradients.
         path: out (R, S, P), the coefficients; or None.
@@ -216,8 +216,8 @@ def descent(
     n_series, n_coef = coef.shape
     config = launch.choose_descent(n_series, processors_and_warp(coef.device)[1])
     _descent_kernel[triton.cdiv(n_series, config.block),](
-        hessian, reference, gradient, base, to_own, own_hessian, coef, state, table, lr_scale, last, losses, norms,
-        path, n_series, first, record_every, *constants,
+        hessian, reference, gradient, reference_loss, to_internal, internal_hessian, coef, state, table, lr_scale,
+        last, losses, norms, path, n_series, first, record_every, *constants,
         P=n_coef,
         RULE=rule,
         MEMORY=rules.STATES[rule] * n_coef,

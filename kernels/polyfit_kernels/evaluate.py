@@ -4,16 +4,41 @@
     grad_coef_k = sum_n grad_n P_k(t_n)
     grad_x_n    = grad_n dp/dt(t_n) dt/dx
 
-Two numbers, float32: forward reads 4 and writes 4 bytes a sample for d instructions; backward reads 8 bytes, and writes
-4 more when the gradient to x is wanted, for some 2 d instructions (4 d with the gradient to x).
+Two numbers in float32, for each sample: evaluate reads 4 bytes and writes 4, for d instructions. Its backward pass
+reads 8 bytes, for about 2 d instructions. With the gradient to x it writes 4 bytes more, for about 4 d instructions.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, partials, sums
+from polyfit_kernels import bases, launch, partials, sums, tiles
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
+
+
+@triton.jit
+def _evaluate_tile(
+    x_ptr,  # first sample of the series
+    out_ptr,
+    start,  # int64, first sample of the tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    n_samples,
+    stride_xn,
+    coef,  # tuple of scalars
+    center,
+    scale,
+    shift,
+    DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    HAS_DOMAIN: tl.constexpr,
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """Write the values at one tile."""
+    mask = start + offsets < n_samples if MASKED else None
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
+    p = bases.series(bases.to_window(x, center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
+    tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -27,7 +52,7 @@ def _evaluate_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
+    stride_os,  # of the output; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -38,27 +63,24 @@ def _evaluate_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     x_ptr += row * stride_xs
     out_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
-        start = full * TILE
-        mask = start + offsets < n_samples
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
+    offsets = tiles.offsets(ROWS, COLUMNS)
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
+        _evaluate_tile(
+            x_ptr, out_ptr, full * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
+            DEGREE, BASIS, HAS_DOMAIN, True, COMPUTE,
+        )  # fmt: skip
     for tile in range(program, full, programs):
-        start = tile * TILE
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
-        p = bases.series(bases.to_window(x, c, s, h, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty))
+        _evaluate_tile(
+            x_ptr, out_ptr, tile * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
+            DEGREE, BASIS, HAS_DOMAIN, False, COMPUTE,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -84,16 +106,11 @@ def _pull_back_tile(
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One tile's part in grad_coef; writes its part of grad_x."""
+    """Add one tile to the sums of grad_coef, and write its grad_x."""
     index = start + offsets
-    if MASKED:
-        mask = index < n_samples
-        grad = tl.load(grad_ptr + start * stride_gn + offsets * stride_gn, mask=mask, other=0.0).to(COMPUTE)
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-    else:
-        mask = None
-        grad = tl.load(grad_ptr + start * stride_gn + offsets * stride_gn).to(COMPUTE)
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
+    mask = index < n_samples if MASKED else None
+    grad = tiles.load(grad_ptr, start, offsets, stride_gn, mask, MASKED, COMPUTE)
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
         _, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
@@ -123,7 +140,7 @@ def _evaluate_backward_kernel(
     stride_xn,
     stride_cs,
     stride_ck,
-    stride_os,  # of the output; 0 for one series, of which the compiler then knows the alignment
+    stride_os,  # of the output; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -138,9 +155,7 @@ def _evaluate_backward_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     grad_ptr += row * stride_gs
     x_ptr += row * stride_xs
@@ -148,12 +163,12 @@ def _evaluate_backward_kernel(
         grad_x_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
-    # One idle accumulator where no sum is wanted: a loop cannot carry an empty tuple.
+    offsets = tiles.offsets(ROWS, COLUMNS)
+    # One unused accumulator where no sum is wanted: a loop cannot carry an empty tuple.
     COUNT: tl.constexpr = DEGREE + 1 if WANT_COEF else 1
     total = sums.zeros(COUNT, ROWS, COMPUTE)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, full * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
             DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
@@ -185,7 +200,8 @@ def evaluate(
 
 def _launch_evaluate(x, coef, mapping, basis, out) -> None:
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device))
+    device, policy = processors_and_warp(x.device), launch.current()
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=policy)
     _evaluate_kernel[n_series * config.programs,](
         x, coef, out,
         n_samples, config.programs, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
@@ -214,7 +230,7 @@ def evaluate_backward(
 
     Returns:
         grad_x in the shape of x (summed over series that share it) in the dtype that computes, and grad_coef
-        (S, degree + 1) in float64; None for what is not wanted.
+        (S, degree + 1) in float64. None for a gradient that is not wanted.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     grad_coef = torch.empty(coef.shape, dtype=torch.float64, device=x.device) if want_coef else None
@@ -228,10 +244,11 @@ def evaluate_backward(
 
 
 def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
-    """Write the sums of these series to grad_coef (S, degree + 1) and the gradient to x to grad_x, where given."""
+    """Write the gradient to coef to grad_coef (S, degree + 1) and that to x to grad_x (S, N); either may be None."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_sums = 1 if grad_coef is None else n_coef
-    config = launch.choose(n_samples, n_series, x.element_size(), *processors_and_warp(x.device), n_sums=n_sums)
+    device, policy = processors_and_warp(x.device), launch.current()
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=policy)
     programs = config.programs
     partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
     _evaluate_backward_kernel[n_series * programs,](

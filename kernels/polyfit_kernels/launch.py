@@ -1,40 +1,131 @@
-"""Launch policy as data: tile, warps and programs by pure functions of sizes; no tensor, no device call."""
+"""How a launch is cut: tiles, warps and programs, by pure functions of sizes and of a `Policy`.
 
+There is no tensor and no call of a device here. A launcher passes the policy in force, `current()`, to the function
+that cuts its launch. `using` sets another policy for a block of code: for tests, and to sweep policies on a GPU::
+
+    with launch.using(dataclasses.replace(launch.current(), programs_per_processor=4)):
+        objective(...)
+
+The policy is a context variable. A thread that autograd starts for a backward pass on a GPU sees the defaults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-LOAD_BYTES = 16  # what one thread loads at once: a 128-bit load
-LARGEST_ROWS = 256
-# Tiles that one program may add up in float32. A thread's sum is then at most 64 partial sums of 4 samples long,
-# whatever n is; everything above is float64.
-LONGEST_RUN = 64
-# 8 programs of 256 threads fill a multiprocessor (2048 threads) when a thread takes 32 registers.
-PROGRAMS_PER_PROCESSOR = 8
-# Values of the per-sample gradient of an operand that all series share, held at a time while they are summed over
-# series.
-SHARED_BUFFER = 1 << 26
-# Programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 exceed; CUDA would take 2^31 - 1.
-LARGEST_GRID = 1 << 23
+LOAD_BYTES = 16  # one thread loads so many at once: a 128-bit load
 NVIDIA_WARP = 32
-# Rows where float64 is made of narrower loads, at 2 registers a number: smaller programs fit a multiprocessor to within
-# 4 warps. (With 256, ptxas spills 2 registers to fit one more program of the objective at degree 5 on sm_80.)
-WIDENING_ROWS = 128
-# Up to this degree of moments a thread holds 16 samples (8 with weights) at a time; 4 above it, or sm_100 spills from
-# degree 13 on.
-LARGEST_LOW_DEGREE = 10
-# Center, scale and shift that a kernel is given where there is no domain; it does not look at them.
+REGISTERS = 65536  # of a multiprocessor on NVIDIA GPUs
+REGISTERS_PER_THREAD = 255  # at most, on NVIDIA GPUs
+# Center, scale and shift for a kernel without a domain. The kernel does not use them.
 IDENTITY = (0.0, 1.0, 0.0)
+
+# The largest degree of `descent`. The Hessian of a lane lies in its registers, 2 for each of (d + 1)(d + 2) / 2
+# numbers. At degree 6 the rule with three memory vectors takes 254 of 255 registers; at 7 it spills 60.
+LARGEST_DESCENT_DEGREE = 6
+# The largest degrees of `resident` in float32 and float64. Above them the sums, the coefficients and the memory of a
+# rule fill the registers. `make codegen-full` compiles both.
+LARGEST_RESIDENT_DEGREE, LARGEST_WIDE_RESIDENT_DEGREE = 20, 15
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The numbers that decide how launches are cut. They change no result beyond its rounding.
+
+    Registers and spills are those of compiled code with Triton 3.7.1 (kernels/README.md). No number is measured on a
+    GPU yet.
+
+    Attributes:
+        rows: the most rows of a tile, one per thread. To be measured.
+        widening_rows: the same for moments and where float64 is computed from narrower operands. A number takes 2
+            registers there, and small programs waste fewer: they fill a multiprocessor to within 4 warps. With 256 rows
+            ptxas spills 2 registers of the objective at degree 5 on sm_80, to fit one more program.
+        programs_per_processor: programs of a long series for each multiprocessor. 8 programs of 256 threads are the
+            2048 threads of a multiprocessor, which fit where a thread takes 32 registers. To be measured in 2..8.
+        longest_run: the most tiles that one program adds up in float32. The sum of a thread is then at most 64 sums of
+            4 samples, for any number of samples; all sums above it are float64. The error is at most 28 half ulps
+            (tests/kernels/test_digits.py). 128 is to be measured.
+        largest_grid: programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 threads exceed.
+            CUDA would take 2^31 - 1 programs.
+        shared_buffer: the most values of the per-sample gradient of an operand that all series share. The buffer holds
+            the gradients of some series at a time, which are then summed over the series. 2^26 values of float32 are
+            256 MiB. To be measured.
+        low_degree: up to this degree of moments a thread holds `moments_samples`, above it `moments_samples_above`.
+            With 8 samples above degree 10, sm_100 spills from degree 13 on.
+        moments_samples: samples that a thread holds in moments, without weights and with them. All are loaded before
+            the first is used, and each sum over them is converted to float64 once. 8 with weights: the third operand
+            gives half as much time more, and 16 samples would take 128 registers instead of 96 at degree 5 on sm_90. To
+            be measured.
+        moments_samples_above: the same above `low_degree`.
+        moments_programs: programs of moments for each multiprocessor, up to degree 7 and above. They are whole waves of
+            the programs that fit at once: 4 of at most 128 registers a thread (degree 7 on sm_90), 3 of at most 168
+            (degree 10), or 2. More programs would cost time, because the last one reads the sums of all. To be
+            measured.
+        resident_columns: the numbers of samples that a thread of resident may hold. There is a kernel for each, so that
+            few columns are masked.
+        resident_warps: pairs of the warps of a resident program and the most samples that its threads hold. The first
+            pair that fits is taken. One warp needs no barrier. 4 warps are one for each scheduler of a multiprocessor:
+            more would only add shuffles to the reduction of an epoch. To be measured: 8 warps at 2000 samples, and
+            where one warp should end.
+    """
+
+    rows: int = 256
+    widening_rows: int = 128
+    programs_per_processor: int = 8
+    longest_run: int = 64
+    largest_grid: int = 1 << 23
+    shared_buffer: int = 1 << 26
+    low_degree: int = 10
+    moments_samples: tuple[int, int] = (16, 8)
+    moments_samples_above: tuple[int, int] = (4, 4)
+    moments_programs: tuple[int, int] = (4, 6)
+    resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
+    resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
+
+
+DEFAULT = Policy()
+_policy: ContextVar[Policy] = ContextVar("polyfit_launch_policy", default=DEFAULT)
+
+
+def current() -> Policy:
+    """The policy in force."""
+    return _policy.get()
+
+
+@contextlib.contextmanager
+def using(policy: Policy) -> Iterator[None]:
+    """Cut launches by another policy."""
+    token = _policy.set(policy)
+    try:
+        yield
+    finally:
+        _policy.reset(token)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+# --- one pass over the data ---
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """How a kernel is cut.
+    """How a kernel with one pass over the data is cut.
 
     Attributes:
         rows: rows of a tile, one per thread.
         columns: contiguous samples that a thread loads at once.
-        num_warps: of a program.
-        programs: per series; program p takes tiles p, p + programs, ...
-        groups: how many times a thread loads for one tile.
+        num_warps: warps of a program.
+        programs: programs of a series. Program p takes the tiles p, p + programs, ...
+        groups: loads of a thread for one tile.
     """
 
     rows: int
@@ -49,39 +140,40 @@ class LaunchConfig:
         return self.groups * self.rows * self.columns
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-def _next_power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
 def choose(
     n_samples: int,
     n_series: int,
     itemsize: int,
     n_processors: int,
-    warp_size: int = 32,
+    warp_size: int = NVIDIA_WARP,
     n_sums: int = 1,
     *,
     widens: bool = False,
+    policy: Policy = DEFAULT,
 ) -> LaunchConfig:
-    """The cut for n_samples of each of n_series, of elements of itemsize bytes.
+    """The cut of objective, evaluate and its backward pass.
 
-    `widens` is whether float64 is computed from narrower elements.
+    A short series gets one tile of its size. A long one gets whole waves of programs, as many as keep
+    `Policy.longest_run`. A series with more sums than `sums.store_totals` can pass between programs gets one program.
 
-    Short series get a tile of their size. Long ones get whole waves of programs, as many as keep `LONGEST_RUN`; one
-    program where there are more sums than `sums.store_totals` can hand over.
+    Args:
+        n_samples: samples of a series.
+        n_series: series of the launch.
+        itemsize: bytes of an element.
+        n_processors: multiprocessors of the device.
+        warp_size: threads of a warp.
+        n_sums: sums over samples that a series has.
+        widens: whether float64 is computed from narrower elements.
+        policy: the numbers to cut by.
     """
     columns = LOAD_BYTES // itemsize
-    largest = WIDENING_ROWS if widens else LARGEST_ROWS
+    largest = policy.widening_rows if widens else policy.rows
     rows = min(largest, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
-    # gfx942 loses its wide loads with a wave for each 32 rows; with one for each 64 it keeps them.
+    # A warp for each 64 rows on gfx942: with one for each 32, the loads are narrower than 128 bits.
     num_warps = max(1, rows // warp_size)
     tiles = _ceil_div(n_samples, rows * columns)
-    wave = max(1, n_processors * PROGRAMS_PER_PROCESSOR // max(n_series, 1))
-    waves = max(1, _ceil_div(_ceil_div(tiles, LONGEST_RUN), wave))
+    wave = max(1, n_processors * policy.programs_per_processor // max(n_series, 1))
+    waves = max(1, _ceil_div(_ceil_div(tiles, policy.longest_run), wave))
     programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
     return LaunchConfig(rows, columns, num_warps, programs)
 
@@ -95,50 +187,39 @@ def choose_moments(
     degree: int,
     *,
     weighted: bool,
+    policy: Policy = DEFAULT,
 ) -> LaunchConfig:
-    """The cut of moments. Their sums are float64, so that a program may take any number of tiles.
+    """The cut of moments, whose sums are float64: a program may take any number of tiles.
 
-    A thread holds 16 samples at a time, all loaded before it computes: the more, the fewer sums are converted to
-    float64. With weights it holds 8, since they leave half as much time more, and a third load takes registers.
-    float64 is not converted, and a number takes 2 registers: a quarter.
-
-    There are as many programs as a multiprocessor holds at once, or whole waves of them: 4 of at most 128 registers a
-    thread (degree 7 on sm_90), 3 of at most 168 (degree 10) or 2. No more, as the last program reads the sums of all.
+    A thread holds `Policy.moments_samples`. A quarter of them if they are float64: these are not converted, and each
+    takes 2 registers. There are `Policy.moments_programs` for each multiprocessor.
     """
-    held = 4 if degree > LARGEST_LOW_DEGREE else 8 if weighted else 16
+    held = (policy.moments_samples_above if degree > policy.low_degree else policy.moments_samples)[weighted]
     held = max(2, held // 4) if itemsize == 8 else held
     columns = min(held, LOAD_BYTES // itemsize)
-    rows = min(WIDENING_ROWS, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
+    rows = min(policy.widening_rows, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     groups = held // columns if n_samples >= held * rows else 1
     tiles = _ceil_div(n_samples, groups * rows * columns)
-    per_processor = 4 if degree <= 7 else 6
+    per_processor = policy.moments_programs[degree > 7]
     wave = max(1, n_processors * per_processor // max(n_series, 1))
     programs = 1 if warp_size > NVIDIA_WARP and 3 * degree + 3 > warp_size else max(1, min(tiles, wave))
     return LaunchConfig(rows, columns, rows // warp_size, programs, groups)
 
 
-def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool) -> int:
-    """Series that one launch takes: what the grid can count and, with `shared`, what the buffer holds.
+def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool, policy: Policy = DEFAULT) -> int:
+    """Series of one launch: as many as the grid takes and, with `shared`, as the buffer holds.
 
     `shared` is whether a per-sample gradient of an operand that series share is wanted.
     """
-    # `choose` gives a series at most as many programs, and besides not more than fill the device once.
-    programs = max(1, _ceil_div(n_samples, LONGEST_RUN * LARGEST_ROWS * (LOAD_BYTES // itemsize)))
-    most = LARGEST_GRID // programs
+    # `choose` gives a series at most so many programs, unless all programs together fill the device only once.
+    programs = max(1, _ceil_div(n_samples, policy.longest_run * policy.rows * (LOAD_BYTES // itemsize)))
+    most = policy.largest_grid // programs
     if shared:
-        most = min(most, SHARED_BUFFER // max(n_samples, 1))
+        most = min(most, policy.shared_buffer // max(n_samples, 1))
     return max(1, min(n_series, most))
 
 
 # --- loops over epochs ---
-
-REGISTERS = 65536  # of a multiprocessor of NVIDIA's
-
-# Samples of a thread: a kernel for each of these, so that few columns have to be masked.
-_COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16)
-# Of 4 warps each multiprocessor scheduler has one: more would only add shuffles, which a multiprocessor makes for one
-# warp at a time, to the reduction of an epoch.
-_MOST_COLUMNS = {1: 8, 4: 16, 8: 16, 16: 16}  # by warps
 
 
 @dataclass(frozen=True)
@@ -146,12 +227,13 @@ class ResidentConfig:
     """How a program that keeps its data in registers is cut.
 
     Attributes:
-        rows: threads.
-        columns: samples that each of them holds.
-        full_columns: of these columns, so many are samples all over.
-        num_warps: of the program.
-        registers: that a thread may take, or None for the compiler's choice. (Left to itself ptxas spilled 8 registers
-            of a loss with logarithms to get from 168 to 128, where one program is all that a multiprocessor has.)
+        rows: threads of the program.
+        columns: samples that each thread holds.
+        full_columns: the first columns, which hold a sample in every row.
+        num_warps: warps of the program.
+        registers: the most registers of a thread, or None for the choice of the compiler. Left to itself, ptxas spilled
+            8 registers of a loss with logarithms to get from 168 to 128, although a multiprocessor has one program
+            only.
     """
 
     rows: int
@@ -161,23 +243,32 @@ class ResidentConfig:
     registers: int | None
 
 
-def choose_resident(n_samples: int, warp_size: int = 32) -> ResidentConfig:
-    """The cut of a program for n_samples: one warp, which needs no barrier, for the shortest series."""
-    num_warps = next(warps for warps, most in _MOST_COLUMNS.items() if n_samples <= most * warps * warp_size)
+def choose_resident(n_samples: int, warp_size: int = NVIDIA_WARP, *, policy: Policy = DEFAULT) -> ResidentConfig:
+    """The cut of a resident program for n_samples.
+
+    Raises:
+        ValueError: no program holds so many samples; `largest_resident` tells how many one holds.
+    """
+    fitting = [warps for warps, most in policy.resident_warps if n_samples <= most * warps * warp_size]
+    if not fitting:
+        most = max(most * warps * warp_size for warps, most in policy.resident_warps)
+        raise ValueError(f"a resident program holds at most {most} samples and got {n_samples}")
+    num_warps = fitting[0]
     rows = num_warps * warp_size
     needed = _ceil_div(max(n_samples, 1), rows)
-    place = next(i for i, columns in enumerate(_COLUMNS) if columns >= needed)
-    full = _COLUMNS[place - 1] if place else 0
-    is_several = num_warps > 1 and warp_size == NVIDIA_WARP
-    registers = min(255, REGISTERS // rows) if is_several else None
-    return ResidentConfig(rows, _COLUMNS[place], full, num_warps, registers)
+    columns = min(size for size in policy.resident_columns if size >= needed)
+    full = max((size for size in policy.resident_columns if size < needed), default=0)
+    is_limited = num_warps > 1 and warp_size == NVIDIA_WARP
+    registers = min(REGISTERS_PER_THREAD, REGISTERS // rows) if is_limited else None
+    return ResidentConfig(rows, columns, full, num_warps, registers)
 
 
 def largest_resident(degree: int, itemsize: int, *, weighted: bool) -> int:
-    """The most samples of a series that a program holds in its registers; 0 where it can hold none.
+    """The most samples of a series that a resident program holds in its registers; 0 above the largest degree.
 
-    Beside its samples a thread holds a sum and a coefficient for each degree, and what a rule remembers of it: of 512
-    threads each has 128 registers, of 256 or fewer 255. In float64 each of them takes two.
+    Beside its samples a thread holds a sum, a coefficient and the memory of a rule for each degree. Each of 512 threads
+    has 128 registers, each of 256 threads or fewer has 255. In float64 a number takes two. `make codegen-full` compiles
+    the longest series and checks what they spill.
     """
     is_wide = itemsize == 8
     if degree > (LARGEST_WIDE_RESIDENT_DEGREE if is_wide else LARGEST_RESIDENT_DEGREE):
@@ -187,28 +278,19 @@ def largest_resident(degree: int, itemsize: int, *, weighted: bool) -> int:
     return most // 2 if weighted else most
 
 
-# Above it, sums, coefficients and the state of a rule fill the registers; the second is that of float64.
-LARGEST_RESIDENT_DEGREE, LARGEST_WIDE_RESIDENT_DEGREE = 20, 15
-
-
 @dataclass(frozen=True)
 class DescentConfig:
-    """How descent on quadratics is cut: a lane a series.
+    """How descent on quadratics is cut: a lane for each series.
 
     Attributes:
         block: series of a program.
-        num_warps: of it.
+        num_warps: warps of a program.
     """
 
     block: int
     num_warps: int
 
 
-def choose_descent(n_series: int, warp_size: int = 32) -> DescentConfig:
-    """One warp a program: lanes need nothing of one another, and few series spread over many multiprocessors."""
+def choose_descent(n_series: int, warp_size: int = NVIDIA_WARP) -> DescentConfig:
+    """One warp for each program: lanes share nothing, and few series spread over many multiprocessors."""
     return DescentConfig(min(warp_size, _next_power_of_2(max(n_series, 1))), 1)
-
-
-# The Hessian of a lane lies in its registers, 2 for each of (d + 1)(d + 2) / 2 numbers. At degree 6 a rule that
-# remembers three vectors takes 254 of 255; from 7 on it would spill.
-LARGEST_DESCENT_DEGREE = 6

@@ -1,9 +1,9 @@
 """Pointwise losses inside a kernel: value and derivatives to the prediction p and the target y.
 
-Specialised at compile time by the name of the loss; its parameter is a scalar of the dtype that computes. Exponentials
-are taken of negative numbers only, so that nothing overflows for large residuals and logits, and log(1 + u) by Kahan's
-formula, which keeps the digits of a small u (W. Kahan; see Higham, Accuracy and Stability of Numerical Algorithms,
-1.14.1).
+Specialised at compile time by the name of the loss. The parameter of the loss is a scalar of the dtype that computes.
+Exponentials are computed of negative numbers only, so that large residuals and logits do not overflow. (The exponential
+rate of Poisson's loss is the exception.) log(1 + u) is computed by Kahan's formula, which keeps the digits of a small u
+(W. Kahan; see Higham, Accuracy and Stability of Numerical Algorithms, 1.14.1).
 """
 
 import triton
@@ -28,7 +28,7 @@ def _one_minus_exp(x):
 
 @triton.jit
 def _sign(r):
-    """The sign of r: zero at zero, NaN where r is."""
+    """The sign of r: zero at zero, NaN where r is NaN."""
     return tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, r))
 
 
@@ -61,7 +61,7 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
         # log(cosh r) = log1p(sinh(r)^2) / 2 near zero, where the other form cancels; 4 sinh^2 = (1 - e)^2 / e.
         near = 0.5 * _log1p(tl.where(size < 0.5, 0.25 * half * half / tl.where(size < 0.5, e, 1.0), 0.0))
         value = tl.where(size < 0.5, near, size + _log1p(e) - 0.6931471805599453)
-        # A NaN comes from half; through the sign as well it would cost registers.
+        # `half` passes a NaN on. If `sign` passed it on too, that would cost registers.
         sign = tl.where(r > 0.0, 1.0, tl.where(r < 0.0, -1.0, 0.0)).to(r.dtype)
         slope = sign * half * (1.0 / (1.0 + e))
         to_y = -slope
@@ -75,14 +75,14 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
         positive, negative = tl.maximum(p, 0.0) + log, tl.maximum(-p, 0.0) + log  # softplus of p and of -p
         value = (1.0 - y) * positive + parameter * y * negative
         near = 1.0 / (1.0 + e)
-        far = e * near  # the smaller of sigmoid(p) and sigmoid(-p), which neither cancels
+        far = e * near  # the smaller of sigmoid(p) and sigmoid(-p), without cancellation
         is_positive = p >= 0.0
         slope = (1.0 - y) * tl.where(is_positive, near, far) - parameter * y * tl.where(is_positive, far, near)
         to_y = (parameter - 1.0) * negative - p
     elif LOSS == "cauchy":
         inverse = 1.0 / parameter
         ratio = r * inverse
-        is_far = tl.abs(ratio) > 1e15  # whose square may overflow
+        is_far = tl.abs(ratio) > 1e15  # its square may overflow
         square = tl.where(is_far, 0.0, ratio * ratio)
         log = tl.where(is_far, 2.0 * tl.log(tl.where(is_far, tl.abs(ratio), 1.0)), _log1p(square))
         value = 0.5 * parameter * parameter * log
@@ -93,7 +93,8 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
             LOSS == "poisson_nll"
             or LOSS == "poisson_nll_log"
             or LOSS == "poisson_nll_full"
-            or LOSS == "poisson_nll_log_full"
+            or LOSS == "poisson_nll_log_full",
+            "LOSS is not the name of a loss",
         )
         if LOSS == "poisson_nll_log" or LOSS == "poisson_nll_log_full":
             rate = tl.exp(p)

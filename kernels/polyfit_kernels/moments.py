@@ -1,40 +1,41 @@
-"""Moments of the data: all that a least squares fit needs to know of them, in one pass.
+"""Moments of the data, from which a least-squares fit is solved, in one pass.
 
-With t_n the window's image of x, v_n = y_n - offset and Chebyshev's polynomials T_k::
+With t_n the image of x in the window, v_n = y_n - offset and Chebyshev's polynomials T_k::
 
     squares  = sum_n w_n v_n^2
     with_y_k = sum_n w_n v_n T_k(t_n),    k = 0 .. d
     of_x_k   = sum_n w_n T_k(t_n),        k = 0 .. 2 d
 
-for each series. By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2 (Abramowitz and Stegun 22.7.24) of_x holds every entry of the
-Gram matrix, and by the same rule the pass itself needs no T_k beyond k = d::
+for each series. By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2 (Abramowitz and Stegun 22.7.24), of_x gives every entry of the
+Gram matrix. By the same rule the pass itself needs no T_k beyond k = d::
 
     of_x_{2k}   = 2 sum_n w_n T_k(t_n)^2           - of_x_0
     of_x_{2k+1} = 2 sum_n w_n T_k(t_n) T_{k+1}(t_n) - of_x_1
 
-which saves d of 5 d instructions a sample without weights, and half of a recurrence, which roundings grow along.
+This saves d of 5 d instructions a sample without weights. It also halves the recurrence, along which roundings grow.
 
-Terms are computed in float32 (float64 for float64), sums are float64. What turns one into the other is dear: a
-multiprocessor of NVIDIA's converts 16 numbers a clock where it multiplies and adds 128. So a thread first adds up, for
-each sum, the terms of all samples that it holds, and converts the result (`launch.choose_moments` says how many).
+Terms are computed in float32 (float64 for float64), sums are float64. The conversion is slow: a multiprocessor of an
+NVIDIA H100 converts 16 numbers a clock, but multiplies and adds 128. So a thread first adds up, for each sum, the terms
+of all samples that it holds, and then converts the result once (`launch.choose_moments` says how many it holds).
 
-Two numbers: in float32, 8 bytes a sample are read (12 with weights) for 4 d + 3 float32 instructions (5 d + 5), and 2
-more with a domain.
+Two numbers: in float32 the pass reads 8 bytes a sample (12 with weights) and takes 4 d + 3 float32 instructions
+(5 d + 5), and 2 more with a domain.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, partials, sums
+from polyfit_kernels import bases, launch, partials, sums, tiles
 from polyfit_kernels.operands import compute_dtypes, parts, processors_and_warp, rows, strides
 
 
 @triton.jit
 def _joined(tiles):
-    """Tiles [ROWS, COLUMNS] as one, [ROWS, all columns]: a row stays in its thread, in no order of the columns.
+    """Tiles [ROWS, COLUMNS] as one, [ROWS, all columns]: a row stays in its thread; the order of columns is not kept.
 
-    (Three dimensions, permuted and reshaped, come to the same in Triton 3.7; 3.6 then sums across threads.)
+    (One tile of three dimensions, permuted and reshaped, gives the same code in Triton 3.7. In 3.6 its sums go across
+    threads.)
     """
     for _ in tl.static_range(3):  # at most 8
         if len(tiles) > 1:
@@ -50,24 +51,21 @@ def _joined(tiles):
 def _load(ptr, start, offsets, stride, n_samples, GROUPS: tl.constexpr, MASKED: tl.constexpr, COMPUTE: tl.constexpr):
     """The samples of a tile from `start` on, [ROWS, GROUPS * COLUMNS]: one load for each group."""
     GROUP: tl.constexpr = offsets.shape[0] * offsets.shape[1]
-    tiles = ()
+    loads = ()
     for group in tl.static_range(GROUPS):
         first = start + group * GROUP
-        if MASKED:
-            tile = tl.load(ptr + first * stride + offsets * stride, mask=first + offsets < n_samples, other=0.0)
-        else:
-            tile = tl.load(ptr + first * stride + offsets * stride)
-        tiles += (tile.to(COMPUTE),)
-    return _joined(tiles)
+        mask = first + offsets < n_samples if MASKED else None
+        loads += (tiles.load(ptr, first, offsets, stride, mask, MASKED, COMPUTE),)
+    return _joined(loads)
 
 
 @triton.jit
 def _inside(start, offsets, n_samples, GROUPS: tl.constexpr):
-    """Where `_load` finds samples."""
-    tiles = ()
+    """Whether each element that `_load` gives is a sample of the series."""
+    masks = ()
     for group in tl.static_range(GROUPS):
-        tiles += (start + group * (offsets.shape[0] * offsets.shape[1]) + offsets < n_samples,)
-    return _joined(tiles)
+        masks += (start + group * (offsets.shape[0] * offsets.shape[1]) + offsets < n_samples,)
+    return _joined(masks)
 
 
 @triton.jit
@@ -99,8 +97,8 @@ def _add_tile(
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One tile's part in all sums; the sum of the weights stays as it is where there are none."""
-    # What the mask takes away gets weight zero, and as the tile is taken once, that is its only cost.
+    """Add one tile to all sums. Without weights, the sum of the weights (of_x_0) is not changed."""
+    # A masked element gets weight zero. A program takes one masked tile at most, so the product costs little.
     IS_WEIGHTED: tl.constexpr = HAS_WEIGHT or MASKED
     x = _load(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, MASKED, COMPUTE)
     y = _load(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, MASKED, COMPUTE)
@@ -109,14 +107,14 @@ def _add_tile(
         weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, MASKED, COMPUTE)
     if MASKED:
         inside = _inside(start, offsets, n_samples, GROUPS)
-        # Far outside of the window T_k may overflow, and zero times infinity is not zero.
+        # Far outside the window T_k may overflow, and zero times infinity is NaN.
         t = tl.where(inside, t, 0.0)
         if not HAS_WEIGHT:
             weight = inside.to(COMPUTE)
     weighted_v = v
     if IS_WEIGHTED:
         weighted_v = v * weight
-    FIRST: tl.constexpr = DEGREE + 2  # of of_x
+    FIRST: tl.constexpr = DEGREE + 2  # index of of_x_0
     squares = accumulators[0] + _sum(weighted_v * v)
     with_y = (accumulators[1] + _sum(weighted_v),)
     of_x = (accumulators[FIRST],)
@@ -146,9 +144,9 @@ def _add_tile(
 def _from_products(
     accumulators, n_samples, is_first, DEGREE: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr
 ):
-    """The accumulators with sums of T_k in place of those of products, by 2 T_i T_j = T_{i+j} + T_{|i-j|}.
+    """Turn the sums of products into sums of T_k, by 2 T_i T_j = T_{i+j} + T_{|i-j|}.
 
-    Without weights of_x_0 is the number of samples: one thread of the first program adds it.
+    Without weights, of_x_0 is the number of samples: one thread of the first program adds it.
     """
     FIRST: tl.constexpr = DEGREE + 2
     out = ()
@@ -199,9 +197,7 @@ def _moments_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     COUNT: tl.constexpr = 3 * DEGREE + 3
     TILE: tl.constexpr = GROUPS * ROWS * COLUMNS
     x_ptr += row * stride_xs
@@ -209,10 +205,10 @@ def _moments_kernel(
     if HAS_WEIGHT:
         weight_ptr += row * stride_ws
     c, s, h, o = bases.scalars((center, scale, shift, offset), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    offsets = tiles.offsets(ROWS, COLUMNS)
     total = sums.zeros(COUNT, ROWS, tl.float64)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, full * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
             c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, True, COMPUTE,
@@ -245,14 +241,14 @@ def moments(
         x: (S or 1, N); one row is shared by all series.
         y: (S or 1, N).
         weight: (S or 1, N) or None.
-        degree: of the fit, d.
+        degree: degree d of the fit.
         mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
-        offset: what y is taken relative to. It is rounded to the dtype that computes, in which v = y - offset is
-            computed too.
+        offset: the number that is subtracted from y. It is rounded to the dtype that computes, and v = y - offset is
+            computed in that dtype. polyfit passes none (kernels/README.md says why the argument stands).
 
     Returns:
-        squares (S,), with_y (S, d + 1) and of_x (S, 2 d + 1), all in float64, S being the most rows of an operand.
-        Where there are no weights, of_x[:, 0] is the number of samples.
+        squares (S,), with_y (S, d + 1) and of_x (S, 2 d + 1), all in float64. S is the largest number of rows
+        of an operand. Without weights, of_x[:, 0] is the number of samples.
     """
     counts = {operand.shape[0] for operand in (x, y, weight) if operand is not None}
     n_series = 0 if 0 in counts else max(counts)
@@ -265,8 +261,15 @@ def moments(
 def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
     """Write the sums of these series to totals (S, 3 degree + 3)."""
     (n_series, count), n_samples = totals.shape, x.shape[1]
-    device = processors_and_warp(x.device)
-    config = launch.choose_moments(n_samples, n_series, x.element_size(), *device, degree, weighted=weight is not None)
+    config = launch.choose_moments(
+        n_samples,
+        n_series,
+        x.element_size(),
+        *processors_and_warp(x.device),
+        degree,
+        weighted=weight is not None,
+        policy=launch.current(),
+    )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _moments_kernel[n_series * config.programs,](
         x, y, weight, totals, partial, tickets,

@@ -1,6 +1,6 @@
 """Loss and gradients of a polynomial in one pass over the data.
 
-With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise loss l::
+With p_n = sum_k coef[k] P_k(t_n), t the image of x in the window, and the pointwise loss l::
 
     value       = sum_n w_n l(p_n, y_n)
     grad_coef_k = sum_n u w_n l'(p_n, y_n) P_k(t_n)
@@ -8,23 +8,20 @@ With p_n = sum_k coef[k] P_k(t_n), t the window's image of x, and the pointwise 
     grad_y_n    = u w_n dl/dy(p_n, y_n)
     grad_w_n    = u l(p_n, y_n)
 
-for each series, u being the upstream factor of the series and l' the derivative to p.
+for each series. u is the upstream factor of the series, l' the derivative of l to p.
 
-Two numbers: x and y are read once, 8 bytes a sample in float32, and 3 d + 3.5 instructions are spent on it. On a card
-that gives 10 or more float32 instructions a byte, the pass is then bound by memory up to d ~ 16.
+Two numbers: the pass reads x and y once, 8 bytes a sample in float32, and takes 3 d + 3.5 instructions a sample. On a
+GPU with 10 or more float32 instructions a byte, memory then limits the pass up to d ~ 16.
 
-Each program adds up the tiles p, p + programs, ... of one series in registers; the last to finish adds the sums of all
-of them up, in a fixed order and in float64. Tiles that are full are loaded without a mask, which keeps 128-bit loads
-whatever the number of samples; what is left over is one masked tile, taken first by the program whose turn it would be.
-(A branch before the loop: a second loop behind it costs registers, 106 against 80 at degree 20 on sm_90, and a branch
-behind it breaks a pass of Triton 3.7, which asserts that what a loop gives is used once.)
+Each program adds up its tiles (`polyfit_kernels.tiles`) in registers. The last program of a series to finish adds up
+the sums of all of them, in a fixed order and in float64 (`polyfit_kernels.sums`).
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from polyfit_kernels import bases, launch, losses, partials, sums
+from polyfit_kernels import bases, launch, losses, partials, sums, tiles
 from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
@@ -61,16 +58,11 @@ def _add_tile(
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """One tile's part in all sums; writes its per-sample gradients."""
+    """Add one tile to all sums, and write its per-sample gradients."""
     index = start + offsets
-    if MASKED:
-        mask = index < n_samples
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn, mask=mask, other=0.0).to(COMPUTE)
-    else:
-        mask = None
-        x = tl.load(x_ptr + start * stride_xn + offsets * stride_xn).to(COMPUTE)
-        y = tl.load(y_ptr + start * stride_yn + offsets * stride_yn).to(COMPUTE)
+    mask = index < n_samples if MASKED else None
+    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
+    y = tiles.load(y_ptr, start, offsets, stride_yn, mask, MASKED, COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
         p, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
@@ -81,10 +73,7 @@ def _add_tile(
         value = tl.where(mask, value, 0.0)
         delta = tl.where(mask, delta, 0.0)
     if HAS_WEIGHT:
-        if MASKED:
-            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn, mask=mask, other=0.0).to(COMPUTE)
-        else:
-            weight = tl.load(weight_ptr + start * stride_wn + offsets * stride_wn).to(COMPUTE)
+        weight = tiles.load(weight_ptr, start, offsets, stride_wn, mask, MASKED, COMPUTE)
         head = (accumulators[0] + tl.sum(value * weight, axis=1), accumulators[1] + tl.sum(weight, axis=1))
         delta = delta * weight
         to_y = to_y * weight
@@ -115,7 +104,7 @@ def _objective_kernel(
     weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
     coef_ptr,  # (S, DEGREE + 1)
     upstream_ptr,  # (S,), or None without HAS_UPSTREAM
-    out_ptr,  # out (S, COUNT) float64: value, the weights' sum with HAS_WEIGHT, grad_coef with WANT_COEF
+    out_ptr,  # out (S, COUNT) float64: value, sum of the weights with HAS_WEIGHT, grad_coef with WANT_COEF
     partial_ptr,  # (S, programs, COUNT padded) float64 for the programs' sums, or None with ONE_PROGRAM
     ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
@@ -131,7 +120,7 @@ def _objective_kernel(
     stride_wn,
     stride_cs,
     stride_ck,
-    stride_gs,  # of the per-sample gradients; 0 for one series, of which the compiler then knows the alignment
+    stride_gs,  # of the per-sample gradients; 0 for one series: the compiler then knows that the row is aligned
     center: "fp64",  # noqa: F821 - Triton reads the annotation
     scale: "fp64",  # noqa: F821
     shift: "fp64",  # noqa: F821
@@ -153,9 +142,7 @@ def _objective_kernel(
     COLUMNS: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // programs
-    program = pid % programs
+    row, program = tiles.place(programs)
     TILE: tl.constexpr = ROWS * COLUMNS
     x_ptr += row * stride_xs
     y_ptr += row * stride_ys
@@ -172,10 +159,10 @@ def _objective_kernel(
     if HAS_UPSTREAM:
         upstream = tl.load(upstream_ptr + row).to(COMPUTE)
     c, s, h, loss_parameter = bases.scalars((center, scale, shift, parameter), COMPUTE)
-    offsets = (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+    offsets = tiles.offsets(ROWS, COLUMNS)
     total = sums.zeros(COUNT, ROWS, COMPUTE)
-    full = tl.full((), n_samples // TILE, tl.int64)
-    if (program == full % programs) & (full * TILE < n_samples):
+    full = tiles.full_tiles(n_samples, TILE)
+    if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, full * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
@@ -230,19 +217,19 @@ def objective(
         mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
         basis: its name.
         loss: the name of its variant, see `polyfit_kernels.losses.pointwise`.
-        parameter: of the loss.
+        parameter: the parameter of the loss.
         want_coef: whether the gradient to coef is wanted.
-        want_x: to x.
-        want_y: to y.
-        want_weight: to weight, which must be given then.
+        want_x: whether the gradient to x is wanted.
+        want_y: whether the gradient to y is wanted.
+        want_weight: whether the gradient to weight is wanted; weight must then be given.
         compute: the dtype that computes, float32 or float64; by default float64 for float64 and float32 for all others.
-            With float64 and narrower operands these are read as they are, coef may be float64, and all that follows,
-            terms, sums and per-sample gradients, is float64.
+            With float64 and narrower operands, the samples are read as they are, coef may be float64, and terms, sums
+            and per-sample gradients are float64.
 
     Returns:
         value (S,), the sum of the weights (S,) or None without weights, grad_coef (S, degree + 1), all in float64, then
-        grad_x, grad_y and grad_weight in the shapes of x, y and weight, in the dtype that computes; None for what was
-        not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
+        grad_x, grad_y and grad_weight in the shapes of x, y and weight, in the dtype that computes. None for a gradient
+        that is not wanted. Where x (or y, or weight) is shared, its gradient is summed over the series.
     """
     n_series, n_samples = coef.shape[0], x.shape[1]
     compute = compute or compute_dtypes(x.dtype)[0]
@@ -293,7 +280,7 @@ def _launch(
     grad_y,
     grad_weight,
 ) -> None:
-    """Write the sums of these series to totals (S, count), and per-sample gradients to where they are given."""
+    """Write the sums of these series to totals (S, count), and their per-sample gradients where a tensor is given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
     config = launch.choose(
@@ -303,6 +290,7 @@ def _launch(
         *processors_and_warp(x.device),
         n_sums=count,
         widens=compute == torch.float64 and x.dtype != torch.float64,
+        policy=launch.current(),
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[n_series * config.programs,](

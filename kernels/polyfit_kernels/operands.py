@@ -1,6 +1,6 @@
-"""What launchers need to know of tensors and of the device that holds them.
+"""The properties of tensors and of their device that launchers use.
 
-Operands are canonical: (S, N), or (1, N) where one row is shared by all S series; any strides.
+Operands are canonical: (S, N), or (1, N) where all S series share one row. Any strides.
 """
 
 import functools
@@ -14,7 +14,7 @@ from polyfit_kernels import launch
 
 @functools.cache
 def processors_and_warp(device: torch.device) -> tuple[int, int]:
-    """Multiprocessors of the device, threads in a warp; (2, 32) for CPU tensors, which only the interpreter takes."""
+    """Multiprocessors of the device and threads of a warp; (2, 32) for CPU tensors (the interpreter)."""
     if device.type == "cpu":
         return 2, 32
     properties = torch.cuda.get_device_properties(device)
@@ -27,14 +27,14 @@ def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def rows(operand: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-    """The rows of some series; a row that all share stays, and so does what has no other rows."""
+    """The rows of some series. An operand of one shared row, or of these rows only, is given back as it is."""
     if operand is None or operand.shape[0] in {1, part.stop - part.start}:
         return operand
     return operand[part]
 
 
 def strides(operand: torch.Tensor | None) -> tuple[int, int]:
-    """Strides over series and samples: 0 over the series that share one row, 0 and 0 for no operand."""
+    """Strides over series and samples: 0 over series that share one row; 0 and 0 for no operand."""
     if operand is None:
         return 0, 0
     return 0 if operand.shape[0] == 1 else operand.stride(0), operand.stride(1)
@@ -43,14 +43,14 @@ def strides(operand: torch.Tensor | None) -> tuple[int, int]:
 class PerSample:
     """The per-sample gradient of one operand.
 
-    Kernels write it a row per series. Where the series share the operand, these rows go to a buffer, some series at a
-    time, and are added up, to zero where there are no series; elsewhere they go straight to their place.
+    Kernels write one row for each series. If the series share the operand, the rows of some series at a time go to a
+    buffer, and their sum is added to the result, which is zero without series. Otherwise the rows go to the result.
 
     Args:
-        operand: (S or 1, N), or None where nothing is wanted.
+        operand: (S or 1, N), or None.
         n_series: S.
-        dtype: of the gradient.
-        wanted: whether it is wanted at all.
+        dtype: dtype of the gradient.
+        wanted: whether the gradient is wanted.
     """
 
     def __init__(self, operand: torch.Tensor | None, n_series: int, dtype: torch.dtype, wanted: bool) -> None:
@@ -63,22 +63,22 @@ class PerSample:
         self._buffer: torch.Tensor | None = None
 
     def target(self, part: slice, n_series: int) -> torch.Tensor | None:
-        """Where the kernel writes for the n_series of `part`; None where nothing is wanted."""
+        """The tensor that the kernel writes for the n_series of `part`; None if the gradient is not wanted."""
         if self.is_shared and self.result is not None:
             self._buffer = self.result.new_empty(n_series, self.result.shape[1])
             return self._buffer
         return rows(self.result, part)
 
     def collect(self) -> None:
-        """Add up what the kernel wrote for a shared operand."""
+        """Add the sum of the buffer to the result, for a shared operand."""
         if self._buffer is not None and self.result is not None:
             self.result += self._buffer.sum(0, keepdim=True)
             self._buffer = None
 
 
 def parts(n_series: int, n_samples: int, itemsize: int, *gradients: PerSample) -> Iterator[slice]:
-    """The series of each launch: all at once, as far as the grid and a buffer for shared gradients go."""
+    """The series of each launch: as many as the grid and the buffer for shared gradients hold."""
     is_shared = any(gradient.is_shared for gradient in gradients)
-    step = launch.series_per_launch(n_series, n_samples, itemsize, shared=is_shared)
+    step = launch.series_per_launch(n_series, n_samples, itemsize, shared=is_shared, policy=launch.current())
     for first in range(0, n_series, step):
         yield slice(first, min(first + step, n_series))

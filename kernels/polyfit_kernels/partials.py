@@ -1,25 +1,26 @@
-"""What the programs of one series leave in memory for the last of them, so that one launch gives the totals.
+"""Memory through which the programs of a series pass their sums to the last of them: one launch gives the totals.
 
-Each program stores its sums and draws a ticket; the one that draws the last adds all of them up, always in the same
-order, and puts the tickets back (`polyfit_kernels.sums.store_totals` is the device's side of this). Between launches
-all tickets are therefore zero, and no launch begins by clearing memory.
+A ticket is a counter of a series. Each program stores its sums and draws a ticket. The program that draws the last one
+adds up all sums, always in the same order, and sets the counter back to zero (`polyfit_kernels.sums.store_totals` is
+the part of this on the device). So all tickets are zero between launches, and no launch clears memory first.
 
-Whose tickets, and when that could go wrong:
+Which launches share tickets, and why that is safe:
 
-- **Several streams.** Launches of one stream run one after another, those of two streams may run side by side: each
-  (device, stream) has tickets of its own. They are allocated and zeroed on that stream, so that the zeroing precedes
-  their first use; a buffer that became too small is freed to that stream, behind the launches that still use it.
+- **Several streams.** Launches of one stream run one after another. Launches of two streams may run at the same time,
+  so each (device, stream) has its own tickets. They are allocated and zeroed on that stream: the zeroing precedes their
+  first use. A buffer that became too small is freed to that stream, after the launches that still use it.
 - **Several threads.** Two threads that launch on one stream share its tickets, and the stream orders their launches.
-  If both find the buffer missing, both make one and the later one is kept; either is zero and its own launch's.
-- **CUDA graphs.** A graph may be replayed on any stream, beside anything. A launch that is captured gets fresh tickets,
-  zeroed inside the graph and owned by its memory pool. They are never kept: what was only captured has not run.
+  If both find no buffer, both allocate one and the later one is kept. Each is zero and serves the launch of its thread.
+- **CUDA graphs.** A graph may be replayed on any stream, at the same time as other work. A captured launch gets fresh
+  tickets, zeroed inside the graph and owned by its memory pool. They are never kept: a captured launch has not run yet.
 - **Private memory pools.** While torch.compile warms a graph up, nothing is captured yet, but memory comes from the
-  pool of the graph to be, which later hands it to others whoever still holds it. Tickets from such a pool are not kept.
-- **Aborted launches.** A launch that is refused draws no ticket. One that has begun either ends, and puts its tickets
-  back, or fails with an error after which the process can use the device no more. An exception between the choice of
-  the tickets and the launch leaves them zero.
-- **Streams that end.** PyTorch's own live as long as the process. Whoever destroys a stream from elsewhere must let its
-  work end first: a new stream may get the same handle, and with it the same tickets.
+  pool of the future graph. That pool later gives the memory to others, even if it is still in use here. Tickets from
+  such a pool are not kept.
+- **Aborted launches.** A refused launch draws no ticket. A launch that has begun either ends, and sets its tickets
+  back, or fails with an error after which the process cannot use the device. An exception between the choice of the
+  tickets and the launch leaves them zero.
+- **Streams that end.** Streams of PyTorch live as long as the process. The owner of any other stream must let its work
+  end before it destroys the stream: a new stream may get the same handle, and with it the same tickets.
 """
 
 import torch
@@ -35,7 +36,7 @@ def allocate(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Memory for the sums of each program, (S, programs, count padded) float64, and a ticket a series, int32.
 
-    Neither is needed, and both are None, where a series has one program.
+    Both are None if a series has one program.
     """
     if programs == 1:
         return None, None
@@ -44,7 +45,7 @@ def allocate(
 
 
 def tickets(device: torch.device, n_series: int) -> torch.Tensor:
-    """At least n_series zeros that a launch on the current stream of the device may draw from."""
+    """At least n_series tickets, all zero, for a launch on the current stream of the device."""
     is_gpu = device.type == "cuda"
     if is_gpu and torch.cuda.is_current_stream_capturing():
         return torch.zeros(n_series, dtype=torch.int32, device=device)
@@ -53,13 +54,13 @@ def tickets(device: torch.device, n_series: int) -> torch.Tensor:
     if kept is not None and kept.numel() >= n_series:
         return kept
     fresh = torch.zeros(1 << (n_series - 1).bit_length(), dtype=torch.int32, device=device)
-    if not (is_gpu and _may_be_taken_back(fresh)):
+    if not (is_gpu and _may_be_reused(fresh)):
         _tickets[key] = fresh
     return fresh
 
 
-def _may_be_taken_back(tensor: torch.Tensor) -> bool:
-    """Whether a GPU tensor's memory is from a private pool, or from an allocator that does not tell."""
+def _may_be_reused(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's memory is from a private pool, or from an allocator that does not say which."""
     if torch.cuda.get_allocator_backend() != "native":
         return True
     address = tensor.data_ptr()

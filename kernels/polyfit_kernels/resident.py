@@ -1,15 +1,15 @@
-"""Descent on any loss in one launch: the data of a series stay in the registers of its program, epoch after epoch.
+"""Descent on any loss in one launch: the data of a series stay in the registers of its program for all epochs.
 
     c_{t+1} = rule(c_t, gradient of  scale sum_n w_n l(p(x_n), y_n)  at c_t)
 
-A program trains one series. A thread holds `COLUMNS` samples of it; an epoch is one evaluation of all of them, one
-reduction that all sums share, and the update, which every thread makes for itself.
+A program trains one series. A thread holds `COLUMNS` samples of it. An epoch is one evaluation of all samples, one
+joint reduction of all sums, and the update, which every thread computes for itself.
 
-Two numbers: nothing is read in an epoch but three numbers of the rule's table; 3 d + 2 instructions are spent on a
-sample. Beside them an epoch waits for its reduction: shuffles within a warp, and 3 barriers where there are several.
+Two numbers: an epoch reads only three numbers of the rule's table, and takes 3 d + 2 instructions a sample. It also
+waits for its reduction: shuffles within a warp, and 3 barriers if there are several warps.
 
-What is computed at an epoch depends on whether it is recorded, and so on whether it is a multiple of `record_every`,
-but not on where a run is cut into launches.
+The arithmetic of an epoch depends on whether the epoch is recorded (its number is a multiple of `record_every`). It
+does not depend on how a run is cut into launches.
 """
 
 import torch
@@ -24,9 +24,9 @@ from polyfit_kernels.operands import compute_dtypes, processors_and_warp, rows, 
 def _totals(parts, LEVELS: tl.constexpr):
     """The sums of 2**LEVELS tensors [ROWS], each in every thread: one reduction.
 
-    The tensors are joined into one, [ROWS, 2, 2, ...], whose last axes lie in the registers of a thread; so do those of
-    its sum over the rows, and taking that apart moves nothing. (Level by level: first all lefts, then all rights, which
-    brings the sums back into their order.)
+    The tensors are joined into one, [ROWS, 2, 2, ...]. Its last axes lie in the registers of a thread, before and after
+    the sum over the rows, so splitting the result moves no data. (At each level first all left parts, then all right
+    parts: this restores the order of the sums.)
     """
     for level in tl.static_range(LEVELS):
         joined = ()
@@ -49,7 +49,7 @@ def _totals(parts, LEVELS: tl.constexpr):
 def _pass(
     t,  # tuple of COLUMNS tensors [ROWS]
     y,
-    weight,  # likewise, or empty without HAS_WEIGHT
+    weight,  # like y, or empty without HAS_WEIGHT
     coef,  # tuple of scalars
     index,  # [ROWS], of the first column
     n_samples,
@@ -61,10 +61,10 @@ def _pass(
     HAS_WEIGHT: tl.constexpr,
     WANT_VALUE: tl.constexpr,
     COLUMNS: tl.constexpr,
-    FULL: tl.constexpr,  # columns that are samples all over
+    FULL: tl.constexpr,  # columns that hold a sample in every row
     LEVELS: tl.constexpr,
 ):
-    """The gradient as a tuple of scalars and, with WANT_VALUE, the loss behind it."""
+    """The gradient as a tuple of scalars, and with WANT_VALUE the loss as its last entry."""
     sums = ()
     for _ in tl.static_range(1 << LEVELS):
         sums += (tl.zeros_like(t[0]),)
@@ -113,8 +113,8 @@ def _resident_kernel(
     norms_ptr,  # out (R, S) float64
     path_ptr,  # out (R, S, DEGREE + 1), or None without WANT_PATH
     n_samples,  # N
-    n_series,  # from row to row of losses, norms and path
-    first,  # epochs made before
+    n_series,  # S, the row stride of losses, norms and path
+    first,  # epochs before this launch
     record_every,
     stride_xs,
     stride_xn,
@@ -135,7 +135,7 @@ def _resident_kernel(
     BASIS: tl.constexpr,
     LOSS: tl.constexpr,
     RULE: tl.constexpr,
-    MEMORY: tl.constexpr,  # numbers that the rule remembers
+    MEMORY: tl.constexpr,  # length of the rule's memory
     HAS_DOMAIN: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     HAS_LR_SCALE: tl.constexpr,
@@ -144,7 +144,7 @@ def _resident_kernel(
     COLUMNS: tl.constexpr,
     FULL: tl.constexpr,
     LEVELS: tl.constexpr,  # of the sums without the loss
-    LEVELS_RECORDED: tl.constexpr,  # and with it
+    LEVELS_RECORDED: tl.constexpr,  # of the sums with the loss
     COMPUTE: tl.constexpr,
 ):
     series = tl.program_id(0).to(tl.int64)
@@ -167,7 +167,7 @@ def _resident_kernel(
         place = (index + i * ROWS).to(tl.int64)
         mask = place < n_samples
         x = tl.load(x_ptr + place * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        # What is no sample is 0 in the window: times a delta of 0 it must not give NaN.
+        # A masked element is 0 in the window: P_k there is finite, and its product with a delta of 0 is 0.
         t += (tl.where(mask, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
         y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
         if HAS_WEIGHT:
@@ -183,7 +183,7 @@ def _resident_kernel(
     for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, last)
         for epoch in range(at, stop):
-            row = table_ptr + 3 * (epoch - begin)  # read ahead of the pass, which hides the latency
+            row = table_ptr + 3 * (epoch - begin)  # read before the pass, which hides the latency
             lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
             gradient = _pass(
                 t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
@@ -191,7 +191,7 @@ def _resident_kernel(
             )  # fmt: skip
             coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
         at = tl.maximum(at, stop)
-        # One round or none: the epoch that is recorded, unless it is the end.
+        # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, last)):
             row = table_ptr + 3 * (epoch - begin)
             lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
@@ -240,23 +240,23 @@ def resident(
     """Launch epochs of descent on canonical operands, any strides of x, y and weight.
 
     Args:
-        x: (S or 1, N); one row is shared by all series. N is at most what `launch.largest_resident` says.
+        x: (S or 1, N); one row is shared by all series. N is at most `launch.largest_resident`.
         y: (S or 1, N).
         weight: (S or 1, N) or None.
         coef: (S, degree + 1), contiguous, in the dtype that computes; changed.
-        state: what the rule remembers, (S, k, degree + 1), likewise; changed.
+        state: memory of the rule, (S, k, degree + 1), contiguous, in the dtype that computes; changed.
         mapping: center, scale and shift of t = (x - center) * scale + shift, or None for t = x.
         basis: its name.
         loss: the name of its variant, see `polyfit_kernels.losses.pointwise`.
-        parameter: of the loss.
+        parameter: the parameter of the loss.
         rule: the name of the update rule, see `polyfit_kernels.rules`.
-        constants: of the rule.
+        constants: the four constants of the rule.
         table: rate and factors (epochs, 3) float64 of the updates from number `first` on, counted from 0.
         lr_scale: factors of the rate (S,) float64, or None.
-        scale: what sums over samples are multiplied with to give the loss.
-        first: epochs made before.
-        last: epochs that each series will have made, (S,) int64; one that has no more to make stays as it is.
-        record_every: the loss is recorded at multiples of it, from `first` on and before `last`, ahead of the update.
+        scale: the factor that turns sums over samples into the loss.
+        first: epochs before this launch.
+        last: the number of the epoch before which each series ends, (S,) int64. A series that has ended stays as it is.
+        record_every: epochs at its multiples are recorded, from `first` on and before `last`, ahead of their update.
         losses: out (R, S) float64, the recorded losses.
         norms: out (R, S) float64, the Euclidean norms of their gradients.
         path: out (R, S, degree + 1) in the dtype that computes, the coefficients; or None.
@@ -265,10 +265,11 @@ def resident(
     wide, compute = compute_dtypes(x.dtype)
     table = table.to(wide)
     lr_scale = None if lr_scale is None else lr_scale.to(wide)
-    config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1])
+    policy = launch.current()
+    config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1], policy=policy)
     options = {} if config.registers is None else {"maxnreg": config.registers}
-    for start in range(0, n_series, launch.LARGEST_GRID):
-        part = slice(start, min(start + launch.LARGEST_GRID, n_series))
+    for start in range(0, n_series, policy.largest_grid):
+        part = slice(start, min(start + policy.largest_grid, n_series))
         count = part.stop - part.start
         x_rows, y_rows, weight_rows = rows(x, part), rows(y, part), rows(weight, part)
         _resident_kernel[count,](

@@ -1,10 +1,11 @@
-"""Update rules inside a kernel: those of torch.optim, to the letter.
+"""Update rules inside a kernel: the rules of torch.optim.
 
-An update takes three numbers from a table that the host has made: the learning rate, and two factors a and b which
-depend on the number of the update alone (momentum's shares, Adam's bias corrections). Coefficients, gradients and what
-a rule remembers are tuples with an entry for each coefficient: scalars, or tensors with a series for each element.
+An update reads three numbers from a table that the host computes: the learning rate, and two factors a and b. The
+factors depend on the number of the update only (shares of the momentum, bias corrections of Adam). Coefficients,
+gradients and the memory of a rule are tuples with one entry for each coefficient: a scalar, or a tensor with one
+element for each series.
 
-Of the four constants of a rule the first is the weight decay; the others are
+A rule has four constants. The first is the weight decay. The others are
 
     momentum, nesterov    the momentum
     adam, adamw           beta1, beta2, eps
@@ -14,7 +15,7 @@ Of the four constants of a rule the first is the weight decay; the others are
 import triton
 import triton.language as tl
 
-# Vectors of coefficients that a rule remembers.
+# Memory vectors of each rule: one has as many entries as there are coefficients.
 STATES = {
     "sgd": 0,
     "momentum": 1,
@@ -30,7 +31,7 @@ STATES = {
 
 @triton.jit
 def constants(decay, first, second, eps, COMPUTE: tl.constexpr):
-    """The four constants in the dtype that computes, and what the two in the middle leave to one, with its digits."""
+    """The four constants in the dtype that computes, and 1 - first and 1 - second, subtracted in float64."""
     return (
         tl.full((), decay, COMPUTE),
         tl.full((), first, COMPUTE),
@@ -47,18 +48,18 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
 
     Args:
         coef: tuple of p entries.
-        gradient: likewise.
-        state: `STATES[RULE]` times p entries, one vector of coefficients after the other.
+        gradient: tuple of p entries.
+        state: `STATES[RULE]` times p entries, one memory vector after the other.
         lr: learning rate.
         a: first factor.
         b: second factor.
-        constants: what `constants` gives.
+        constants: the tuple that `constants` gives.
         RULE: the name of the rule.
     """
     decay, first, second, eps, without_first, without_second = constants
     P: tl.constexpr = len(coef)
     new = ()
-    one = ()  # the vectors of the new state
+    one = ()  # the memory vectors of the new state
     two = ()
     three = ()
     for k in tl.static_range(P):
@@ -82,7 +83,14 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
                 step = g + first * kept
             c = c - lr * step
             one += (kept,)
-        else:
+        else:  # rmsprop in its four variants
+            tl.static_assert(
+                RULE == "rmsprop"
+                or RULE == "rmsprop_momentum"
+                or RULE == "rmsprop_centered"
+                or RULE == "rmsprop_centered_momentum",
+                "RULE is not the name of an update rule",
+            )
             square = first * state[k] + without_first * (g * g)
             one += (square,)
             if RULE == "rmsprop_centered" or RULE == "rmsprop_centered_momentum":
@@ -103,7 +111,7 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
 
 @triton.jit
 def load(ptr, COUNT: tl.constexpr):
-    """COUNT numbers, one after the other, as a tuple of scalars."""
+    """COUNT contiguous numbers as a tuple of scalars."""
     out = ()
     for i in tl.static_range(COUNT):
         out += (tl.load(ptr + i),)
@@ -112,6 +120,6 @@ def load(ptr, COUNT: tl.constexpr):
 
 @triton.jit
 def store(ptr, values, COUNT: tl.constexpr):
-    """The reverse."""
+    """Store a tuple of scalars as COUNT contiguous numbers."""
     for i in tl.static_range(COUNT):
         tl.store(ptr + i, values[i])

@@ -1,12 +1,12 @@
-"""Sums over samples: accumulators in a thread's registers, and one joint reduction of all of them at the end.
+"""Sums over samples: accumulators in the registers of a thread, and one joint reduction of all of them at the end.
 
-A tile is [ROWS, COLUMNS], the columns being what one thread loads at once. Adding a tile to an accumulator [ROWS] sums
-over the columns inside the thread: no shuffle and no barrier in the loop over the data.
+A tile is [ROWS, COLUMNS]. One thread loads the columns of a row at once. Adding a tile to an accumulator [ROWS] sums
+over the columns inside the thread: there is no shuffle and no barrier in the loop over the data.
 
-At the end the accumulators are joined into one tensor, so that a single reduction over the rows serves them all: 4
-barriers for any number of sums, where a reduction each would take 3 per sum. That reduction and all that follows runs
-in float64. Where a series has several programs, the last of them to finish adds up the sums of all: one launch gives
-the totals (`polyfit_kernels.partials` is the host's side of this).
+At the end the accumulators are joined into one tensor, and one reduction over the rows serves all of them. It takes 4
+barriers for any number of sums; a reduction for each sum would take 3 a sum. This reduction and all later sums are
+float64. If a series has several programs, the last one to finish adds up the sums of all, so one launch gives the
+totals (`polyfit_kernels.partials` is the part of this on the host).
 """
 
 import triton
@@ -16,12 +16,12 @@ from polyfit_kernels import bases
 
 
 def levels(count: int) -> int:
-    """Levels of pairwise joins that bring `count` accumulators into one tensor: LEVELS of `store_totals`."""
+    """Levels of pairwise joins that make one tensor of `count` accumulators: LEVELS of `store_totals`."""
     return (count - 1).bit_length()
 
 
 def width(count: int) -> int:
-    """Size of that tensor: `count` and what pads it."""
+    """Size of that tensor: `count` padded to a power of 2."""
     return 1 << levels(count)
 
 
@@ -36,7 +36,7 @@ def zeros(COUNT: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr):
 
 @triton.jit
 def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr, BASIS: tl.constexpr):
-    """Add delta * P_k(t), k = 0 .. DEGREE, to the accumulators from `first` on; those before it are kept."""
+    """Add delta * P_k(t), k = 0 .. DEGREE, to the accumulators from `first` on; those before `first` stay."""
     out = ()
     for i in tl.static_range(first):
         out += (sums[i],)
@@ -52,14 +52,14 @@ def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr, BASIS
 
 @triton.jit
 def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr):
-    """COUNT accumulators, each summed over its rows: one tensor of `width(COUNT)`, float64, zeros behind."""
+    """COUNT accumulators, each summed over its rows: one float64 tensor of `width(COUNT)`, padded with zeros."""
     padded = ()
     for i in tl.static_range(1 << LEVELS):
         if i < COUNT:
             padded += (sums[i].to(tl.float64),)
         else:
             padded += (tl.zeros((ROWS,), tl.float64),)
-    # Joining i with i + half at each level leaves the accumulators in their order when the new axes are flattened.
+    # Joining i with i + half at each level keeps the order of the accumulators when the new axes are flattened.
     for level in tl.static_range(LEVELS):
         joined = ()
         for i in tl.static_range(1 << (LEVELS - 1 - level)):
@@ -70,11 +70,11 @@ def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constex
 
 @triton.jit
 def _over_programs(partial_ptr, programs, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """The sums (programs, WIDTH) of one series, added up over the programs in an order that their number decides.
+    """Add up the sums (programs, WIDTH) of one series, in an order that depends on the number of programs only.
 
-    Read as one flat array in chunks of whole rows, so that a thread stays in its column and needs one accumulator. What
-    this costs is latency: a round's loads do not wait for one another. (ptxas makes one round of up to 4. Written out,
-    8 or 16 loads cost other parts of the kernel registers.)
+    The sums are read as one flat array in chunks of whole rows: a thread stays in its column and needs one accumulator.
+    The cost is latency, so the loads of a round do not wait for one another. (ptxas unrolls up to 4 rounds into one. If
+    8 or 16 loads are written out, other parts of the kernel lose registers.)
     """
     LOADS: tl.constexpr = 4
     CHUNK: tl.constexpr = ROWS if ROWS > WIDTH else WIDTH
@@ -94,22 +94,22 @@ def store_totals(
     partial_ptr,  # (programs, WIDTH) float64 of this series, or None with ONE_PROGRAM
     ticket_ptr,  # int32, zero before and after a launch; or None with ONE_PROGRAM
     sums,  # tuple of COUNT accumulators [ROWS]
-    program,  # which of the series' this is
+    program,  # number of this program in its series
     programs,
     COUNT: tl.constexpr,
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
     ONE_PROGRAM: tl.constexpr,
 ):
-    """Add up the sums of all programs of a series and store them, in the one that comes last.
+    """Store the sums of a program. The last program of a series adds up the sums of all and stores the totals.
 
-    Why the last one sees what the others stored: a program's threads store before the barrier; one of them draws the
-    ticket after it. That atomic releases, at the scope of the GPU, all that happened before, stores on the other side
-    of the barrier included. Each draw also acquires what the draws before it released, so the last comes after all of
-    them. Its result reaches the other threads of its program through a barrier again, and only then do they load. (By
-    the causality order of PTX's memory model, section 8 of its manual. On AMD's gfx942 the barrier does not wait for
-    stores, but up to 64 sums it is one wave, the first, that stores them, draws the ticket and waits for its own stores
-    before. For more than 64 sums `launch.choose` takes one program there.)
+    The last program sees the stores of the others for these reasons. The threads of a program store before the barrier,
+    and one of them draws the ticket after it. The atomic releases, at the scope of the GPU, everything before it,
+    including the stores before the barrier. Each draw also acquires what earlier draws released, so the last draw comes
+    after all of them. A second barrier passes its result to the other threads of the program, which load only then.
+    (Causality order of the memory model of PTX, section 8 of its manual. On gfx942 of AMD the barrier does not wait for
+    stores. Up to 64 sums, one wave stores them, waits for its stores and draws the ticket. For more than 64 sums
+    `launch.choose` takes one program there.)
     """
     WIDTH: tl.constexpr = 1 << LEVELS
     index = tl.arange(0, WIDTH)

@@ -40,27 +40,27 @@ class Quadratics(NamedTuple):
     hessian: Tensor
     reference: Tensor
     gradient: Tensor
-    base: Tensor
-    to_own: Tensor
-    own_hessian: Tensor
+    reference_loss: Tensor
+    to_internal: Tensor
+    internal_hessian: Tensor
     start: Tensor
 
     def losses(self, coef: Tensor) -> Tensor:
         """By the plain formula."""
         e = coef - self.reference
-        return self.base + (self.gradient * e).sum(1) + 0.5 * torch.einsum("sj,sjk,sk->s", e, self.hessian, e)
+        return self.reference_loss + (self.gradient * e).sum(1) + 0.5 * torch.einsum("sj,sjk,sk->s", e, self.hessian, e)
 
 
 def made(n_series: int, degree: int) -> Quadratics:
     """Random quadratics whose Hessians have eigenvalues up to about 2, away from their minima."""
     size = degree + 1
-    to_own = torch.eye(size, dtype=F64) + 0.3 * torch.randn(size, size, dtype=F64) / size**0.5
+    to_internal = torch.eye(size, dtype=F64) + 0.3 * torch.randn(size, size, dtype=F64) / size**0.5
     roots = torch.randn(n_series, size, size, dtype=F64) / size**0.5
-    own_hessian = 0.3 * (roots @ roots.mT + 0.1 * torch.eye(size, dtype=F64))
+    internal_hessian = 0.3 * (roots @ roots.mT + 0.1 * torch.eye(size, dtype=F64))
     numbers = partial(torch.randn, dtype=F64)
     return Quadratics(
-        to_own.mT @ own_hessian @ to_own, numbers(n_series, size), numbers(n_series, size), numbers(n_series), to_own,
-        own_hessian, numbers(n_series, size),
+        to_internal.mT @ internal_hessian @ to_internal, numbers(n_series, size), numbers(n_series, size),
+        numbers(n_series), to_internal, internal_hessian, numbers(n_series, size),
     )  # fmt: skip
 
 
@@ -178,11 +178,13 @@ def test_the_loss_near_the_minimum_keeps_its_digits():
     x = torch.linspace(10.0, 11.0, 50, dtype=F64)
     y = torch.sin(5 * x)
     given = of_data(x, y[None], None, torch.zeros(1, 4, dtype=F64), "power", None)
-    own = given.to_own @ given.reference[0]
-    given = given._replace(start=torch.linalg.solve(given.to_own, own + 1e-3 * torch.randn(4, dtype=F64))[None])
+    internal = given.to_internal @ given.reference[0]
+    given = given._replace(
+        start=torch.linalg.solve(given.to_internal, internal + 1e-3 * torch.randn(4, dtype=F64))[None]
+    )
     left = run(given, SGD(1e-9), 1)
     t = (x - x.mean()) / 0.5
-    moved = given.to_own @ (given.start - given.reference)[0]
+    moved = given.to_internal @ (given.start - given.reference)[0]
     waves = torch.stack([torch.cos(k * torch.arccos(t.clamp(-1, 1))) for k in range(4)], 1)
     best = torch.linalg.lstsq(waves, y).solution
     least = (waves @ best - y).square().mean()

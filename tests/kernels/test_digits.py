@@ -1,8 +1,8 @@
 """How many digits a float32 mean over 2^28 samples keeps: the kernel's order of additions, replayed on the CPU.
 
 Each of 256 rows of a program adds up its columns and then, tile after tile, these sums, in float32; everything above is
-float64. So whatever n is, a term passes through at most 3 + `LONGEST_RUN` - 1 roundings of float32, each relative to a
-partial sum of one thread.
+float64. So whatever n is, a term passes through at most 3 + `Policy.longest_run` - 1 roundings of float32, each
+relative to a partial sum of one thread.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def _sum_columns(tiles: np.ndarray) -> np.ndarray:
 def test_the_cut_is_the_one_described_here():
     assert (CONFIG.rows, CONFIG.columns) == (256, 4)
     assert TILES * CONFIG.tile == N_SAMPLES
-    assert -(-TILES // CONFIG.programs) <= launch.LONGEST_RUN
+    assert -(-TILES // CONFIG.programs) <= launch.DEFAULT.longest_run
 
 
 def test_random_terms():

@@ -194,23 +194,23 @@ def test_any_strides(n_samples):
         check_evaluate(strided, f"{first.__name__}, {second.__name__}")
 
 
-def test_shared_gradients_are_added_up_some_series_at_a_time(monkeypatch):
-    monkeypatch.setattr(launch, "SHARED_BUFFER", 2 * 200)
+def test_shared_gradients_are_added_up_some_series_at_a_time(set_policy):
+    set_policy(shared_buffer=2 * 200)
     problem = make_problem(200, 3, n_series=5, shared_y=True, weight=True, upstream=True)
     check_objective(problem, "parts of two series")
     check_evaluate(problem, "parts of two series")
 
 
 @pytest.fixture
-def few_programs(monkeypatch):
+def few_programs(set_policy):
     """Two programs a series, which several tiles are left to."""
-    monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 1)
+    set_policy(programs_per_processor=1)
 
 
 @pytest.mark.usefixtures("few_programs")
 def test_a_program_takes_several_tiles():
     problem = make_problem(9 * TILE + 5, 2, weight=True)
-    assert launch.choose(9 * TILE + 5, 1, 4, 2).programs == 2
+    assert launch.choose(9 * TILE + 5, 1, 4, 2, policy=launch.current()).programs == 2
     check_objective(problem, "two programs")
     check_evaluate(problem, "two programs")
 
@@ -238,12 +238,11 @@ def test_the_last_program_of_each_series_adds_up_and_puts_the_tickets_back(n_ser
         assert torch.equal(again, before)
 
 
-def test_more_programs_than_are_read_at_once(monkeypatch):
+def test_more_programs_than_are_read_at_once(set_policy):
     # 40 programs of 8 sums, in loads of 32: 4 programs a load, 16 a round, and half of the last round is masked.
-    monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 20)
-    monkeypatch.setattr(launch, "LARGEST_ROWS", 32)
+    set_policy(programs_per_processor=20, rows=32)
     problem = make_problem(39 * 128 + 3, 5)
-    assert launch.choose(39 * 128 + 3, 1, 4, 2).programs == 40
+    assert launch.choose(39 * 128 + 3, 1, 4, 2, policy=launch.current()).programs == 40
     value, _, grad_coef, *_ = objective(problem.x, problem.y, problem.coef, None, None, None, "power", "mse", 0.0)
     assert grad_coef is not None
     truth, eager = problem.to(torch.float64).objective(), problem.objective()
@@ -264,10 +263,10 @@ def test_tickets_grow_with_the_number_of_series(monkeypatch):
 
 
 @pytest.mark.parametrize("n_series", [0, 5])
-def test_series_that_no_single_grid_holds(monkeypatch, n_series):
-    monkeypatch.setattr(launch, "LARGEST_GRID", 2)
+def test_series_that_no_single_grid_holds(set_policy, n_series):
+    set_policy(largest_grid=2)
     problem = make_problem(130, 3, n_series=n_series, weight=True, upstream=True, shared_x=n_series == 0)
-    assert launch.series_per_launch(5, 130, 4, shared=False) == 2
+    assert launch.series_per_launch(5, 130, 4, shared=False, policy=launch.current()) == 2
     check_objective(problem, "launches of two series")
     check_evaluate(problem, "launches of two series")
 

@@ -1,11 +1,12 @@
 """Launch policy: what must hold for any sizes."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
-from polyfit_kernels import launch
+from polyfit_kernels import evaluate, launch, moments, objective, resident
 
 
 @given(
@@ -20,10 +21,10 @@ def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsi
     config = launch.choose(n_samples, n_series, itemsize, processors, warp, widens=widens)
     tiles = -(-n_samples // config.tile)
     assert 1 <= config.programs <= max(tiles, 1)
-    assert -(-tiles // config.programs) <= launch.LONGEST_RUN
+    assert -(-tiles // config.programs) <= launch.DEFAULT.longest_run
     assert config.columns * itemsize == launch.LOAD_BYTES
     assert config.rows & (config.rows - 1) == 0
-    assert config.rows <= launch.LARGEST_ROWS
+    assert config.rows <= launch.DEFAULT.rows
     assert config.num_warps >= 1
     # One row a thread where a warp has 32 lanes: adding up the columns then stays inside the thread.
     assert config.rows == config.num_warps * warp or (config.num_warps == 1 and config.rows <= warp)
@@ -46,11 +47,11 @@ def test_no_launch_has_more_programs_than_a_grid(n_samples, n_series, itemsize, 
         launch.choose_moments(n_samples, series, itemsize, processors, 32, degree, weighted=widens),
     ):
         programs = series * config.programs
-        assert programs < 3 * launch.LARGEST_GRID  # programs that widen are smaller, and up to twice as many
+        assert programs < 3 * launch.DEFAULT.largest_grid  # programs that widen are smaller, and up to twice as many
         # HIP's limit, and a fortiori CUDA's.
         assert programs * config.rows < 2**32
     if shared:
-        assert series == 1 or series * n_samples <= launch.SHARED_BUFFER
+        assert series == 1 or series * n_samples <= launch.DEFAULT.shared_buffer
 
 
 @given(
@@ -93,12 +94,12 @@ def test_what_a_thread_holds_of_moments():
 
 
 def test_ten_million_short_series_take_two_launches():
-    assert launch.series_per_launch(10**7, 30, 4, shared=False) == launch.LARGEST_GRID > 10**7 / 2
+    assert launch.series_per_launch(10**7, 30, 4, shared=False) == launch.DEFAULT.largest_grid > 10**7 / 2
 
 
 def test_a_large_series_fills_whole_waves():
     config = launch.choose(2**28, 1, 4, 132)
-    assert config.programs % (132 * launch.PROGRAMS_PER_PROCESSOR) == 0
+    assert config.programs % (132 * launch.DEFAULT.programs_per_processor) == 0
 
 
 def test_short_series_get_a_tile_of_their_size():
@@ -110,6 +111,74 @@ def test_more_sums_than_a_wave_of_amds_stores_stay_in_one_program():
     assert launch.choose(10**6, 1, 4, 304, 64, n_sums=64).programs > 1
     assert launch.choose(10**6, 1, 4, 304, 64, n_sums=65).programs == 1
     assert launch.choose(10**6, 1, 4, 132, 32, n_sums=65).programs > 1
+
+
+# --- policies ---
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """`recorded(module, kernel)`: a list with the grid and the constants of each launch, which does not happen."""
+
+    def replace(module, kernel):
+        launches = []
+
+        class Recorder:
+            def __getitem__(self, grid):
+                return lambda *_, **constants: launches.append((*grid, constants))
+
+        monkeypatch.setattr(module, kernel, Recorder())
+        return launches
+
+    return replace
+
+
+def test_every_launcher_is_cut_by_the_policy_in_force(recorded, set_policy):
+    x, coef = torch.zeros(2, 3000), torch.zeros(2, 3)
+    kernels = {
+        "_evaluate_kernel": (evaluate, lambda: evaluate.evaluate(x, coef, None, "power")),
+        "_evaluate_backward_kernel": (
+            evaluate,
+            lambda: evaluate.evaluate_backward(x, x, coef, None, "power", want_x=True, want_coef=True),
+        ),
+        "_objective_kernel": (
+            objective,
+            lambda: objective.objective(x, x, coef, None, None, None, "power", "mse", 0.0),
+        ),
+        "_moments_kernel": (moments, lambda: moments.moments(x, x, None, 2, None)),
+        "_resident_kernel": (resident, lambda: train(x, coef)),
+    }
+    launches = {name: (recorded(module, name), call) for name, (module, call) in kernels.items()}
+    for _, call in launches.values():
+        call()
+    assert {name: len(made) for name, (made, _) in launches.items()} == dict.fromkeys(launches, 1)
+    set_policy(rows=32, widening_rows=32, largest_grid=1, resident_warps=((32, 16),))
+    for made, call in launches.values():
+        made.clear()
+        call()
+        assert len(made) == 2  # a launch for each series
+        assert all(constants["ROWS"] == (1024 if "RULE" in constants else 32) for _, constants in made)
+
+
+def train(x: torch.Tensor, coef: torch.Tensor) -> None:
+    last, table, records = torch.ones(2, dtype=torch.int64), torch.zeros(1, 3), torch.zeros(1, 2)
+    resident.resident(
+        x, x, None, coef, coef[:, None, :0], None, "power", "mse", 0.0, "sgd", (0.0, 0.0, 0.0, 0.0), table, None, 1.0,
+        0, last, 1, records, records, None,
+    )  # fmt: skip
+
+
+def test_a_policy_is_in_force_inside_its_block_only():
+    other = launch.Policy(rows=64)
+    with launch.using(other):
+        assert launch.current() is other
+        with launch.using(launch.DEFAULT):
+            assert launch.current() is launch.DEFAULT
+        assert launch.current() is other
+    assert launch.current() is launch.DEFAULT
+    with pytest.raises(ZeroDivisionError), launch.using(other):
+        _ = 1 / 0
+    assert launch.current() is launch.DEFAULT
 
 
 # --- loops over epochs ---
@@ -173,7 +242,7 @@ def test_limits_of_a_resident_program(weighted):
 @pytest.mark.parametrize(("warp", "most"), [(32, 8192), (64, 16384)])
 def test_no_resident_program_is_cut_for_more_than_it_holds(warp, most):
     assert launch.choose_resident(most, warp).rows * launch.choose_resident(most, warp).columns == most
-    with pytest.raises(StopIteration):
+    with pytest.raises(ValueError, match=f"holds at most {most} samples and got {most + 1}"):
         launch.choose_resident(most + 1, warp)
 
 

@@ -95,10 +95,12 @@ def test_an_offset_keeps_the_digits_of_float64():
     check(x, y + 0.1, None, 2, MAPPING, 0.1)
 
 
-def test_sums_are_float64(monkeypatch):
+def test_sums_are_float64(set_policy):
     # All terms alike: in float32, 100 additions to one sum would lose up to 40 half ulps of it.
-    monkeypatch.setattr(launch, "choose_moments", lambda *_, **__: launch.LaunchConfig(32, 4, 1, 1, 2))
-    n_samples = 100 * 256
+    set_policy(widening_rows=32, moments_samples=(8, 8), moments_programs=(1, 1))
+    n_samples = 200 * 256  # 100 tiles for each of 2 programs
+    config = launch.choose_moments(n_samples, 1, 4, 2, 32, 1, weighted=False, policy=launch.current())
+    assert (config.tile, config.programs) == (256, 2)
     x, y = torch.full((1, 1), 0.3).expand(1, n_samples), torch.full((1, 1), 0.7).expand(1, n_samples)
     squares, with_y, of_x = moments(x, y, None, 1, None)
     t, v = float(x[0, 0]), float(y[0, 0])
@@ -129,8 +131,8 @@ def test_the_last_program_of_each_series_adds_up_and_puts_the_tickets_back():
 
 
 @pytest.mark.parametrize("n_series", [0, 5])
-def test_series_that_no_single_grid_holds(monkeypatch, n_series):
-    monkeypatch.setattr(launch, "LARGEST_GRID", 2)
+def test_series_that_no_single_grid_holds(set_policy, n_series):
+    set_policy(largest_grid=2)
     check(*make_data(130, 1, n_series, n_series), 3, MAPPING)
 
 

@@ -275,12 +275,12 @@ def test_a_path_is_written_only_where_it_is_wanted():
 
 
 @pytest.mark.parametrize("n_series", [0, 5])
-def test_series_that_no_single_grid_holds(monkeypatch, n_series):
+def test_series_that_no_single_grid_holds(set_policy, n_series):
     problem = make_problem(20, 1, n_series=n_series, shared_x=False, dtype=F64)
     options: dict[str, Any] = {"every": 2, "last": [5, 4, 3, 2, 5][:n_series], "lr_scale": [1.0, 0.9, 0.8, 0.7, 0.6]}
     options["lr_scale"] = options["lr_scale"][:n_series]
     at_once = run(problem, Adam(0.1), 5, **options)
-    monkeypatch.setattr(launch, "LARGEST_GRID", 2)
+    set_policy(largest_grid=2)
     for ours, expected in zip(run(problem, Adam(0.1), 5, **options), at_once, strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 

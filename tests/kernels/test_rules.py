@@ -1,0 +1,43 @@
+"""The update rules of the kernels and of `polyfit.optimizers`: the same names, the same number of memory vectors.
+
+That both compute the same is shown in test_resident_kernel.py and test_descent_kernel.py, against torch.optim.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from training_oracle import RULES
+
+pytest.importorskip("triton")
+from polyfit.optimizers import SGD, Adam, AdamW, RMSprop, Rule
+from polyfit_kernels import rules
+
+VARIANTS: list[Rule] = [
+    SGD(0.1),
+    SGD(0.1, weight_decay=0.1),
+    SGD(0.1, momentum=0.9),
+    SGD(0.1, momentum=0.9, dampening=0.5),
+    SGD(0.1, momentum=0.9, nesterov=True),
+    Adam(),
+    AdamW(),
+    *(
+        RMSprop(momentum=momentum, centered=centered)
+        for momentum, centered in itertools.product((0.0, 0.5), (False, True))
+    ),
+]
+
+
+@pytest.mark.parametrize("rule", [*VARIANTS, *(rule for rule, _ in RULES.values())], ids=repr)
+def test_a_kernel_remembers_as_many_vectors_as_the_rule(rule):
+    name, constants = rule.kernel
+    assert rules.STATES[name] == len(rule.start(np.zeros(3)))
+    assert len(constants) == 4
+
+
+def test_every_rule_of_the_kernels_is_reached():
+    assert {rule.kernel[0] for rule in VARIANTS} == set(rules.STATES)
+    # The tests of the kernels train with each of them.
+    assert {rule.kernel[0] for rule, _ in RULES.values()} == set(rules.STATES)

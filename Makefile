@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 # A worker for each core, 4 at most: each takes about a gigabyte. One that has no more tests takes some of another's.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+# Workers have threads of their own, as many as cores: those that wait must not spin, or they keep others from working.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: setup demo test lint format reference matrix interpreter codegen codegen-full ceilings wheel bench gpu clean
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,6 @@ from polyfit.io.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from polyfit.least_squares.result import Fit, Selection
 
 
 # The most samples that a picture shows. At 130 dots an inch it is about 1000 pixels wide: five samples a pixel column.
@@ -84,8 +84,27 @@ def training_figure(
     return figure
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A fitted curve.
+
+    Attributes:
+        values: of the curve, a function of x.
+        interval: lower and upper confidence bounds, a function of x and the level.
+        domain: the range of x to draw.
+        label: of the curve.
+        title: of the picture.
+    """
+
+    values: Callable[[Tensor], Tensor]
+    interval: Callable[[Tensor, float], tuple[Tensor, Tensor]]
+    domain: tuple[float, float]
+    label: str
+    title: str
+
+
 def fit_figure(
-    fit: Fit,
+    curve: Curve,
     x: Tensor | None,
     y: Tensor | None,
     level: float = 0.95,
@@ -100,13 +119,13 @@ def fit_figure(
     if (x is None) != (y is None):
         raise ValueError("only one of x and y is given; pass both to show the data, or neither")
     figure = Figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
-    lo, hi = fit.estimate.domain
+    lo, hi = curve.domain
     if x is None or y is None:
         upper, lower = figure.subplots(), None
     else:
         x, y = (values.detach().cpu().double() for values in (x, y))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        residuals = y - fit(x)
+        residuals = y - curve.values(x)
         step = sample_step(x.shape[0])
         style = {"color": "0.55", "markersize": 3, "zorder": 1}
         upper.plot(x[::step].numpy(), y[::step].numpy(), ".", label="data", **style)
@@ -115,8 +134,8 @@ def fit_figure(
         lower.set_ylabel("residual")
         lower.grid(alpha=0.3)
     grid = torch.linspace(lo, hi, _CURVE_POINTS, dtype=torch.float64)
-    below, above = fit.interval(grid, level)
-    upper.plot(grid.numpy(), fit(grid).numpy(), color="tab:blue", linewidth=1.8, label=f"degree {fit.degree}")
+    below, above = curve.interval(grid, level)
+    upper.plot(grid.numpy(), curve.values(grid).numpy(), color="tab:blue", linewidth=1.8, label=curve.label)
     if bool(below.isfinite().any()):
         label = f"{100 * level:g} % confidence"
         upper.fill_between(grid.numpy(), below.numpy(), above.numpy(), color="tab:blue", alpha=0.25, lw=0, label=label)
@@ -128,26 +147,33 @@ def fit_figure(
         lowest.margins(x=0)
     upper.grid(alpha=0.3)
     upper.legend()
-    upper.set_title(f"$R^2$ = {fit.r_squared:.5g}, residual std {fit.residual_std:.4g}", fontsize="medium")
+    upper.set_title(curve.title, fontsize="medium")
     return figure
 
 
-def selection_figure(selection: Selection) -> Figure:
-    """The criterion for each degree; see `polyfit.least_squares.result.Selection.plot`."""
+def selection_figure(
+    degrees: Sequence[int], values: Sequence[float], degree: int, label: str, *, is_log: bool
+) -> Figure:
+    """The criterion for each degree; see `polyfit.least_squares.result.Selection.plot`.
+
+    Args:
+        degrees: the degrees.
+        values: the criterion of each.
+        degree: the degree that was chosen.
+        label: the name of the criterion.
+        is_log: whether its axis is logarithmic.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(selection.degrees, selection.values, "o-", color="tab:blue", markersize=5)
-    chosen = selection.values[selection.degrees.index(selection.degree)]
-    axes.plot([selection.degree], [chosen], "o", color="tab:red", markersize=9, label=f"degree {selection.degree}")
-    if selection.criterion == "cv":
-        axes.set_ylabel(f"mean squared error, {selection.folds} folds")
-        if min(selection.values) > 0.0:
-            axes.set_yscale("log")
-    else:
-        axes.set_ylabel(selection.criterion.upper().replace("AICC", "AICc"))
+    axes.plot(degrees, values, "o-", color="tab:blue", markersize=5)
+    chosen = values[degrees.index(degree)]
+    axes.plot([degree], [chosen], "o", color="tab:red", markersize=9, label=f"degree {degree}")
+    axes.set_ylabel(label)
+    if is_log:
+        axes.set_yscale("log")
     axes.set_xlabel("degree")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, which="both")

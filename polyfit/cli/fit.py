@@ -23,7 +23,7 @@ from polyfit.cli.output import (
 )
 from polyfit.io.tables import Table, read_columns
 from polyfit.least_squares.fit import fit
-from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.result import Fit, FitWarning, curve_of
 from polyfit.least_squares.selection import CRITERIA, select_degree
 
 
@@ -70,7 +70,9 @@ def fit_command(
     if save is not None:
         write(save, "fit", found.save)
     if out is not None:
-        figure = plotting.fit_figure(found, x_values, y_values, x_label=x, y_label=y, x_is_days=table.x.is_date)
+        figure = plotting.fit_figure(
+            curve_of(found), x_values, y_values, x_label=x, y_label=y, x_is_days=table.x.is_date
+        )
         write(out, "picture", lambda path: plotting.save_figure(figure, path))
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,32 +20,25 @@ from polyfit.io.files import replacing
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate
 
-if TYPE_CHECKING:
-    from polyfit.least_squares.result import Fit
-
 _FORMAT, _VERSION = "polyfit.Fit", 1
 
 
-def write(fit: Fit, path: str | os.PathLike[str]) -> None:
-    """Write a fit; see `Fit.save`."""
-    estimate = fit.estimate
+# The attributes of a fit that a file holds: numbers, texts and tuples, two tensors and the estimate.
+_PLAIN = (
+    "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver", "precision"
+)  # fmt: skip
+ATTRIBUTES = ("basis", "domain", "coef", "std_err", *_PLAIN, "fixed", "estimate")
+
+
+def write(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the `ATTRIBUTES` of a fit; see `Fit.save`."""
+    estimate: Estimate = attributes["estimate"]
     document = {
         "format": _FORMAT,
         "version": _VERSION,
-        "basis": fit.basis,
-        "domain": fit.domain,
-        "coef": fit.coef.tolist(),
-        "std_err": fit.std_err.tolist(),
-        "n_samples": fit.n_samples,
-        "rss": fit.rss,
-        "r_squared": fit.r_squared,
-        "degrees_of_freedom": fit.degrees_of_freedom,
-        "rank": fit.rank,
-        "condition": fit.condition,
-        "status": fit.status,
-        "solver": fit.solver,
-        "precision": fit.precision,
-        "fixed": fit.fixed,
+        **attributes,
+        "coef": attributes["coef"].tolist(),
+        "std_err": attributes["std_err"].tolist(),
         "estimate": {
             "high": estimate.high.tolist(),
             "low": estimate.low.tolist(),
@@ -98,11 +92,8 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
     if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
         raise ValueError("its lists of coefficients differ in length")
     domain = document["domain"]
-    as_they_are = (
-        "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver", "precision"
-    )  # fmt: skip
     return {
-        **{name: document[name] for name in as_they_are},
+        **{name: document[name] for name in _PLAIN},
         "coef": torch.from_numpy(array(document["coef"])),
         "basis": bases.resolve(document["basis"]).name,
         "domain": None if domain is None else bases.interval(domain),

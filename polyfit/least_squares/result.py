@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit import bases
+from polyfit import bases, plotting
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.least_squares import document
@@ -53,9 +53,10 @@ class Selection:
 
     def plot(self) -> Figure:
         """Plot the criterion against the degree and mark the chosen degree; needs matplotlib."""
-        from polyfit.plotting import selection_figure
-
-        return selection_figure(self)
+        is_cv = self.criterion == "cv"
+        name = f"mean squared error, {self.folds} folds" if is_cv else self.criterion.upper().replace("AICC", "AICc")
+        is_log = is_cv and min(self.values) > 0.0
+        return plotting.selection_figure(self.degrees, self.values, self.degree, name, is_log=is_log)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -261,15 +262,13 @@ class Fit:
         Returns:
             A matplotlib Figure; `figure.savefig("fit.png")` writes it.
         """
-        from polyfit.plotting import fit_figure
-
-        return fit_figure(self, x, y, level)
+        return plotting.fit_figure(curve_of(self), x, y, level)
 
     # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fit to a JSON file. Numbers keep their bits. The file is written whole or not at all."""
-        document.write(self, path)
+        document.write({name: getattr(self, name) for name in document.ATTRIBUTES}, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Fit:
@@ -286,3 +285,9 @@ def _as_tensor(x: Any) -> Tensor:
     if isinstance(x, Tensor) and x.is_floating_point():
         return x
     return torch.as_tensor(x, dtype=torch.float64)
+
+
+def curve_of(fit: Fit) -> plotting.Curve:
+    """The curve of a fit, as a picture shows it."""
+    title = f"$R^2$ = {fit.r_squared:.5g}, residual std {fit.residual_std:.4g}"
+    return plotting.Curve(fit, fit.interval, fit.estimate.domain, f"degree {fit.degree}", title)

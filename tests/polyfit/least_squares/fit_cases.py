@@ -20,7 +20,7 @@ PRECISIONS = ["double", "extended"]
 
 
 def quiet(*args: Any, **options: Any) -> Fit:
-    """A fit whose warnings are of no interest."""
+    """A fit without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         return polyfit.fit(*args, **options)

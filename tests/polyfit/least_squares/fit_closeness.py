@@ -15,31 +15,31 @@ from polyfit import Fit
 
 
 def row_sums(fit: Fit) -> list[float]:
-    """By how much an error of all coefficients on the range of the data may come through to those of the fit."""
-    own = exact.in_powers("chebyshev", fit.estimate.domain, fit.degree)
-    matrix = exact.solve(exact.in_powers(fit.basis, fit.domain, fit.degree), own)
+    """The factor by which errors of the internal coefficients may grow in each coefficient of the fit."""
+    internal = exact.in_powers("chebyshev", fit.estimate.domain, fit.degree)
+    matrix = exact.solve(exact.in_powers(fit.basis, fit.domain, fit.degree), internal)
     return [float(sum(map(abs, row), Fraction(0))) for row in matrix]
 
 
 def design(fit: Fit, x: Tensor) -> np.ndarray:
-    """Chebyshev polynomials on the range of the data, at arguments that were rounded once."""
+    """Chebyshev polynomials on the internal domain, (N, degree + 1); t is rounded once."""
     lo, hi = map(Fraction, fit.estimate.domain)
     t = [float((2 * Fraction(value) - lo - hi) / (hi - lo)) for value in x.tolist()]
     return chebyshev.chebvander(t, fit.degree)
 
 
 def allowed_error(fit: Fit, truth: exact.ExactFit, x: Tensor, y: Tensor, weight: Tensor | None) -> float:
-    """Of coefficients on the range of the data.
+    """The error that internal coefficients may have.
 
-    "extended": refinement ends where a correction is below 2**-70 of the largest coefficient, give or take a factor for
-    what it leaves. What fixed coefficients leave free are directions in float64, and there a multiplier of the size of
-    the residuals stands against their rounding. "double": residuals are off by some (degree + 2) roundings of the
-    largest of y and of the terms of the polynomial. With kappa the condition of the columns, each divided by its
-    length, that changes coefficients by kappa times as much, and rounding the moments of residuals r by kappa**2 times
-    eps r (Björck 1996, 1.4.3).
+    "extended": refinement ends where the next correction is expected below 2**-70 of the largest coefficient; a
+    correction by QR may leave up to 2**-66. With fixed coefficients, the free directions are rounded to float64, and
+    residuals come through by that rounding. "double": residuals have an error of about degree + 2 roundings of the
+    largest of y and of the terms of the polynomial. With kappa the condition of the scaled columns, coefficients
+    change by kappa times as much, and by kappa**2 eps r for the rounding of the moments of residuals r (Björck 1996,
+    1.4.3).
     """
-    own = truth.to("chebyshev", fit.estimate.domain)
-    largest = float(max(map(abs, own.coef)))
+    internal = truth.to("chebyshev", fit.estimate.domain)
+    largest = float(max(map(abs, internal.coef)))
     w = np.ones(len(x)) if weight is None else weight.double().numpy()
     lengths = np.sqrt(w @ design(fit, x) ** 2)
     growth = 8.0 * (fit.degree + 2) * EPS * fit.condition * math.sqrt(w.sum()) / lengths.min()
@@ -50,7 +50,7 @@ def allowed_error(fit: Fit, truth: exact.ExactFit, x: Tensor, y: Tensor, weight:
 
 
 def error_of_rss(fit: Fit, truth: exact.ExactFit, x: Tensor, weight: Tensor | None, tolerance: float) -> float:
-    """That of a sum of n squares, of residuals that are off by as much as coefficients may be."""
+    """The error that rss may have: rounding of a sum of n squares, and residuals changed by `tolerance`."""
     total_weight = float(len(x)) if weight is None else float(weight.double().sum())
     off = tolerance * (fit.degree + 1) * math.sqrt(total_weight)
     rss = float(truth.rss)
@@ -60,7 +60,7 @@ def error_of_rss(fit: Fit, truth: exact.ExactFit, x: Tensor, weight: Tensor | No
 def assert_exact(
     fit: Fit, truth: exact.ExactFit, x: Tensor, y: Tensor, weight: Tensor | None = None, variance: float | None = None
 ) -> None:
-    """Coefficients, residuals, covariance and standard errors are those of the data, but for roundings."""
+    """Coefficients, residuals, covariance and standard errors are exact but for roundings."""
     tolerance, sums = allowed_error(fit, truth, x, y, weight), row_sums(fit)
     for k, (ours, value) in enumerate(zip(fit.coef.tolist(), truth.coef, strict=True)):
         off = float(abs(Fraction(ours) - value))
@@ -73,8 +73,8 @@ def assert_exact(
     digits = 32.0 * (fit.degree + 1) * EPS * fit.condition ** (1 if fit.solver == "qr" else 2)
     expected = float(truth.variance) if variance is None else variance
     error = rss_error / float(truth.freedom) if variance is None else 0.0
-    own = truth.to("chebyshev", fit.estimate.domain)
-    largest = max(math.sqrt(row[k]) for k, row in enumerate(own.cofactors))
+    internal = truth.to("chebyshev", fit.estimate.domain)
+    largest = max(math.sqrt(row[k]) for k, row in enumerate(internal.cofactors))
     scale = [largest * value for value in sums]  # before anything cancels in the change of basis
     of_std = digits * math.sqrt(expected) + math.sqrt(expected + error) - math.sqrt(expected)
     covariance = truth.covariance(None if variance is None else Fraction(variance))
@@ -85,7 +85,7 @@ def assert_exact(
 
 
 def assert_r_squared(fit: Fit, truth: exact.ExactFit, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
-    """R^2 is one less a quotient of two sums of n squares, whatever the condition of the fit."""
+    """R^2 is one less a quotient of two sums of n squares, so that the condition does not matter."""
     if truth.r_squared is None:
         assert math.isnan(fit.r_squared)
         return

@@ -106,7 +106,7 @@ def test_ridge_of_long_data_with_a_fixed_coefficient():
         assert fit.rss == pytest.approx(float(truth.rss), rel=1e-12)
 
 
-def test_ridge_determines_what_the_data_leave_open():
+def test_ridge_determines_all_coefficients():
     x, y = torch.tensor([1.0, 2.0] * 5, dtype=F64), noise(10)
     fit = polyfit.fit(x, y, 3, ridge=0.5)
     truth = exact.fit(x, y, 3, basis="chebyshev", domain=(1.0, 2.0), ridge=0.5)

@@ -83,7 +83,7 @@ def test_conversion_of_fixed_coefficients():
     assert float(back.std_err[0]) <= 1e-13 * float(back.std_err[1])
 
 
-def test_conversion_of_what_is_open():
+def test_conversion_of_undetermined_coefficients():
     fit = deficient()
     other = fit.in_basis("power", (0.0, 4.0))
     # t = (x - 2)/2: values at t = -1/2, 0 and 1/2 tell the constant and the quadratic; T_3 holds t and t**3.
@@ -94,7 +94,7 @@ def test_conversion_of_what_is_open():
     for k in (0, 2):
         assert float(other.coef[k]) == pytest.approx(float(truth.coef[k]), rel=1e-13)
         assert float(other.std_err[k]) == pytest.approx(float(truth.std_err()[k]), rel=1e-12)
-    # Of powers of x itself all are open but for none: (x - 1)(x - 2)(x - 3) has no coefficient that is zero.
+    # All coefficients of powers of x are undetermined: (x - 1)(x - 2)(x - 3) has no coefficient that is zero.
     plain = fit.in_basis("power")
     assert plain.std_err.isnan().all()
     assert plain.covariance.isnan().all()

@@ -59,8 +59,8 @@ def test_absolute_sigma_knows_errors_without_degrees_of_freedom():
 # --- what the data do not determine ---
 
 
-def least_coefficients(x: Tensor, y: Tensor, degree: int, domain: tuple[float, float]) -> list[Fraction]:
-    """Of all fits the one with the least Chebyshev coefficients, for fewer different x than coefficients."""
+def minimum_norm(x: Tensor, y: Tensor, degree: int, domain: tuple[float, float]) -> list[Fraction]:
+    """The minimum-norm solution in Chebyshev coefficients, for fewer different x than coefficients."""
     places = sorted(set(x.tolist()))
     means = [
         sum((Fraction(b) for a, b in zip(x.tolist(), y.tolist(), strict=True) if a == place), Fraction(0))
@@ -85,9 +85,9 @@ def test_rank_deficient(n_places, degree, few, precision, set_sizes):
     assert caught[0].filename == __file__
     assert (fit.status, fit.rank) == ("rank_deficient", n_places)
     assert fit.degrees_of_freedom == 30 - n_places
-    expected = least_coefficients(x, y, degree, fit.estimate.domain)
+    expected = minimum_norm(x, y, degree, fit.estimate.domain)
     size = float(max(map(abs, expected)))
-    # As for a condition of what is determined, which is small here.
+    # The condition of the determined part is small here.
     np.testing.assert_allclose(fit.coef.numpy(), [float(v) for v in expected], rtol=0, atol=1e-12 * size)
     # rss and values at the samples are those of the fit that the data determine.
     plain = exact.fit(x, y, n_places - 1)
@@ -102,7 +102,7 @@ def test_rank_deficient(n_places, degree, few, precision, set_sizes):
     assert fit.predict(torch.tensor([0.3, 100.0]).double(), return_std=True)[1].isnan().all()
 
 
-def test_standard_errors_of_what_is_open_are_nan_and_others_known():
+def test_standard_errors_of_undetermined_coefficients_are_nan():
     # At t = -1, 0, 1: T_1 = T_3, and T_0 and T_2 are told apart.
     x, y = torch.tensor([1.0, 2.0, 3.0] * 4, dtype=F64), noise(12)
     fit = quiet(x, y, 3)

@@ -261,7 +261,7 @@ def test_a_run_that_leaves_the_finite_numbers_says_at_which_epoch(engine, epochs
 def test_shares_that_are_none_are_refused():
     x = torch.linspace(-1, 1, 50, dtype=F64)
     result = polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.1), epochs=3)
-    with pytest.raises(ValueError, match=r"share=1\.5 is no share"):
+    with pytest.raises(ValueError, match=r"share=1\.5 is not a share"):
         result.epochs_to(1.5)
 
 

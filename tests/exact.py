@@ -16,12 +16,13 @@ from oracle import NUMPY_CLASSES, TO_POWER
 from torch import Tensor
 
 Domain = Sequence[float] | None
+Numbers = Tensor | np.ndarray | Sequence[float]
 Rows = list[list[Fraction]]
 
 
-def fractions(values: Tensor | Sequence[float]) -> list[Fraction]:
+def fractions(values: Numbers) -> list[Fraction]:
     """The numbers as they are stored."""
-    return [Fraction(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+    return [Fraction(value) for value in (values if isinstance(values, Sequence) else values.tolist())]
 
 
 def digits(actual: float, exact: Fraction) -> float:
@@ -180,11 +181,11 @@ def power_sums(x: Any, y: Any, weight: Any, degree: int) -> tuple[list[Fraction]
 
 
 def fit(
-    x: Tensor | Sequence[float],
-    y: Tensor | Sequence[float],
+    x: Numbers,
+    y: Numbers,
     degree: int,
     *,
-    weight: Tensor | Sequence[float] | None = None,
+    weight: Numbers | None = None,
     basis: str = "power",
     domain: Domain = None,
     fixed: Mapping[int, float] | None = None,

@@ -5,28 +5,19 @@ That both compute the same is shown in test_resident_kernel.py and test_descent_
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from training_oracle import RULES
 
 pytest.importorskip("triton")
-from polyfit.optimizers import SGD, Adam, AdamW, RMSprop, Rule
+from polyfit.optimizers import SGD, Rule, kernel_variants
 from polyfit_kernels import rules
 
+# Every variant of the registry, and rules whose options are not variants.
 VARIANTS: list[Rule] = [
-    SGD(0.1),
+    *kernel_variants().values(),
     SGD(0.1, weight_decay=0.1),
-    SGD(0.1, momentum=0.9),
     SGD(0.1, momentum=0.9, dampening=0.5),
-    SGD(0.1, momentum=0.9, nesterov=True),
-    Adam(),
-    AdamW(),
-    *(
-        RMSprop(momentum=momentum, centered=centered)
-        for momentum, centered in itertools.product((0.0, 0.5), (False, True))
-    ),
 ]
 
 

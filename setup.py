@@ -9,11 +9,12 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "polyfit/__init__.py").read_text("utf-8"), re.M)
 assert VERSION is not None
 
-CLI = ["typer>=0.15", "rich>=13", "matplotlib>=3.8", "scipy>=1.11"]
+# The lowest versions with which the reference tests were run, all of them in one environment.
+CLI = ["typer>=0.20", "rich>=13", "matplotlib>=3.8", "scipy>=1.11"]
 TENSORBOARD = ["tensorboard>=2.16", "matplotlib>=3.8"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
 STATS = ["scipy>=1.11"]
-TESTS = ["hypothesis>=6.100", "pytest-xdist>=3.6", "sybil>=10"]
+TESTS = ["pytest>=8", "hypothesis>=6.100", "mpmath>=1.3", "pytest-xdist>=3.8", "sybil>=10.1"]
 LINT = ["ruff", "pyright[nodejs]"]
 
 setup(
@@ -29,7 +30,7 @@ setup(
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"], "polyfit.backends": ["descent.cpp"]},
-    install_requires=["numpy>=1.26", "torch>=2.7", "triton>=3.3; platform_system == 'Linux'"],
+    install_requires=["numpy>=1.26", "torch>=2.13", "triton>=3.7; platform_system == 'Linux'"],
     extras_require={
         "cli": CLI,
         "stats": STATS,

@@ -4,7 +4,7 @@ What a machine decides: the vector instructions of torch, the kernels of numpy's
 comes the order of the tests, which must not matter. `LEGS` holds every pair of two such values at least once. Each leg
 has a home folder and caches of compiled code of its own: torch's cache does not tell vector instructions apart.
 
-    make matrix                                     all legs, one after the other: half an hour on two cores
+    make matrix                                     all legs, one after the other: 20 to 30 minutes on two cores
     make matrix LEGS="avx2-4-shuffled default-1"    these
     make matrix PYTHONS="python3.12 python3.13"     other interpreters besides, each in an environment made for it
     make matrix PYTHONS=python3.12 LEGS=python3.12  that interpreter alone
@@ -23,6 +23,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+# The workers of `make test`: one for each core.
+WORKERS = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 TESTS = ["--doctest-modules", "-m", "not interpreter and not codegen", "polyfit", "tests"]
 THREADS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
 
@@ -80,7 +82,7 @@ def made_environment(python: str, folder: Path) -> Path:
 def run(name: str, leg: Leg, python: Path, folder: Path) -> tuple[bool, str]:
     """Whether the leg passed, and the line that says so."""
     report = folder / "report.xml"
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *TESTS]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *WORKERS, *TESTS]
     if leg.seed is not None:
         command.append(f"--shuffle={leg.seed}")
     print(f"\n== {name}: {leg}\n{' '.join(map(str, command))}", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
@@ -31,7 +32,7 @@ class Ends(NamedTuple):
     diverged: Mask
 
 
-class Observer:
+class Observer(ABC):
     """What an engine asks while it runs, and what it shows.
 
     Attributes:
@@ -54,6 +55,7 @@ class Observer:
         """Which series (S,) have ended; None if none has."""
         return None
 
+    @abstractmethod
     def look(self, epoch: int, losses: Array, norms: Callable[[], Array], coef: Callable[[], Any]) -> Ends | None:
         """Take a record.
 
@@ -66,7 +68,6 @@ class Observer:
         Returns:
             The series that end here; None if none does.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no look(epoch, losses, norms, coef); define it")
 
 
 class Unobserved(Observer):

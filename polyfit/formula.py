@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from polyfit.bases import BASES, AffineMap
-from polyfit.losses import MSE, Loss
+from polyfit.losses import Loss
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -34,16 +34,18 @@ class Model(NamedTuple):
         basis: its name, a key of `polyfit.bases.BASES`.
         mapping: center, scale and shift of the map from domain to window, or None for t = x. A tensor of the three in
             a compiled loop.
-        loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets.
+        loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets. None where only
+            values are wanted.
     """
 
     basis: str
     mapping: AffineMap | Tensor | None = None
-    loss: Loss | Pointwise = MSE()
+    loss: Loss | Pointwise | None = None
 
     @property
     def pointwise(self) -> Pointwise:
         """The loss as a function of predictions and targets."""
+        assert self.loss is not None
         return self.loss.value if isinstance(self.loss, Loss) else self.loss
 
     @property

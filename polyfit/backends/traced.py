@@ -123,7 +123,9 @@ def evaluate(x: Tensor, coef: Tensor, model: Model, *, axes: int = 1) -> Tensor:
     """`polyfit.backends.operators.evaluate`; `axes` as for `objective`."""
     dtype = compute_dtype(x.dtype)
     terms = _functions(model.to_window(x.to(dtype)), coef.shape[-1] - 1, model.basis)
-    return _combine(coef.to(dtype), terms, axes).to(x.dtype)
+    values = _combine(coef.to(dtype), terms, axes)
+    # No conversion to the dtype that they have: torch 2.11 loses the gradient of a result that is there twice.
+    return values if values.dtype == x.dtype else values.to(x.dtype)
 
 
 def evaluate_backward(

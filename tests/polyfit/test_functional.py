@@ -25,6 +25,7 @@ from polyfit.backends import chunked, operators, sizes
 from polyfit.backends.chunked import matrix
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
+from polyfit.losses import MSE
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -401,7 +402,7 @@ def test_nothing_of_the_size_of_the_data_is_made():
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(1, degree + 1)
     with LargestTensor() as largest:
-        chunked.Objective(x[None], y[None], None, 1, degree, Model("chebyshev"))(coef)
+        chunked.Objective(x[None], y[None], None, 1, degree, Model("chebyshev", None, MSE()))(coef)
         chunked.evaluate_backward(y[None], x[None], coef, Model("legendre"), Wants(coef=True))
     row = sizes.current().chunk(x.device) + matrix._APART
     assert largest.elements <= row * (degree + 2) < n_samples

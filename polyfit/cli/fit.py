@@ -38,7 +38,7 @@ def fit_command(
     criterion: Annotated[str, typer.Option(help=f"Criterion for --max-degree: {', '.join(CRITERIA)}.")] = "bic",
     basis: options.Basis = "chebyshev",
     raw: Annotated[
-        bool, typer.Option("--raw", help="Give the coefficients of x itself, without a map to the window of the basis.")
+        bool, typer.Option("--raw", help="Do not map x to the window of the basis. --basis power never maps it.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write a picture of data, curve, confidence band and residuals.")

@@ -19,12 +19,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import select
+from polyfit.bases import Interval
 from polyfit.least_squares.conditions import checked_fixed, make_conditions
 from polyfit.least_squares.data import NAN_POLICIES, prepare
 from polyfit.least_squares.refinement import solve
@@ -32,6 +34,8 @@ from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit, not_finite
 from polyfit.least_squares.total import total_sum_of_squares
 
+# The domains that have a name.
+DOMAINS = ("auto", "data")
 PRECISIONS = ("auto", "double", "extended")
 # The most samples for which "auto" is "extended". At this length and degree 5 a fit takes 114 ms, and 51 ms in float64
 # (two busy Xeon cores, best of 15, 2026-11-26).
@@ -47,7 +51,7 @@ def fit(
     sigma: Tensor | None = None,
     absolute_sigma: bool = False,
     basis: str = "chebyshev",
-    domain: Sequence[float] | None = None,
+    domain: Sequence[float] | str | None = "auto",
     ridge: float = 0.0,
     fixed: Mapping[int, float] | None = None,
     nan_policy: str = "raise",
@@ -58,7 +62,8 @@ def fit(
 
     .. math:: \min_c \; \sum_n w_n \Bigl( y_n - \sum_{k=0}^{d} c_k P_k(t(x_n)) \Bigr)^2 + \lambda \sum_{k=1}^{d} c_k^2
 
-    P_k are the polynomials of the basis, and t(x) maps `domain` affinely onto the window of the basis.
+    P_k are the polynomials of the basis, and t(x) maps `domain` affinely onto the window of the basis. Whatever basis
+    and domain are, the fit is made in Chebyshev polynomials on the range of the data, and its result is converted.
 
     Args:
         x: sample locations, (N,).
@@ -70,12 +75,12 @@ def fit(
         absolute_sigma: True if sigma is in units of y: standard errors then follow from sigma alone. By default only
             the ratios of sigma count, and standard errors are scaled with the residuals.
         basis: of the coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
-        domain: ``(lo, hi)``, mapped onto the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. None is
-            the range of the data. For coefficients of powers of x itself, pass ``basis="power", domain=(-1, 1)``, which
-            maps the window onto itself, or call ``in_basis("power")`` on the result.
+        domain: the interval ``(lo, hi)`` that is mapped onto the window of the basis: [0, 1] for laguerre, [-1, 1] for
+            the others. None is no mapping, t = x. "data" is the range of the data. "auto" is None for "power" and
+            "data" for the other bases.
         ridge: lambda, at least 0. It shrinks all coefficients of `basis` and `domain` except the constant.
         fixed: values of coefficients of `basis` and `domain` that are not fitted, by their index. A line through the
-            origin: ``basis="power", domain=(-1, 1), fixed={0: 0.0}``.
+            origin: ``basis="power", fixed={0: 0.0}``.
         nan_policy: for NaN and infinity in the data: "raise" (an error that says where they are), "omit" (leave these
             samples out) or "propagate" (return a fit of NaN).
         precision: of the residuals: "double" (float64), "extended" (twice the digits of float64, which gives all digits
@@ -104,6 +109,8 @@ def fit(
     >>> fit = polyfit.fit(x, 3 - 2 * x + 0.5 * x**2, degree=2)
     >>> fit.in_basis("power").coef
     tensor([ 3.0000, -2.0000,  0.5000], dtype=torch.float64)
+    >>> float(polyfit.polyval(torch.tensor([20.0]).double(), **fit.as_arguments()))
+    163.0
     >>> print(fit)
     y = 11.75 + 15 T_1(t) + 6.25 T_2(t), t = (x - 5)/5
     >>> float(fit(20.0))
@@ -118,10 +125,10 @@ def fit(
     _checks.check_choice("precision", precision, PRECISIONS)
     _checks.check_choice("nan_policy", nan_policy, NAN_POLICIES)
     values = checked_fixed(fixed, degree)
-    bounds = None if domain is None else bases.interval(domain)
+    bounds = _checked_domain(domain, basis)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:
-        return not_finite(x, degree, basis, bounds)
+        return not_finite(x, degree, basis, None if bounds == "data" else bounds)
     n_free = degree + 1 - len(values)
     if data.n_samples < n_free:
         raise ValueError(
@@ -130,12 +137,12 @@ def fit(
         )
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
-    bounds = data.domain if bounds is None else bounds
+    bounds = data.domain if bounds == "data" else bounds
     values = {k: value / data.unit for k, value in values.items()}
     with select.without_autocast(x.device), np.errstate(all="ignore"):
         conditions = make_conditions(degree, data.domain, basis, bounds, ridge, values)
         solution = solve(data, degree, conditions, precision)
-        total = total_sum_of_squares(data, solution, has_constant=0 not in values)
+        total = total_sum_of_squares(data, solution, about=values.get(0))
     return make_fit(
         solution,
         internal_domain=data.domain,
@@ -149,3 +156,12 @@ def fit(
         precision=precision,
         device=x.device,
     )
+
+
+def _checked_domain(domain: Sequence[float] | str | None, basis: str) -> Interval | Literal["data"] | None:
+    """The domain of the result: an interval, "data" for the range of the data, or None for t = x."""
+    if isinstance(domain, str):
+        _checks.check_choice("domain", domain, DOMAINS, ", a pair (lo, hi), or None for t = x")
+        is_plain = domain == "auto" and bases.resolve(basis).name == "power"
+        return None if is_plain else "data"
+    return None if domain is None else bases.interval(domain)

@@ -61,7 +61,7 @@ class Moments:
     tensor([ 1., -2.,  1.], dtype=torch.float64)
     """
 
-    def __init__(self, degree: int, domain: Sequence[float] = (-1.0, 1.0)) -> None:
+    def __init__(self, degree: int, domain: Sequence[float]) -> None:
         self._degree = _checks.checked_degree(degree)
         self._domain = bases.interval(domain)
         self._n_samples = 0

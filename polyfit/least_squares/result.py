@@ -72,8 +72,8 @@ class Fit:
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x.
         n_samples: the number of samples of positive weight.
         rss: the weighted sum of squared residuals, in squared units of y.
-        r_squared: 1 - rss / total. The total is the weighted sum of squares of y about its weighted mean, or about zero
-            if the constant was fixed. NaN where the total is zero.
+        r_squared: 1 - rss / total. The total is the weighted sum of squares of y about its weighted mean, or about
+            the constant if that was fixed. NaN where the total is zero.
         degrees_of_freedom: n_samples less rank. With ridge, n_samples less the trace of the hat matrix.
         rank: the number of free coefficients, or of combinations of them, that the data determine.
         condition: of the matrix with columns sqrt(w) T_k(t), T_k on the range of the data, each scaled to length one:
@@ -206,6 +206,28 @@ class Fit:
         return values - half, values + half
 
     # --- other forms ---
+
+    def as_arguments(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """Coefficients, basis and domain as keyword arguments, which belong together.
+
+        ``polyval(x, **fit.as_arguments())`` is p(x). So are the polynomials of
+        ``polynomial_loss(x, y, **fit.as_arguments())`` and, at its start, of
+        ``train(x, y, **fit.as_arguments(), optimizer=..., epochs=...)``.
+
+        Args:
+            dtype: of the coefficients, which has to be that of x there; None for float64.
+
+        Returns:
+            A dict with the keys "coef" (a copy), "basis" and "domain".
+
+        >>> import torch, polyfit
+        >>> x = torch.linspace(2000, 2020, 21)
+        >>> fit = polyfit.fit(x, 3 * x, degree=1)
+        >>> polyfit.polyval(x[:2], **fit.as_arguments(x.dtype))
+        tensor([6000., 6003.])
+        """
+        coef = self.coef.to(self.coef.dtype if dtype is None else dtype, copy=True)
+        return {"coef": coef, "basis": self.basis, "domain": self.domain}
 
     def in_basis(self, basis: str, domain: Sequence[float] | None = None) -> Fit:
         """The same polynomial in another basis and domain, with its covariance.

@@ -70,7 +70,7 @@ def select_degree(
     sigma: Tensor | None = None,
     absolute_sigma: bool = False,
     basis: str = "chebyshev",
-    domain: Sequence[float] | None = None,
+    domain: Sequence[float] | str | None = "auto",
     nan_policy: str = "raise",
     precision: str = "auto",
     impl: str = "auto",

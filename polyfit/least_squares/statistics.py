@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
@@ -30,7 +29,7 @@ def make_fit(
     *,
     internal_domain: Interval,
     basis: str,
-    domain: Interval,
+    domain: Interval | None,
     fixed: dict[int, float],
     n_samples: int,
     total: float,
@@ -45,7 +44,7 @@ def make_fit(
         solution: in terms of Chebyshev polynomials on the internal domain.
         internal_domain: the domain on which the solution was computed.
         basis: the basis of the result.
-        domain: the domain of the result.
+        domain: the domain of the result, or None for t = x.
         fixed: values of the coefficients of basis and domain that were not fitted, by their index.
         n_samples: the number of samples of positive weight.
         total: the total sum of squares, see `total`.
@@ -92,7 +91,7 @@ def not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> F
     return Fit(
         coef=torch.from_numpy(nan.copy()).to(x.device),
         basis=basis,
-        domain=bases.BASES[basis].window if domain is None else domain,
+        domain=domain,
         n_samples=x.shape[0],
         rss=math.nan,
         r_squared=math.nan,
@@ -121,7 +120,7 @@ def _spread(directions: algebra.Directions, gram: Array, penalty: Array | None) 
 
 
 def _warning(
-    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval
+    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval | None
 ) -> str | None:
     """The warning about a solution, or None."""
     if directions.rank < n_free:
@@ -136,5 +135,6 @@ def _warning(
             " coefficients. Pass a lower degree, samples that fill their range more evenly, or ridge > 0"
         )
     if not all(map(math.isfinite, coef.tolist())):
-        return f"coefficients of {basis} on {domain} overflow float64; pass a domain nearer to the data"
+        where = "x" if domain is None else f"the domain {domain}"
+        return f"coefficients of {basis} on {where} overflow float64; pass domain='data'"
     return None

@@ -94,7 +94,7 @@ def test_however_the_data_are_cut_the_sums_are_the_same(cuts, offset, seed):
 
 def test_a_million_parts_lose_no_more_than_one():
     # 0.1 is not a float64: adding it up in float64 is off by 1e-11 after a million times.
-    part = Moments(0).update(
+    part = Moments(0, (-1, 1)).update(
         torch.zeros(1, dtype=torch.float64),
         torch.zeros(1, dtype=torch.float64),
         torch.full((1,), 0.1, dtype=torch.float64),
@@ -103,7 +103,7 @@ def test_a_million_parts_lose_no_more_than_one():
     for _ in range(20):  # doubling: 2^20 parts
         total = total + total
     assert total.total_weight == float(Fraction(0.1) * 2**20)
-    one_by_one = Moments(0)
+    one_by_one = Moments(0, (-1, 1))
     for _ in range(1000):
         one_by_one = one_by_one + part
     assert one_by_one.total_weight == float(Fraction(0.1) * 1000)
@@ -134,7 +134,7 @@ def test_an_offset_of_y_costs_nothing():
 
 def test_residuals_that_moments_cannot_tell_are_said_to_be_so():
     x = torch.linspace(-1, 1, 100, dtype=torch.float64)
-    moments = Moments(3).update(x, x**2)
+    moments = Moments(3, (-1, 1)).update(x, x**2)
     with pytest.warns(FitWarning, match="Fit the data themselves with polyfit.fit"):
         fit = moments.fit()
     assert 0.0 <= fit.rss <= 100 * EPS * float((x**4).sum())
@@ -142,7 +142,7 @@ def test_residuals_that_moments_cannot_tell_are_said_to_be_so():
 
 def test_undetermined_coefficients():
     x = torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
-    moments = Moments(3).update(x, torch.tensor([1.0, 2.0, 1.5, 2.5], dtype=torch.float64))
+    moments = Moments(3, (-1, 1)).update(x, torch.tensor([1.0, 2.0, 1.5, 2.5], dtype=torch.float64))
     with pytest.warns(FitWarning, match="determine 2 of 4 coefficients"):
         fit = moments.fit()
     assert (fit.status, fit.rank) == ("rank_deficient", 2)
@@ -224,12 +224,16 @@ def test_bad_input_is_refused_and_changes_nothing():
     with pytest.raises(ValueError, match="state lacks low"):
         moments.load_state_dict({key: value for key, value in moments.state_dict().items() if key != "low"})
     with pytest.raises(ValueError, match="state is of degree 3"):
-        moments.load_state_dict(Moments(3).state_dict())
+        moments.load_state_dict(Moments(3, (-1, 1)).state_dict())
+    with pytest.raises(TypeError, match="domain"):
+        Moments(2)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="domain=None is not a pair of numbers"):
+        Moments(2, None)  # pyright: ignore[reportArgumentType]
     for degree in (-1, True):
         with pytest.raises(ValueError, match="is not a degree"):
-            Moments(degree)
+            Moments(degree, (-1, 1))
     with pytest.raises(TypeError, match="pass an int"):
-        Moments(2.0)  # pyright: ignore[reportArgumentType]
+        Moments(2.0, (-1, 1))  # pyright: ignore[reportArgumentType]
     assert torch.equal(moments.of_x, before)
     assert moments.n_samples == 20
 

@@ -71,7 +71,7 @@ def test_conversion_of_timestamps_keeps_the_digits_that_rounded_coefficients_hav
 
 def test_conversion_of_fixed_coefficients():
     x, y, _ = data()
-    fit = polyfit.fit(x, y, 3, basis="power", domain=(-1, 1), fixed={0: 0.5})
+    fit = polyfit.fit(x, y, 3, basis="power", fixed={0: 0.5})
     other = fit.in_basis("chebyshev", (0.0, 10.0))
     truth = exact.fit(x, y, 3, fixed={0: 0.5}).to("chebyshev", (0.0, 10.0))
     errors = [float(value) for value in truth.std_err()]

@@ -23,8 +23,9 @@ from polyfit.cli.output import (
 )
 from polyfit.io.tables import Table, read_columns
 from polyfit.least_squares.fit import fit
-from polyfit.least_squares.result import Fit, FitWarning, curve_of
+from polyfit.least_squares.result import Fit, curve_of
 from polyfit.least_squares.selection import CRITERIA, select_degree
+from polyfit.least_squares.warn import FitWarning
 
 
 def fit_command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate, convert_internal
 from polyfit.least_squares.refinement import Solution
-from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.result import Fit
+from polyfit.least_squares.warn import warn
 
 # The condition above which a fit warns. There the rounding of the data to float64, 1e-16, may become 1e-6 in a
 # coefficient. From 3e10 on, refinement may end before it has found all digits, see `refinement`.
@@ -35,10 +35,11 @@ def make_fit(
     total: float,
     unit: float,
     absolute_sigma: bool,
+    sample_weight: float,
     precision: str,
     device: torch.device,
 ) -> Fit:
-    """The `Fit` of a solution. Warnings point to the caller of the function that calls this one.
+    """The `Fit` of a solution. Warnings point to the user's line.
 
     Args:
         solution: in terms of Chebyshev polynomials on the internal domain.
@@ -50,6 +51,7 @@ def make_fit(
         total: the total sum of squares, see `total`.
         unit: a power of two in which y, the solution, fixed and total are measured.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
+        sample_weight: the weight of a sample if all have the same, otherwise NaN.
         precision: of the residuals.
         device: where `Fit.coef` is to lie.
     """
@@ -66,7 +68,7 @@ def make_fit(
     status = "rank_deficient" if directions.rank < n_free else "ok" if freedom else "interpolates"
     message = _warning(directions, degree, n_free, coef, basis, domain)
     if message is not None:
-        warnings.warn(message, FitWarning, stacklevel=3)
+        warn(message)
     return Fit(
         coef=coef.to(device),
         basis=basis,
@@ -82,17 +84,19 @@ def make_fit(
         precision=precision,
         estimate=Estimate(high, low, internal_domain, spread, directions.undetermined, deviation),
         fixed=tuple(fixed),
+        absolute_sigma=absolute_sigma,
+        sample_weight=sample_weight,
     )
 
 
-def not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
+def not_finite(n_samples: int, degree: int, basis: str, domain: Interval | None, device: torch.device) -> Fit:
     """A fit of NaN, for data that are not finite under "propagate"."""
     nan = np.full(degree + 1, math.nan)
     return Fit(
-        coef=torch.from_numpy(nan.copy()).to(x.device),
+        coef=torch.from_numpy(nan.copy()).to(device),
         basis=basis,
         domain=domain,
-        n_samples=x.shape[0],
+        n_samples=n_samples,
         rss=math.nan,
         r_squared=math.nan,
         degrees_of_freedom=math.nan,

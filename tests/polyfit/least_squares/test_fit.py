@@ -319,11 +319,7 @@ def with_first(value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"x": [1.0] * 10}, TypeError, "x is list; pass a torch.Tensor"),
-        ({"y": curve(10).numpy()}, TypeError, "y is ndarray; pass a torch.Tensor"),
-        ({"x": torch.arange(10)}, TypeError, r"x is torch.int64.*x.to\(torch.float32\)"),
-        ({"y": curve(10).float()}, TypeError, "y is torch.float32 and x is torch.float64"),
-        ({"weight": ONES.float()}, TypeError, "weight is torch.float32 and x is torch.float64"),
+        ({"absolute_sigma": True}, ValueError, "absolute_sigma=True, and sigma is not given; pass sigma"),
         ({"x": line(10)[:9]}, ValueError, r"y has shape \(10,\) and x \(9,\)"),
         ({"weight": ONES[:1]}, ValueError, r"weight has shape \(1,\)"),
         ({"x": line(10)[None], "y": curve(10)[None]}, ValueError, r"x has shape \(1, 10\).*one series"),

@@ -26,6 +26,10 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 Pointwise = Callable[[Tensor, Tensor], Tensor]
 
+# A prediction and a target at which every loss and its slopes are finite. They stand for a sample that is left out: it
+# has weight zero, and zero times NaN would be NaN. (They differ: a loss may have a kink where p = y.)
+HARMLESS_PREDICTION, HARMLESS_TARGET = 0.5, 0.25
+
 
 class Model(NamedTuple):
     """A polynomial and its pointwise loss, apart from all numbers.
@@ -63,6 +67,11 @@ class Model(NamedTuple):
         """dt/dx."""
         return 1.0 if self.mapping is None else self.mapping[1]
 
+    @property
+    def harmless_x(self) -> float:
+        """The x that stands for a sample that is left out: 0, or the middle of the domain."""
+        return 0.0 if self.affine_map is None else self.affine_map.center
+
     def to_window(self, x: Tensor) -> Tensor:
         """Domain to window, ``t = (x - center) * scale + shift``."""
         if self.mapping is None:
@@ -84,9 +93,25 @@ def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     return value.to(x.dtype)
 
 
-def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise) -> Tensor:
-    """The weighted loss w l(p, y) of every sample."""
+def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -> Tensor:
+    """Where a sample of weight zero holds, or leads to, what is not finite: it must not reach any derivative.
+
+    (All other samples of weight zero stay: they add nothing, and the gradient to their weight is their loss.)
+    """
+    with torch.no_grad():
+        p, y = torch.broadcast_tensors(polyval(x, coef, model), y)
+        return (weight == 0) & ~(model.pointwise(p, y).isfinite() & p.isfinite() & y.isfinite())
+
+
+def elementwise_loss(
+    p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise, is_out: Tensor | None = None
+) -> Tensor:
+    """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
+    if is_out is not None:
+        p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
     values = loss(*torch.broadcast_tensors(p, y))
+    if is_out is not None:
+        values = torch.where(is_out, 0.0, values)
     return values if weight is None else weight * values
 
 
@@ -101,14 +126,17 @@ def polynomial_loss(
 ) -> Tensor:
     """The reduced loss of `polyfit.polynomial_loss`, for operands that already agree in dtype and samples.
 
-    "sum" adds up w l(p, y), "mean" divides that by the sum of the weights: over everything, or with n_losses over as
-    many series in a row for each of (n_losses,).
+    A sample of weight zero is left out, even if it is NaN or infinite. "sum" adds up w l(p, y), "mean" divides that
+    by the sum of the weights: over everything, or with n_losses over as many series in a row for each of
+    (n_losses,).
     """
     dtype = compute_dtype(x.dtype)
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise)
+    is_out = None if weight is None else left_out(x, y, coef, weight, model)
+    x = x if is_out is None else torch.where(is_out, model.harmless_x, x)
+    terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise, is_out)
     total = _total(terms, n_losses)
     if reduction == "mean":
         count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)

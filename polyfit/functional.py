@@ -118,7 +118,9 @@ def polynomial_loss(
             with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
             takes predictions and targets of one shape and returns losses of that shape. Your function must be
             differentiable PyTorch. It runs on the differentiable formula and not in the one pass, whatever `impl` is.
-        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1. A sample of weight zero is left
+            out, whatever else it holds: NaN or infinity there reach neither the loss nor the gradients to x, y and
+            coef. In the gradient to its weight, its loss counts as 0 if it is not finite.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
         per_series: keep one loss for each series, shape ``batch``, instead of one over all series.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
@@ -172,7 +174,7 @@ def polynomial_loss(
         impl=impl,
     )
     if reduction == "none":
-        return _loss_of_each(x, y, coef, weight, problem.model.pointwise, basis, domain, problem.impl)
+        return _loss_of_each(x, y, coef, weight, problem.model, domain, problem.impl)
     n_losses = (
         math.prod(problem.batch) if per_series and problem.batch else None
     )  # one series without a batch: a scalar
@@ -189,13 +191,19 @@ def _loss_of_each(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
-    pointwise: formula.Pointwise,
-    basis: str,
+    model: formula.Model,
     domain: Sequence[float] | None,
     impl: str,
 ) -> Tensor:
     """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
     wide = formula.compute_dtype(x.dtype)
-    p = polyval(x.to(wide), coef.to(wide), basis=basis, domain=domain, impl=impl)
-    wide_weight = None if weight is None else weight.to(wide)
-    return formula.elementwise_loss(p, y.to(wide), wide_weight, pointwise).to(x.dtype)
+    operands = x.to(wide), y.to(wide), coef.to(wide)
+    is_out = wide_weight = None
+    if weight is not None:
+        wide_weight = weight.to(wide)
+        is_out = formula.left_out(*operands, wide_weight, model)
+    wide_x, wide_y, wide_coef = operands
+    if is_out is not None:
+        wide_x = torch.where(is_out, model.harmless_x, wide_x)
+    p = polyval(wide_x, wide_coef, basis=model.basis, domain=domain, impl=impl)
+    return formula.elementwise_loss(p, wide_y, wide_weight, model.pointwise, is_out).to(x.dtype)

@@ -100,7 +100,25 @@ def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -
     """
     with torch.no_grad():
         p, y = torch.broadcast_tensors(polyval(x, coef, model), y)
-        return (weight == 0) & ~(model.pointwise(p, y).isfinite() & p.isfinite() & y.isfinite())
+        return (weight == 0) & ~(_losses(p, y, model.pointwise).isfinite() & p.isfinite() & y.isfinite())
+
+
+def _losses(p: Tensor, y: Tensor, loss: Pointwise) -> Tensor:
+    """The loss of each sample, for predictions and targets of one shape; checked, since it may be the user's."""
+    values = loss(p, y)
+    if isinstance(values, Tensor) and values.shape == p.shape:
+        return values
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"loss={name} returned {type(values).__name__}; a loss takes predictions and targets and returns a tensor,"
+            " the loss of each sample"
+        )
+    raise ValueError(
+        f"loss={name} returned shape {tuple(values.shape)} for predictions of shape {tuple(p.shape)}; a loss returns"
+        " that of each sample, in the shape of the predictions, and polyfit reduces it: pass reduction='none' to a loss"
+        " of torch, for example torch.nn.MSELoss(reduction='none')"
+    )
 
 
 def elementwise_loss(
@@ -109,7 +127,7 @@ def elementwise_loss(
     """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
     if is_out is not None:
         p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
-    values = loss(*torch.broadcast_tensors(p, y))
+    values = _losses(*torch.broadcast_tensors(p, y), loss)
     if is_out is not None:
         values = torch.where(is_out, 0.0, values)
     return values if weight is None else weight * values

@@ -337,15 +337,32 @@ _LARGE_RATIO = 1e15
 
 LOSSES = {loss.name: loss for loss in (MSE, L1, Huber, SmoothL1, LogCosh, Quantile, BCEWithLogits, PoissonNLL, Cauchy)}
 
+# A loss that was saved with a model can be loaded with torch.load(weights_only=True): these classes hold numbers only.
+torch.serialization.add_safe_globals([*LOSSES.values()])
+
+
+def check_object(loss: object) -> None:
+    """Refuse a class in place of an object of it."""
+    if isinstance(loss, type):
+        arguments = "" if issubclass(loss, Loss) else "reduction='none'"
+        raise TypeError(f"loss={loss.__name__} is a class; pass an object of it, {loss.__name__}({arguments})")
+
 
 def resolve(loss: str | Loss) -> Loss:
     """The loss object for a name, with its defaults; an object is returned as it is.
 
     Raises:
+        TypeError: a class, or None.
         ValueError: no loss has that name.
     """
     if isinstance(loss, Loss):
         return loss
+    check_object(loss)
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss={loss!r} is {type(loss).__name__}; pass a name, one of {', '.join(map(repr, LOSSES))}, an object"
+            " from polyfit.losses, or a function of p, y"
+        )
     check_choice("loss", loss, LOSSES, ", an object from polyfit.losses, or a function of p, y")
     return LOSSES[loss]()
 

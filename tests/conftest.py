@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import getpass
 import importlib.metadata
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -13,6 +16,13 @@ import torch
 from packaging.version import Version
 
 from polyfit.backends import inductor, sizes
+
+# Compiled code of tests lies apart from that of other programs, and apart for each torch and kind of vectors: torch's
+# own cache does not tell vectors apart.
+_KIND = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}".replace(" ", "_")
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"polyfit_tests_{getpass.getuser()}" / _KIND)
+)
 
 # The same examples everywhere: a run that fails here fails on the next machine too.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)

@@ -189,3 +189,9 @@ def test_training(loss):
 def test_bad_parameters_are_named(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize("loss", [*losses.kernel_variants().values(), losses.Huber(0.25)], ids=str)
+def test_saved_objects_load_with_weights_only(loss, tmp_path):
+    torch.save({"loss": loss}, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"loss": loss}

@@ -40,7 +40,12 @@ def _compiled(n_coef: int, rule: str) -> Callable[..., None]:
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """The address of a contiguous tensor."""
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if not tensor.is_contiguous():
+        raise ValueError(f"strides {tensor.stride()} of shape {tuple(tensor.shape)}; the loop reads contiguous tensors")
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def descent_loop(

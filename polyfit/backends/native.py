@@ -54,8 +54,7 @@ def descent_loop(
     """Descent on the quadratic of the squared loss, many epochs in a call, on the CPU in float64.
 
     Args:
-        quadratic: hessian, reference, gradient and loss at the reference, to_internal and the internal Hessian, see
-            `polyfit.training.quadratic.Quadratic`; contiguous.
+        quadratic: the tensors of `polyfit.training.quadratic.Quadratic.tensors`; contiguous.
         rule: the variant of the update rule.
         constants: of the rule.
         lr_scale: factors of the rate (S,), contiguous, or None.
@@ -66,6 +65,7 @@ def descent_loop(
     n_series, n_coef = quadratic[1].shape
     function = _compiled(n_coef, rule)
     held = (*quadratic, torch.tensor(constants, dtype=torch.float64, device="cpu"))
+    stride_internal = 0 if len(quadratic[4]) == 1 else n_coef * n_coef
 
     def run(
         coef: Tensor,
@@ -78,7 +78,8 @@ def descent_loop(
         norms: Tensor,
         path: Tensor | None,
     ) -> None:
-        fixed = [_pointer(part) for part in (*held, table, lr_scale)]
+        fixed = [_pointer(part) for part in held]
+        fixed += [ctypes.c_int64(stride_internal), _pointer(table), _pointer(lr_scale)]
         out = [_pointer(part) for part in (coef, memory, losses, norms, path)]
 
         def descend(start: int, stop: int) -> None:

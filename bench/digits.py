@@ -38,7 +38,7 @@ def ours(problem: dict[str, Any], precision: str) -> Result:
     x, y = (torch.tensor([float(value) for value in problem[key]], dtype=torch.float64) for key in "xy")
     options: dict[str, Any] = {}
     if 0 not in problem["coef_degrees"]:
-        options = {"basis": "power", "domain": (-1, 1), "fixed": {0: 0.0}}
+        options = {"basis": "power", "fixed": {0: 0.0}}
     fit = polyfit.fit(x, y, problem["degree"], precision=precision, **options).in_basis("power")
     return fit.coef[problem["coef_degrees"]].tolist(), fit.std_err[problem["coef_degrees"]].tolist()
 

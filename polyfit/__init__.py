@@ -7,8 +7,9 @@ from polyfit import backends, bases, losses, optimizers, training
 from polyfit.functional import polynomial_loss, polyval
 from polyfit.least_squares.fit import fit
 from polyfit.least_squares.moments import Moments
-from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.result import Fit
 from polyfit.least_squares.selection import select_degree
+from polyfit.least_squares.warn import FitWarning
 from polyfit.training import Training, train
 
 __all__ = [

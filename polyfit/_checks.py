@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,6 +111,90 @@ def check_tensor(name: str, tensor: object) -> None:
             f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"
             f" pass {name}.to(torch.float32) or {name}.double()"
         )
+
+
+def data_tensor(name: str, value: object) -> Tensor:
+    """Data as a floating-point tensor: a tensor, or anything else that numpy.asarray takes.
+
+    Args:
+        name: of the argument.
+        value: a strided tensor, an array, a list, a column of pandas or polars, a number.
+
+    Returns:
+        A tensor of one of `DTYPES`, in the shape of the data. A tensor stays on its device and is returned as it is if
+        its dtype is one of these. Other data are placed on the CPU, whatever torch's default device is, and share their
+        memory with the result where torch can. Integers and booleans become float64. The masked elements of a
+        numpy.ma.MaskedArray become NaN.
+
+    Raises:
+        TypeError: complex numbers, dates, texts, objects; lists of unequal lengths; a sparse, nested or quantised
+            tensor.
+    """
+    if isinstance(value, Tensor):
+        return _tensor_of_data(name, value)
+    try:
+        masked = isinstance(value, np.ma.MaskedArray)
+        array: Any = value if masked else np.asarray(value)
+    except Exception as error:  # each library of arrays raises its own
+        raise TypeError(
+            f"{name} is {type(value).__name__}, which numpy.asarray does not take ({error}); pass a tensor, or numbers"
+            " in an array or in a list without gaps, on the CPU"
+        ) from error
+    kind = array.dtype.kind
+    if kind not in "biuf":
+        given = f"{name} is {type(value).__name__}" + ("" if kind == "O" else f" of {array.dtype}")
+        remedies = {
+            "c": f"pass real numbers, for example {name}.real",
+            "M": f"pass numbers, for example ({name} - {name}[0]) / numpy.timedelta64(1, 'D') for days",
+            "m": f"pass numbers, for example {name} / numpy.timedelta64(1, 's') for seconds",
+        }
+        remedy = f"pass real numbers, for example numpy.asarray({name}, dtype=float), with NaN for what is missing"
+        raise TypeError(f"{given}, which does not hold real numbers; {remedies.get(kind, remedy)}")
+    dtype = array.dtype.newbyteorder("=") if kind == "f" and array.dtype.itemsize <= 8 else np.dtype(np.float64)
+    if masked:
+        return torch.from_numpy(np.ma.filled(array.astype(dtype), np.nan))
+    array = array.astype(dtype, copy=False)
+    # torch takes neither these strides nor, without a warning, memory that must not be written to.
+    is_plain = array.flags.writeable and array.flags.aligned
+    if not is_plain or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = array.copy()
+    return torch.from_numpy(array)
+
+
+def _tensor_of_data(name: str, tensor: Tensor) -> Tensor:
+    """`data_tensor` of a tensor."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
+        layout = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else str(tensor.layout)
+        remedy = f"{name}.dequantize()" if tensor.is_quantized else f"{name}.to_dense()"
+        remedy = f"one tensor of numbers, for example {name}[0]" if tensor.is_nested else remedy
+        raise TypeError(f"{name} is a tensor that is {layout}; data are strided tensors of real numbers: pass {remedy}")
+    if tensor.is_complex():
+        raise TypeError(f"{name} is {tensor.dtype}, which does not hold real numbers; pass {name}.real")
+    if not tensor.is_floating_point():
+        return tensor.double()
+    check_tensor(name, tensor)
+    return tensor
+
+
+def data_tensors(named: Mapping[str, object]) -> dict[str, Tensor | None]:
+    """Several operands by `data_tensor`, on one device, promoted to one dtype by torch.promote_types; None stays None.
+
+    Raises:
+        TypeError: as for `data_tensor`.
+        ValueError: devices that differ.
+    """
+    found = {name: None if value is None else data_tensor(name, value) for name, value in named.items()}
+    tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+    first, reference = next(iter(tensors.items()))
+    dtype = reference.dtype
+    for name, tensor in tensors.items():
+        if tensor.device != reference.device:
+            raise ValueError(
+                f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree: pass tensors on"
+                " one device (arrays and lists are on the CPU)"
+            )
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return {name: None if tensor is None else tensor.to(dtype) for name, tensor in found.items()}
 
 
 def check_tensors(named: dict[str, Tensor | None]) -> None:

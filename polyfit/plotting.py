@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from polyfit import _checks
+from polyfit._optional import import_optional
 from polyfit.io.files import replacing
 
 if TYPE_CHECKING:
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
 _MOST_SAMPLES = 5000
 # The points of a curve: one for two pixels.
 _CURVE_POINTS = 500
+
+
+def _new_figure(**options: Any) -> Figure:
+    """An empty figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    return import_optional("matplotlib.figure", "a picture", "cli").Figure(**options)
 
 
 def sample_step(n_samples: int) -> int:
@@ -54,9 +66,7 @@ def training_figure(
         x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
         title: title of the picture, or "".
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = _new_figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs, values = losses
     marker = "o" if len(epochs) == 1 else ""  # a line through one point is invisible
@@ -91,7 +101,7 @@ class Curve:
     Attributes:
         values: of the curve, a function of x.
         interval: lower and upper confidence bounds, a function of x and the level.
-        domain: the range of x to draw.
+        domain: the range of x to draw; with samples, theirs too.
         label: of the curve.
         title: of the picture.
     """
@@ -105,8 +115,8 @@ class Curve:
 
 def fit_figure(
     curve: Curve,
-    x: Tensor | None,
-    y: Tensor | None,
+    x: ArrayLike | Tensor | None,
+    y: ArrayLike | Tensor | None,
     level: float = 0.95,
     *,
     x_label: str = "x",
@@ -114,16 +124,20 @@ def fit_figure(
     x_is_days: bool = False,
 ) -> Figure:
     """The data with the curve and the confidence band of a fit, and the residuals below; see `polyfit.Fit.plot`."""
-    from matplotlib.figure import Figure
-
     if (x is None) != (y is None):
         raise ValueError("only one of x and y is given; pass both to show the data, or neither")
-    figure = Figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
+    figure = _new_figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
     lo, hi = curve.domain
     if x is None or y is None:
         upper, lower = figure.subplots(), None
     else:
-        x, y = (values.detach().cpu().double() for values in (x, y))
+        data = _checks.data_tensors({"x": x, "y": y})
+        _checks.check_one_series(data)
+        x, y = (values.detach().cpu().double() for values in data.values() if values is not None)
+        if not len(x):
+            raise ValueError("x and y hold no samples; pass samples to show, or leave both out for the curve alone")
+        known = x[x.isfinite()].tolist()
+        lo, hi = min(lo, *known), max(hi, *known)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         residuals = y - curve.values(x)
         step = sample_step(x.shape[0])
@@ -133,7 +147,7 @@ def fit_figure(
         lower.axhline(0.0, color="tab:blue", linewidth=1.2)
         lower.set_ylabel("residual")
         lower.grid(alpha=0.3)
-    grid = torch.linspace(lo, hi, _CURVE_POINTS, dtype=torch.float64)
+    grid = torch.linspace(lo, hi, _CURVE_POINTS, dtype=torch.float64, device="cpu")
     below, above = curve.interval(grid, level)
     upper.plot(grid.numpy(), curve.values(grid).numpy(), color="tab:blue", linewidth=1.8, label=curve.label)
     if bool(below.isfinite().any()):
@@ -163,10 +177,9 @@ def selection_figure(
         label: the name of the criterion.
         is_log: whether its axis is logarithmic.
     """
-    from matplotlib.figure import Figure
+    figure = _new_figure(figsize=(6.5, 4.2), layout="constrained")
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(degrees, values, "o-", color="tab:blue", markersize=5)
     chosen = values[degrees.index(degree)]

@@ -109,7 +109,7 @@ class ExactFit:
         rss: the weighted sum of squared residuals.
         cofactors: the covariance of the coefficients for a residual variance of one; zero for those that were fixed.
         freedom: samples less free coefficients; with ridge less the trace of the hat matrix.
-        r_squared: about the weighted mean, or about zero where the constant was fixed; None where that is 0/0.
+        r_squared: about the weighted mean, or about the constant where it was fixed; None where that is 0/0.
         basis: of coef.
         domain: of coef.
     """
@@ -220,5 +220,6 @@ def fit(
     through = sum((c * m for c, m in zip(coef, moments, strict=True)), Fraction(0))
     bent = sum((a * b * plain[i][j] for i, a in enumerate(coef) for j, b in enumerate(coef)), Fraction(0))
     rss = squares - 2 * through + bent
-    total = squares if 0 in values else squares - of_y[0] ** 2 / of_x[0]
+    about = values.get(0, of_y[0] / of_x[0])
+    total = squares - 2 * about * of_y[0] + about**2 * of_x[0]
     return ExactFit(coef, rss, cofactors, freedom, 1 - rss / total if total else None, basis, domain)

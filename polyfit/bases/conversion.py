@@ -261,7 +261,7 @@ def convert(
     return _change_basis(coef, key)
 
 
-def _tensors(matrix: _ExactMatrix, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def _tensors(matrix: _ExactMatrix, device: torch.device) -> tuple[Tensor, Tensor]:
     """Parts and exponents of a matrix."""
     parts = torch.tensor(matrix.parts, dtype=torch.float64, device=device)
     return parts, torch.tensor(matrix.exponents, dtype=torch.int64, device=device)
@@ -273,7 +273,7 @@ def convert_sum(
     """`convert` for the coefficients ``high + low``, unevaluated: (n,) float64 on the CPU, rounded once."""
     if basis == to and domain == to_domain:
         return high + low
-    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, high.shape[0] - 1))
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, high.shape[0] - 1), high.device)
     both = torch.cat((high, low)).unsqueeze(0)
     return _multiply(both, torch.cat((parts, parts), -1), torch.cat((exponents, exponents), -1))[0]
 
@@ -284,7 +284,7 @@ def conversion_matrix(
     """The matrix of `convert`, (degree + 1, degree + 1) float64 on the CPU, rounded once; None for the identity."""
     if basis == to and domain == to_domain:
         return None
-    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, degree))
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, degree), torch.device("cpu"))
     half = exponents // 2  # in two steps, see `_multiply`
     return parts.sum(0) * _power_of_two(half) * _power_of_two(exponents - half)
 
@@ -365,7 +365,7 @@ def from_numpy(series: Series) -> tuple[Tensor, str, tuple[float, float]]:
         raise TypeError(
             f"series has coefficients of {series.coef.dtype}; pass one of floating-point numbers: series.coef.real, say"
         )
-    coef = torch.tensor(series.coef.tolist(), dtype=torch.float64)
+    coef = torch.tensor(series.coef.tolist(), dtype=torch.float64, device="cpu")
     return coef, names[0], _fold(series.domain.tolist(), series.window.tolist(), resolve(names[0]).window)
 
 

@@ -23,8 +23,9 @@ from polyfit.cli.output import (
 )
 from polyfit.io.tables import Table, read_columns
 from polyfit.least_squares.fit import fit
-from polyfit.least_squares.result import Fit, FitWarning, curve_of
+from polyfit.least_squares.result import Fit, curve_of
 from polyfit.least_squares.selection import CRITERIA, select_degree
+from polyfit.least_squares.warn import FitWarning
 
 
 def fit_command(
@@ -38,7 +39,7 @@ def fit_command(
     criterion: Annotated[str, typer.Option(help=f"Criterion for --max-degree: {', '.join(CRITERIA)}.")] = "bic",
     basis: options.Basis = "chebyshev",
     raw: Annotated[
-        bool, typer.Option("--raw", help="Give the coefficients of x itself, without a map to the window of the basis.")
+        bool, typer.Option("--raw", help="Do not map x to the window of the basis. --basis power never maps it.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write a picture of data, curve, confidence band and residuals.")

@@ -60,7 +60,7 @@ def checked_fixed(fixed: Mapping[int, float] | None, degree: int) -> dict[int, f
 
 
 def make_conditions(
-    degree: int, internal_domain: Interval, basis: str, domain: Interval, ridge: float, fixed: dict[int, float]
+    degree: int, internal_domain: Interval, basis: str, domain: Interval | None, ridge: float, fixed: dict[int, float]
 ) -> Conditions:
     """The conditions for Chebyshev coefficients on the internal domain.
 
@@ -68,7 +68,7 @@ def make_conditions(
         degree: of the polynomial.
         internal_domain: the domain of the internal coefficients.
         basis: the basis in which ridge and fixed are meant.
-        domain: its domain.
+        domain: its domain, or None for t = x.
         ridge: the factor of the squared coefficients; the constant is exempt.
         fixed: values of fixed coefficients by their index.
     """

@@ -6,11 +6,13 @@ import math
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import select
 from polyfit.bases import Interval
+from polyfit.least_squares.warn import warn
 
 NAN_POLICIES = ("raise", "omit", "propagate")
 _REMEDY = "pass nan_policy='omit' to leave these samples out, or 'propagate' for a result of NaN"
@@ -29,6 +31,7 @@ class Data(NamedTuple):
         domain: the range of x, widened where all x are equal. It is the internal domain of the fit.
         n_samples: N.
         impl: "auto", "triton" or "torch", as the caller passed it.
+        sample_weight: the weight of a sample if all have the same, otherwise NaN.
         unit: a power of two: near the largest |y| where squares of y could overflow or underflow float64, otherwise 1.
     """
 
@@ -38,46 +41,86 @@ class Data(NamedTuple):
     domain: Interval
     n_samples: int
     impl: str
+    sample_weight: float
     unit: float
 
 
-def prepare(
-    x: Tensor, y: Tensor, weight: Tensor | None, sigma: Tensor | None, nan_policy: str, impl: str
-) -> Data | None:
-    """Check the data and select the samples to fit.
+class Series(NamedTuple):
+    """One series as a user passed it: tensors of one dtype and shape on one device, detached.
+
+    Attributes:
+        x: (N,).
+        y: (N,).
+        weight: (N,), or None for ones.
+        resolution: the relative distance of neighbouring numbers in the dtype that x had.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+    resolution: float
+
+    def of(self, samples: Tensor) -> Series:
+        """The samples for which a mask (N,) is true."""
+        if bool(samples.all()):
+            return self
+        weight = None if self.weight is None else self.weight[samples]
+        return Series(self.x[samples], self.y[samples], weight, self.resolution)
+
+    def check_finite(self, remedy: str) -> None:
+        """Refuse NaN and infinity in the samples of positive weight; places are those in the user's data."""
+        x, y, weight = self.x, self.y, self.weight
+        if weight is not None:
+            x, y = (values.masked_fill(weight == 0, 0.0) for values in (x, y))
+        _checks.check_finite({"x": x, "y": y, "weight": weight}, remedy)
+
+
+def read_series(
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    weight: ArrayLike | Tensor | None,
+    sigma: ArrayLike | Tensor | None = None,
+    nan_policy: str = "raise",
+    remedy: str = _REMEDY,
+) -> Series:
+    """The operands of a fit as tensors; sigma becomes a weight.
 
     Args:
-        x: sample locations, (N,).
+        x: sample locations, (N,); like all of these, whatever `_checks.data_tensor` takes.
         y: sample values, (N,).
-        weight: (N,), or None.
-        sigma: standard deviations of y in place of weight, (N,), or None.
+        weight: (N,), a number for all samples, or None.
+        sigma: standard deviations of y in place of weight, (N,), a number, or None.
         nan_policy: one of `NAN_POLICIES`.
-        impl: "auto", "triton" or "torch".
-
-    Returns:
-        The samples; None for data that are not finite under "propagate".
+        remedy: for a sigma that is NaN, as the end of a sentence.
 
     Raises:
-        TypeError: an argument that is not a floating-point tensor, or dtypes that differ.
-        ValueError: shapes or devices that differ; weights that are not accepted; NaN or infinity under "raise"; no
-            samples.
+        TypeError: data that are not real numbers.
+        ValueError: shapes or devices that differ; weights that are not accepted; both weight and sigma.
     """
     if weight is not None and sigma is not None:
         raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
-    _checks.check_tensors({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    _checks.check_one_series({"x": x, "y": y, "weight": weight, "sigma": sigma})
-    select.resolve_fit_impl(impl, x.device)
-    x, y = x.detach(), y.detach()
+    name, scale = ("weight", weight) if sigma is None else ("sigma", sigma)
+    scale = None if scale is None else _checks.data_tensor(name, scale)
+    is_number = scale is not None and scale.dim() == 0
+    operands = {"x": x, "y": y} if is_number or scale is None else {"x": x, "y": y, name: scale}
+    resolution = torch.finfo(_checks.data_tensor("x", x).dtype).eps
+    tensors = _checks.data_tensors(operands)
+    _checks.check_one_series(tensors)
+    x, y = (tensor.detach() for tensor in (tensors["x"], tensors["y"]) if tensor is not None)
+    if is_number and scale is not None:
+        scale = scale.to(x.device, torch.float64).repeat(x.shape[0])
+    elif scale is not None:
+        scale = tensors[name]
+    if scale is None:
+        return Series(x, y, None, resolution)
+    scale = scale.detach()
     if sigma is not None:
-        weight = _weight_of(sigma.detach(), nan_policy)
-    elif weight is not None:
-        weight = weight.detach()
-    if weight is not None:
-        x, y, weight = _with_weight(x, y, weight, nan_policy)
-    return _finite(x, y, weight, nan_policy, impl)
+        return Series(x, y, _weight_of(scale, nan_policy, remedy), resolution)
+    _checks.check_weights(scale)
+    return Series(x, y, scale, resolution)
 
 
-def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
+def _weight_of(sigma: Tensor, nan_policy: str, remedy: str) -> Tensor:
     """1/sigma**2."""
     is_positive = (sigma > 0) | sigma.isnan()
     if not bool(is_positive.all()):
@@ -86,45 +129,81 @@ def _weight_of(sigma: Tensor, nan_policy: str) -> Tensor:
             f"sigma[{where}] is {float(sigma[where])!r}; pass positive standard deviations, or leave these samples out"
         )
     if nan_policy == "raise" and bool(sigma.isnan().any()):
-        _checks.check_finite({"sigma": sigma}, _REMEDY)
+        _checks.check_finite({"sigma": sigma}, remedy)
     return sigma.double().pow(-2)
 
 
-def _with_weight(x: Tensor, y: Tensor, weight: Tensor, nan_policy: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The samples whose weight is not zero."""
-    _checks.check_weights(weight)
-    is_used = weight != 0
-    if not bool(is_used.any()):
-        raise ValueError(f"all {weight.shape[0]} weights are zero; pass positive weights for the samples to fit")
-    if nan_policy == "raise":
-        _checks.check_finite({"weight": weight}, _REMEDY)
-    if bool(is_used.all()):
-        return x, y, weight
-    return x[is_used], y[is_used], weight[is_used]
+def prepare(
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    weight: ArrayLike | Tensor | None,
+    sigma: ArrayLike | Tensor | None,
+    nan_policy: str,
+    impl: str,
+) -> Data | None:
+    """Check the data and select the samples to fit.
 
+    Args:
+        x: as for `read_series`, like the next three.
+        y: sample values.
+        weight: of the samples, or None.
+        sigma: standard deviations of y, or None.
+        nan_policy: one of `NAN_POLICIES`.
+        impl: "auto", "triton" or "torch".
 
-def _finite(x: Tensor, y: Tensor, weight: Tensor | None, nan_policy: str, impl: str) -> Data | None:
-    """The data without samples that are not finite under "omit"; None if any is not finite under "propagate"."""
+    Returns:
+        The samples; None for data that are not finite under "propagate".
+
+    Raises:
+        TypeError: data that are not real numbers.
+        ValueError: shapes or devices that differ; weights that are not accepted; NaN or infinity under "raise"; no
+            samples.
+
+    Warns:
+        FitWarning: the dtype of x does not hold the different x.
+    """
+    given = read_series(x, y, weight, sigma, nan_policy)
+    select.resolve_fit_impl(impl, given.x.device)
+    used = given
+    if given.weight is not None:
+        is_used = given.weight != 0
+        if not bool(is_used.any()):
+            raise ValueError(f"all {is_used.shape[0]} weights are zero; pass positive weights for the samples to fit")
+        used = given.of(is_used)
     if nan_policy == "omit":
-        is_finite = x.isfinite() & y.isfinite()
-        if weight is not None:
-            is_finite &= weight.isfinite()
-        if not bool(is_finite.all()):
-            x, y = x[is_finite], y[is_finite]
-            weight = None if weight is None else weight[is_finite]
+        is_finite = used.x.isfinite() & used.y.isfinite()
+        used = used.of(is_finite if used.weight is None else is_finite & used.weight.isfinite())
+    x, y, weight, _ = used
     n = x.shape[0]
     if not n:
         raise ValueError("no samples are left to fit; pass samples that are finite and of positive weight")
     # The range of x is needed anyway, and smallest and largest are NaN where any value is NaN: no other pass is needed.
-    (low, high), (bottom, top) = torch.aminmax(x), torch.aminmax(y)
-    lo, hi, least, most = low.item(), high.item(), bottom.item(), top.item()
-    largest_weight = 0.0 if weight is None else weight.max().item()
-    if not all(map(math.isfinite, (lo, hi, least, most, largest_weight))):
+    extremes = [torch.aminmax(values) for values in (x, y, weight) if values is not None]
+    (lo, hi), (least, most), *of_weight = ((float(low), float(high)) for low, high in extremes)
+    lightest, heaviest = of_weight[0] if of_weight else (1.0, 1.0)
+    if not all(map(math.isfinite, (lo, hi, least, most, heaviest))):
         if nan_policy == "propagate":
             return None
-        _checks.check_finite({"x": x, "y": y, "weight": weight}, _REMEDY)
+        given.check_finite(_REMEDY)
+    _warn_of_lost_places(used, lo, hi)
     size, unit = max(-least, most), 1.0
     if size and not _SMALLEST < size < _LARGEST:
         unit = math.ldexp(1.0, math.frexp(size)[1] - 1)
         y = y.double() / unit
-    return Data(x, y, weight, bases.widened(lo, hi), n, impl, unit)
+    sample_weight = heaviest if lightest == heaviest else math.nan
+    return Data(x, y, weight, bases.widened(lo, hi), n, impl, sample_weight, unit)
+
+
+def _warn_of_lost_places(series: Series, lo: float, hi: float) -> None:
+    """Warn if the dtype that x had holds too few numbers in the range of x: time stamps in float32, for example."""
+    step = math.ldexp(series.resolution, math.frexp(max(-lo, hi))[1] - 1)  # of neighbouring numbers at the far end
+    n, n_numbers = series.x.shape[0], (hi - lo) / step + 1.0
+    # Far from zero only: there a shift helps. Few different x may be meant, and then are few beside the numbers.
+    if not n_numbers < n or max(-lo, hi) < 2.0 * (hi - lo) or lo == hi:
+        return
+    n_different = len(series.x.unique())
+    if n_different < n and n_different > n_numbers / 4.0:
+        warn(
+            f"{n} samples have {n_different} different x, because numbers of this size are {step:g} apart in the dtype"
+            " of x. Pass x in float64, or subtract an origin from x before it is rounded"
+        )

@@ -20,13 +20,22 @@ from polyfit.io.files import replacing
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate
 
-_FORMAT, _VERSION = "polyfit.Fit", 1
+_FORMAT, _VERSION = "polyfit.Fit", 2
 
 
 # The attributes of a fit that a file holds: numbers, texts and tuples, two tensors and the estimate.
 _PLAIN = (
-    "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver", "precision"
+    "n_samples", "rss", "r_squared", "degrees_of_freedom", "rank", "condition", "status", "solver", "precision",
+    "absolute_sigma", "sample_weight",
 )  # fmt: skip
+# The types of these in a file, and in a fit.
+_KINDS: dict[str, tuple[Any, type]] = {
+    "n_samples": (int, int),
+    "rank": (int, int),
+    "absolute_sigma": (bool, bool),
+    **dict.fromkeys(("rss", "r_squared", "degrees_of_freedom", "condition", "sample_weight"), ((int, float), float)),
+    **dict.fromkeys(("status", "solver", "precision"), (str, str)),
+}
 ATTRIBUTES = ("basis", "domain", "coef", "std_err", *_PLAIN, "fixed", "estimate")
 
 
@@ -57,20 +66,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of the `Fit` in a file; see `Fit.load`."""
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); pass a file that Fit.save wrote") from None
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise ValueError(f"{path} does not hold a fit; pass a file that Fit.save wrote")
     version = document.get("version")
-    if not isinstance(version, int) or version > _VERSION:
+    if version != _VERSION:
         raise ValueError(
-            f"{path} has version {version!r} of its format and this polyfit reads up to {_VERSION};"
-            " install a newer fused-polyfit"
+            f"{path} has version {version!r} of its format and this polyfit reads {_VERSION}; read it with the version"
+            " of fused-polyfit that wrote it"
         )
     try:
-        return _fields(_from_json(document))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        document = _from_json(document)
+        fields = _fields(document)
+        _check(fields, document)
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); write it again with Fit.save") from None
+    return fields
 
 
 def _fields(document: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +112,36 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
         "estimate": estimate,
         "fixed": tuple(document["fixed"]),
     }
+
+
+def _check(fields: dict[str, Any], document: dict[str, Any]) -> None:
+    """Refuse fields that do not belong together, or are not of the type that a fit has.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: a value that a fit does not have; coefficients that are not those of the estimate.
+    """
+    estimate, coef, fixed = fields["estimate"], fields["coef"].numpy(), fields["fixed"]
+    for name, (kinds, kind) in _KINDS.items():
+        value = fields[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} is {value!r}, which is not {kind.__name__}")
+        fields[name] = kind(value)
+    degree = len(estimate.high) - 1
+    if min(fields["n_samples"], fields["rank"]) < 0 or not degree >= 0:
+        raise ValueError(f"n_samples={fields['n_samples']}, rank={fields['rank']}, {degree + 1} coefficients")
+    if any(isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= degree for k in fixed):
+        raise ValueError(f"fixed={list(fixed)} are not coefficients of degree {degree}")
+    found = estimate.coefficients(fields["basis"], fields["domain"]).numpy()
+    matrix = bases.conversion_matrix("chebyshev", fields["basis"], estimate.domain, fields["domain"], degree)
+    change = np.eye(degree + 1) if matrix is None else matrix.numpy()
+    # A fixed coefficient is exact, and the estimate has it to twice the digits of float64, before terms cancel.
+    allowed = 4.0 * np.finfo(np.float64).eps * np.abs(found) + 2.0**-90 * (np.abs(change) @ np.abs(estimate.high))
+    if not np.all((np.abs(coef - found) <= allowed) | (np.isnan(coef) & np.isnan(found))):
+        raise ValueError("coef are not the coefficients of its estimate")
+    shape = np.array(document["std_err"], dtype=np.float64).shape
+    if shape != coef.shape:
+        raise ValueError(f"std_err has shape {shape} and coef {coef.shape}")
 
 
 def _to_json(value: Any) -> Any:

@@ -72,11 +72,11 @@ class Estimate:
         return spread.copy(), np.linalg.norm(undetermined, axis=1) > _UNDETERMINED_SHARE * size
 
     def values(self, x: Tensor) -> Tensor:
-        """p(x), in the shape, dtype and on the device of x."""
+        """p(x), in float64, in the shape and on the device of x."""
         return self._evaluate(x, self.high)
 
     def std(self, x: Tensor) -> Tensor:
-        """The standard error of p(x), in the shape of x; NaN where the data do not determine p(x)."""
+        """The standard error of p(x), in float64, in the shape of x; NaN where the data do not determine p(x)."""
         flat = x.reshape(-1)
         std = torch.linalg.vector_norm(self._evaluate(flat, self.spread.T), dim=0) * self.deviation
         if self.undetermined is not None:
@@ -85,5 +85,5 @@ class Estimate:
         return std.reshape(x.shape)
 
     def _evaluate(self, x: Tensor, coef: Array) -> Tensor:
-        series = torch.tensor(coef, dtype=torch.float64).to(x.device, x.dtype)
-        return polyval(x, series, basis="chebyshev", domain=self.domain)
+        series = torch.tensor(coef, dtype=torch.float64, device=x.device)
+        return polyval(x.double(), series, basis="chebyshev", domain=self.domain)

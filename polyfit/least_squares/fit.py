@@ -19,19 +19,24 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import select
+from polyfit.bases import Interval
 from polyfit.least_squares.conditions import checked_fixed, make_conditions
-from polyfit.least_squares.data import NAN_POLICIES, prepare
+from polyfit.least_squares.data import NAN_POLICIES, Data, prepare, read_series
 from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit, not_finite
 from polyfit.least_squares.total import total_sum_of_squares
 
+# The domains that have a name.
+DOMAINS = ("auto", "data")
 PRECISIONS = ("auto", "double", "extended")
 # The most samples for which "auto" is "extended". At this length and degree 5 a fit takes 114 ms, and 51 ms in float64
 # (two busy Xeon cores, best of 15, 2026-11-26).
@@ -39,15 +44,15 @@ _EXTENDED_UP_TO = 100_000
 
 
 def fit(
-    x: Tensor,
-    y: Tensor,
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
     degree: int,
     *,
-    weight: Tensor | None = None,
-    sigma: Tensor | None = None,
+    weight: ArrayLike | Tensor | None = None,
+    sigma: ArrayLike | Tensor | None = None,
     absolute_sigma: bool = False,
     basis: str = "chebyshev",
-    domain: Sequence[float] | None = None,
+    domain: Sequence[float] | str | None = "auto",
     ridge: float = 0.0,
     fixed: Mapping[int, float] | None = None,
     nan_policy: str = "raise",
@@ -58,24 +63,26 @@ def fit(
 
     .. math:: \min_c \; \sum_n w_n \Bigl( y_n - \sum_{k=0}^{d} c_k P_k(t(x_n)) \Bigr)^2 + \lambda \sum_{k=1}^{d} c_k^2
 
-    P_k are the polynomials of the basis, and t(x) maps `domain` affinely onto the window of the basis.
+    P_k are the polynomials of the basis, and t(x) maps `domain` affinely onto the window of the basis. Whatever basis
+    and domain are, the fit is made in Chebyshev polynomials on the range of the data, and its result is converted.
 
     Args:
-        x: sample locations, (N,).
-        y: sample values, (N,).
+        x: sample locations, (N,): a tensor, or anything that numpy.asarray takes: an array, a list, a column of pandas
+            or polars. No gradient flows through a fit.
+        y: sample values, (N,), likewise.
         degree: d, at least 0.
-        weight: w, (N,); 1/sigma**2 for independent errors of standard deviation sigma. (numpy's w is its square root.)
-            Samples of weight zero are left out, whatever their x and y are.
-        sigma: standard deviations of y, (N,). Pass it instead of weight.
+        weight: w, (N,), or one number; 1/sigma**2 for independent errors of standard deviation sigma. (numpy's w is its
+            square root.) Samples of weight zero are left out, whatever their x and y are.
+        sigma: standard deviations of y, (N,), or one number. Pass it instead of weight.
         absolute_sigma: True if sigma is in units of y: standard errors then follow from sigma alone. By default only
             the ratios of sigma count, and standard errors are scaled with the residuals.
         basis: of the coefficients: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
-        domain: ``(lo, hi)``, mapped onto the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. None is
-            the range of the data. For coefficients of powers of x itself, pass ``basis="power", domain=(-1, 1)``, which
-            maps the window onto itself, or call ``in_basis("power")`` on the result.
+        domain: the interval ``(lo, hi)`` that is mapped onto the window of the basis: [0, 1] for laguerre, [-1, 1] for
+            the others. None is no mapping, t = x. "data" is the range of the data. "auto" is None for "power" and
+            "data" for the other bases.
         ridge: lambda, at least 0. It shrinks all coefficients of `basis` and `domain` except the constant.
         fixed: values of coefficients of `basis` and `domain` that are not fitted, by their index. A line through the
-            origin: ``basis="power", domain=(-1, 1), fixed={0: 0.0}``.
+            origin: ``basis="power", fixed={0: 0.0}``.
         nan_policy: for NaN and infinity in the data: "raise" (an error that says where they are), "omit" (leave these
             samples out) or "propagate" (return a fit of NaN).
         precision: of the residuals: "double" (float64), "extended" (twice the digits of float64, which gives all digits
@@ -86,24 +93,30 @@ def fit(
         A `Fit`: coefficients, covariance, standard errors, R^2, rank and condition. It evaluates the polynomial,
         predicts with intervals, converts to other bases, plots and saves.
 
-    dtypes: float16, bfloat16, float32 or float64, the same for all tensors. The result is float64.
+    dtypes: float16, bfloat16, float32 or float64; integers and booleans become float64. Operands of several dtypes are
+    promoted as by torch.promote_types. The result is float64, on the device of the data. Data that are not tensors are
+    on the CPU, whatever torch's default device is.
 
     Raises:
-        TypeError: an argument that is not a floating-point tensor, or dtypes that differ; a degree that is not an
-            integer; fixed that does not map integers to numbers; a domain that is not a pair of numbers.
+        TypeError: data that are not real numbers (complex numbers, dates, texts); a degree that is not an integer;
+            fixed that does not map integers to numbers; a domain that is not a pair of numbers.
         ValueError: shapes or devices that differ; NaN or infinity under "raise"; fewer samples than coefficients to
-            fit; negative weights, or no positive one; both weight and sigma; a name that is unknown.
+            fit; negative weights, or no positive one; both weight and sigma; absolute_sigma without either;
+            a name that is unknown.
 
     Warns:
-        FitWarning: the data do not determine all coefficients, or the condition is above 1e10. In the first case
-            `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared
-            Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
+        FitWarning: different x became equal in their dtype; the condition is above 1e10; or the data do not determine
+            all coefficients. In the last case `Fit.status` is "rank_deficient", the result is the minimum-norm solution
+            (the smallest sum of squared Chebyshev coefficients on the range of the data), and undetermined coefficients
+            have standard errors NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
     >>> fit = polyfit.fit(x, 3 - 2 * x + 0.5 * x**2, degree=2)
     >>> fit.in_basis("power").coef
     tensor([ 3.0000, -2.0000,  0.5000], dtype=torch.float64)
+    >>> float(polyfit.polyval(torch.tensor([20.0]).double(), **fit.as_arguments()))
+    163.0
     >>> print(fit)
     y = 11.75 + 15 T_1(t) + 6.25 T_2(t), t = (x - 5)/5
     >>> float(fit(20.0))
@@ -114,38 +127,82 @@ def fit(
         those of ``fit`` in numpy.polynomial, ``absolute_sigma`` is that of scipy.optimize.curve_fit.
     """
     degree, ridge = _checks.checked_degree(degree), _checks.checked_ridge(ridge)
-    bases.resolve(basis)
     _checks.check_choice("precision", precision, PRECISIONS)
     _checks.check_choice("nan_policy", nan_policy, NAN_POLICIES)
     values = checked_fixed(fixed, degree)
-    bounds = None if domain is None else bases.interval(domain)
+    bounds = checked_domain(domain, basis)
+    check_absolute(absolute_sigma, weight, sigma)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:
-        return not_finite(x, degree, basis, bounds)
-    n_free = degree + 1 - len(values)
+        given = read_series(x, y, weight, sigma, nan_policy)
+        return not_finite(len(given.x), degree, basis, None if bounds == "data" else bounds, given.x.device)
+    return fit_samples(
+        data,
+        degree,
+        absolute_sigma=absolute_sigma,
+        basis=basis,
+        bounds=bounds,
+        ridge=ridge,
+        fixed=values,
+        precision=precision,
+    )
+
+
+def fit_samples(
+    data: Data,
+    degree: int,
+    *,
+    absolute_sigma: bool,
+    basis: str,
+    bounds: Interval | Literal["data"] | None,
+    ridge: float,
+    fixed: dict[int, float],
+    precision: str,
+) -> Fit:
+    """`fit` for samples and arguments that are checked."""
+    n_free = degree + 1 - len(fixed)
     if data.n_samples < n_free:
         raise ValueError(
             f"{data.n_samples} samples do not determine {n_free} coefficients of degree {degree}; pass"
-            f" degree={max(0, data.n_samples - 1 + len(values))} or less, or more samples"
+            f" degree={max(0, data.n_samples - 1 + len(fixed))} or less, or more samples"
         )
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
-    bounds = data.domain if bounds is None else bounds
-    values = {k: value / data.unit for k, value in values.items()}
-    with select.without_autocast(x.device), np.errstate(all="ignore"):
-        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, values)
+    bounds = data.domain if bounds == "data" else bounds
+    fixed = {k: value / data.unit for k, value in fixed.items()}
+    with select.without_autocast(data.x.device), np.errstate(all="ignore"):
+        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed)
         solution = solve(data, degree, conditions, precision)
-        total = total_sum_of_squares(data, solution, has_constant=0 not in values)
+        total = total_sum_of_squares(data, solution, about=fixed.get(0))
     return make_fit(
         solution,
         internal_domain=data.domain,
         basis=basis,
         domain=bounds,
-        fixed=values,
+        fixed=fixed,
         n_samples=data.n_samples,
         total=total,
         unit=data.unit,
         absolute_sigma=absolute_sigma,
+        sample_weight=data.sample_weight,
         precision=precision,
-        device=x.device,
+        device=data.x.device,
     )
+
+
+def checked_domain(domain: Sequence[float] | str | None, basis: str) -> Interval | Literal["data"] | None:
+    """The domain of the result: an interval, "data" for the range of the data, or None for t = x."""
+    if isinstance(domain, str):
+        _checks.check_choice("domain", domain, DOMAINS, ", a pair (lo, hi), or None for t = x")
+        is_plain = domain == "auto" and bases.resolve(basis).name == "power"
+        return None if is_plain else "data"
+    return None if domain is None else bases.interval(domain)
+
+
+def check_absolute(absolute_sigma: bool, weight: object, sigma: object) -> None:
+    """Refuse errors in units of y where no errors are given."""
+    if absolute_sigma and weight is None and sigma is None:
+        raise ValueError(
+            "absolute_sigma=True, and sigma is not given; pass sigma, the standard deviation of each sample or one"
+            " number, or weight = 1/sigma**2"
+        )

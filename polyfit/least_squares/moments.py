@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import _checks, bases
 from polyfit.backends import operators, select
 from polyfit.errorfree import DoubleDouble, add_double_doubles, multiply_double_doubles, two_sum
 from polyfit.least_squares import algebra
+from polyfit.least_squares.data import read_series
 from polyfit.least_squares.refinement import Solution
-from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit
+from polyfit.least_squares.warn import warn
 
-_VERSION = 1
+_VERSION = 2
+_REMEDY = "leave these samples out"
 _EPS = torch.finfo(torch.float64).eps
 # A residual sum of squares is the difference of s and a quadratic form. Below this many eps s it is noise. Measured on
 # polynomials without noise: at most 5 (n from 20 to 1e5, degrees 1 to 10).
@@ -61,12 +64,13 @@ class Moments:
     tensor([ 1., -2.,  1.], dtype=torch.float64)
     """
 
-    def __init__(self, degree: int, domain: Sequence[float] = (-1.0, 1.0)) -> None:
+    def __init__(self, degree: int, domain: Sequence[float]) -> None:
         self._degree = _checks.checked_degree(degree)
         self._domain = bases.interval(domain)
         self._n_samples = 0
         self._offset = math.nan  # until there are samples
-        self._high = torch.zeros(3 * self._degree + 3, dtype=torch.float64)  # a, b, s
+        self._weights = math.inf, -math.inf  # the smallest and the largest
+        self._high = torch.zeros(3 * self._degree + 3, dtype=torch.float64, device="cpu")  # a, b, s
         self._low = torch.zeros_like(self._high)
 
     @property
@@ -111,46 +115,50 @@ class Moments:
 
     # --- collecting ---
 
-    def update(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, impl: str = "auto") -> Self:
+    def update(
+        self,
+        x: ArrayLike | Tensor,
+        y: ArrayLike | Tensor,
+        weight: ArrayLike | Tensor | None = None,
+        *,
+        impl: str = "auto",
+    ) -> Self:
         """Add data, in one pass.
 
         Args:
-            x: sample locations, (N,), of any floating-point dtype, on any device.
-            y: sample values, (N,), of the same dtype and on the same device.
-            weight: (N,), or None for ones.
+            x: sample locations, (N,), as for `polyfit.fit`.
+            y: sample values, (N,), likewise.
+            weight: (N,), one number, or None for ones. Samples of weight zero are left out, whatever their x and y are.
             impl: "auto", "triton" or "torch", as for `polyfit.fit`.
 
         Returns:
             These moments, with the data added. If an error is raised, they are unchanged.
 
         Raises:
-            TypeError: an argument that is not a floating-point tensor, or dtypes that differ.
+            TypeError: data that are not real numbers.
             ValueError: shapes or devices that differ, negative weights, NaN or infinity, sums that overflow.
         """
-        operands = {"x": x, "y": y, "weight": weight}
-        _checks.check_tensors(operands)
-        _checks.check_one_series(operands)
-        impl = select.resolve_fit_impl(impl, x.device)
+        given = read_series(x, y, weight, remedy=_REMEDY)
+        impl = select.resolve_fit_impl(impl, given.x.device)
+        x, y, weight, _ = given if given.weight is None else given.of(given.weight != 0)
         if not x.shape[0]:
             return self
         with torch.no_grad(), select.without_autocast(x.device):
-            if weight is not None:
-                _checks.check_weights(weight)
-            offset = self._offset if self._n_samples else _offset(y, weight)
+            offset = self._offset if self._n_samples else _offset(y)
             guess = None
             if offset:
                 guess = torch.zeros(self._degree + 1, dtype=torch.float64, device=x.device)
                 guess[0] = offset
-            sums = operators.moments(x.detach(), y.detach(), weight, self._degree, self._domain, guess, impl)
+            sums = operators.moments(x, y, weight, self._degree, self._domain, guess, impl)
             added = torch.cat([part.reshape(-1).cpu() for part in sums if part is not None])
         if not bool(added.isfinite().all()):
-            _checks.check_finite(operands, "leave these samples out")
+            given.check_finite(_REMEDY)
             raise ValueError("x lies far outside of domain, or y is too large to be squared in float64; scale them")
-        n_added = x.shape[0] if weight is None else int(weight.count_nonzero())
-        if n_added:
-            self._offset = offset
-            self._n_samples += n_added
-            self._high, self._low = add_double_doubles((self._high, self._low), (added, torch.zeros_like(added)))
+        lightest, heaviest = (1.0, 1.0) if weight is None else map(float, torch.aminmax(weight))
+        self._offset = offset
+        self._weights = min(lightest, self._weights[0]), max(heaviest, self._weights[1])
+        self._n_samples += x.shape[0]
+        self._high, self._low = add_double_doubles((self._high, self._low), (added, torch.zeros_like(added)))
         return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -165,8 +173,13 @@ class Moments:
         total = Moments(self._degree, self._domain)
         first, second = (self, other) if self._n_samples else (other, self)
         total._n_samples, total._offset = self._n_samples + other._n_samples, first._offset
+        total._weights = min(self._weights[0], other._weights[0]), max(self._weights[1], other._weights[1])
         total._high, total._low = add_double_doubles((first._high, first._low), second._shifted(first._offset))
         return total
+
+    def __radd__(self, other: object) -> Moments:
+        """The moments themselves for 0, with which ``sum`` begins."""
+        return self + Moments(self._degree, self._domain) if other == 0 else NotImplemented
 
     def _shifted(self, offset: float) -> DoubleDouble:
         """The sums about another offset, as double-doubles."""
@@ -176,7 +189,7 @@ class Moments:
         size = self._degree + 1
         of_x, of_y, squares = (slice(0, size), slice(2 * size - 1, 3 * size - 1), slice(3 * size - 1, 3 * size))
         # y - offset = (y - old) - step
-        step = two_sum(torch.tensor(offset, dtype=torch.float64), torch.tensor(-self._offset, dtype=torch.float64))
+        step = two_sum(high.new_tensor(offset), high.new_tensor(-self._offset))
         by_step = multiply_double_doubles((high[of_x], low[of_x]), step)
         new_y = add_double_doubles((high[of_y], low[of_y]), (-by_step[0], -by_step[1]))
         # s - 2 step b_0 + step^2 a_0 = s - step (b_0 + new b_0)
@@ -243,11 +256,9 @@ class Moments:
         rss = squares - float(coef @ (moments + rest))
         if rss < _NOISE * _EPS * squares:
             if self._n_samples > degree + 1:
-                warnings.warn(
+                warn(
                     "the residuals are smaller than the rounding errors of the moments: rss and standard errors are"
-                    " bounds of these errors. Fit the data themselves with polyfit.fit",
-                    FitWarning,
-                    stacklevel=2,
+                    " bounds of these errors. Fit the data themselves with polyfit.fit"
                 )
             rss = _NOISE * _EPS * squares
         high, low = _with_offset(coef, self._offset, directions)
@@ -258,9 +269,10 @@ class Moments:
             domain=self._domain,
             fixed={},
             n_samples=self._n_samples,
-            total=max(squares - float(of_y[0]) ** 2 / gram[0, 0], 0.0),
+            total=max(squares - float(of_y[0]) ** 2 / float(gram[0, 0]), 0.0),
             unit=1.0,
             absolute_sigma=False,
+            sample_weight=self._weights[0] if self._weights[0] == self._weights[1] else math.nan,
             precision="double",
             device=torch.device("cpu"),
         )
@@ -275,6 +287,7 @@ class Moments:
             "domain": self._domain,
             "n_samples": self._n_samples,
             "offset": self._offset,
+            "weights": self._weights,
             "high": self._high.clone(),
             "low": self._low.clone(),
         }
@@ -283,24 +296,53 @@ class Moments:
         """Set the moments to a state that `state_dict` returned.
 
         Raises:
-            ValueError: a state that is incomplete, of another degree or domain, or of a newer version.
+            ValueError: a state that is incomplete, damaged, of another degree or domain, or of another version. The
+                moments are then unchanged.
         """
-        missing = {"version", "degree", "domain", "n_samples", "offset", "high", "low"} - state.keys()
-        if missing:
-            raise ValueError(f"state lacks {', '.join(sorted(missing))}; pass a result of Moments.state_dict")
-        if state["version"] > _VERSION:
+        keys = self.state_dict().keys()
+        if not isinstance(state, Mapping) or keys - state.keys():
+            lacks = f"lacks {', '.join(sorted(keys - state.keys()))}" if isinstance(state, Mapping) else "is not a dict"
+            raise ValueError(f"state {lacks}; pass a result of Moments.state_dict")
+        if state["version"] != _VERSION:
             raise ValueError(
-                f"state has version {state['version']} and this polyfit reads up to {_VERSION}; install a newer"
-                " fused-polyfit"
+                f"state has version {state['version']!r} and this polyfit reads {_VERSION}; read it with the version of"
+                " fused-polyfit that wrote it"
             )
-        domain = tuple(state["domain"])
-        if (state["degree"], domain) != (self._degree, self._domain):
+        try:
+            degree, domain = _checks.checked_degree(state["degree"]), bases.interval(state["domain"])
+            loaded = _checked_state(state, 3 * degree + 3)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"state is damaged ({error}); pass a result of Moments.state_dict") from None
+        if (degree, domain) != (self._degree, self._domain):
             raise ValueError(
-                f"state is of degree {state['degree']} on {domain}, and these moments of degree {self._degree} on"
-                f" {self._domain}; load it into Moments({state['degree']}, domain={domain})"
+                f"state is of degree {degree} on {domain}, and these moments of degree {self._degree} on"
+                f" {self._domain}; load it into Moments({degree}, domain={domain})"
             )
-        self._n_samples, self._offset = int(state["n_samples"]), float(state["offset"])
-        self._high, self._low = (state[part].to("cpu", torch.float64, copy=True) for part in ("high", "low"))
+        self._n_samples, self._offset, self._weights, self._high, self._low = loaded
+
+
+def _checked_state(state: Mapping[str, Any], size: int) -> tuple[int, float, tuple[float, float], Tensor, Tensor]:
+    """Number of samples, offset, smallest and largest weight, and totals (size,) of a state.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: a value that `Moments` does not have.
+    """
+    n_samples, offset, (lightest, heaviest) = state["n_samples"], float(state["offset"]), map(float, state["weights"])
+    _checks.check_count("n_samples", n_samples, 0)
+    totals = []
+    for name in ("high", "low"):
+        tensor = _checks.data_tensor(name, state[name]).detach().to("cpu", torch.float64, copy=True)
+        if tensor.shape != (size,):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} in place of {(size,)}")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} is not finite")
+        totals.append(tensor)
+    if n_samples and not (math.isfinite(offset) and 0.0 < lightest <= heaviest < math.inf and totals[0][0] > 0.0):
+        raise ValueError(f"offset {offset!r}, weights from {lightest!r} to {heaviest!r}, sum {float(totals[0][0])!r}")
+    if not n_samples and any(map(torch.any, totals)):
+        raise ValueError("sums of no samples are not zero")
+    return n_samples, offset, (lightest, heaviest), totals[0], totals[1]
 
 
 def _with_offset(
@@ -313,11 +355,9 @@ def _with_offset(
     return two_sum(high, low - directions.undetermined_part(high))
 
 
-def _offset(y: Tensor, weight: Tensor | None) -> float:
+def _offset(y: Tensor) -> float:
     """The mean of the first y rounded to 24 bits, so that y - offset is often exact; 0 where it is not finite."""
-    y = y[:_FIRST]
-    used = y if weight is None else y[weight[:_FIRST] > 0]
-    mean = float(used.mean(dtype=torch.float64)) if used.numel() else 0.0
+    mean = float(y[:_FIRST].mean(dtype=torch.float64))
     if not math.isfinite(mean):
         return 0.0
     mantissa, exponent = math.frexp(mean)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from polyfit import bases, plotting
+from polyfit import _checks, bases, plotting
+from polyfit._optional import import_optional
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.least_squares import document
@@ -25,10 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
-
-
-class FitWarning(UserWarning):
-    """The data do not determine the fit, or only just. The message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,28 @@ class Selection:
         return plotting.selection_figure(self.degrees, self.values, self.degree, name, is_log=is_log)
 
 
+class _Copied:
+    """An attribute that is a tensor: whoever reads it gets a copy, so that writing to it does not change the owner."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, instance: Any, owner: type) -> Tensor:
+        if instance is None:  # a dataclass asks for the default: there is none
+            raise AttributeError(self._name)
+        return instance.__dict__[self._name].clone()
+
+    def __set__(self, instance: Any, value: Tensor) -> None:
+        instance.__dict__[self._name] = value
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
     r"""A fitted polynomial, :math:`p(x) = \sum_k c_k P_k(t(x))`, and its errors.
 
     P_k are the polynomials of `basis`, and t(x) maps `domain` affinely onto the window of the basis. Numbers are
-    float64, whatever the dtype of the data was. Tensors are on the device of the data. Call the fit to evaluate it.
+    float64, whatever the dtype of the data was. Tensors are on the device of the data; they are copies, and writing to
+    them does not change the fit. Call the fit to evaluate it.
 
     Attributes:
         coef: coefficients c, lowest degree first, (degree + 1,).
@@ -72,8 +86,8 @@ class Fit:
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x.
         n_samples: the number of samples of positive weight.
         rss: the weighted sum of squared residuals, in squared units of y.
-        r_squared: 1 - rss / total. The total is the weighted sum of squares of y about its weighted mean, or about zero
-            if the constant was fixed. NaN where the total is zero.
+        r_squared: 1 - rss / total. The total is the weighted sum of squares of y about its weighted mean, or about
+            the constant if that was fixed. NaN where the total is zero.
         degrees_of_freedom: n_samples less rank. With ridge, n_samples less the trace of the hat matrix.
         rank: the number of free coefficients, or of combinations of them, that the data determine.
         condition: of the matrix with columns sqrt(w) T_k(t), T_k on the range of the data, each scaled to length one:
@@ -83,10 +97,16 @@ class Fit:
             errors; "not_finite": the data have NaN or infinity, which was propagated.
         solver: "moments" (the normal equations), or "qr" (of the data) where these have too few digits.
         precision: "double" or "extended": that of the residuals in the last correction.
+        fixed: the indices of the coefficients that were fixed, in `basis` and `domain`.
+        absolute_sigma: whether sigma was in units of y, so that errors follow from it alone.
+        sample_weight: the weight of a sample if all have the same, otherwise NaN.
         selection: the criterion of all degrees if the fit comes from `polyfit.select_degree`, otherwise None.
     """
 
-    coef: Tensor
+    if TYPE_CHECKING:
+        coef: Tensor
+    else:
+        coef: Tensor = _Copied()
     basis: str
     domain: Interval | None
     n_samples: int
@@ -100,12 +120,19 @@ class Fit:
     precision: str
     estimate: Estimate = field(repr=False)
     fixed: tuple[int, ...] = ()
+    absolute_sigma: bool = False
+    sample_weight: float = 1.0
     selection: Selection | None = None
 
     @property
     def degree(self) -> int:
         """The degree of the polynomial."""
-        return self.coef.shape[0] - 1
+        return len(self.estimate.high) - 1
+
+    @property
+    def _device(self) -> torch.device:
+        """Where tensors of the result lie."""
+        return self.__dict__["_coef"].device
 
     @property
     def residual_std(self) -> float:
@@ -119,7 +146,7 @@ class Fit:
         spread[list(self.fixed)], is_undetermined[list(self.fixed)] = 0.0, False
         return spread, is_undetermined
 
-    @functools.cached_property
+    @property
     def std_err(self) -> Tensor:
         """Standard errors of the coefficients, (degree + 1,), in units of y.
 
@@ -129,34 +156,37 @@ class Fit:
         spread, is_undetermined = self._spread
         errors = np.linalg.norm(spread, axis=1) * self.estimate.deviation
         errors[is_undetermined] = math.nan
-        return torch.from_numpy(errors).to(self.coef.device)
+        return torch.from_numpy(errors).to(self._device)
 
-    @functools.cached_property
+    @property
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
         spread, is_undetermined = self._spread
         spread = spread * self.estimate.deviation
         covariance = spread @ spread.T
         covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)
-        return torch.from_numpy(covariance).to(self.coef.device)
+        return torch.from_numpy(covariance).to(self._device)
 
     # --- evaluation ---
 
-    def __call__(self, x: Tensor | float | Sequence[float]) -> Tensor:
+    def __call__(self, x: ArrayLike | Tensor) -> Tensor:
         """Evaluate p(x).
 
         The polynomial is evaluated in Chebyshev polynomials on the range of the data, whatever the basis of `coef` is.
         Powers of x far from zero would cancel.
 
         Args:
-            x: any shape; a floating-point tensor, or numbers.
+            x: a tensor of any shape, or anything that numpy.asarray takes: numbers, lists, arrays, columns of pandas.
 
         Returns:
-            p(x) in the shape of x; in the dtype and on the device of a floating-point tensor, in float64 otherwise.
-        """
-        return self.estimate.values(_as_tensor(x))
+            p(x) in float64, in the shape and on the device of x. Differentiable in x.
 
-    def predict(self, x: Tensor | float | Sequence[float], *, return_std: bool = False) -> Any:
+        Raises:
+            TypeError: x does not hold real numbers.
+        """
+        return self.estimate.values(_checks.data_tensor("x", x))
+
+    def predict(self, x: ArrayLike | Tensor, *, return_std: bool = False) -> Any:
         """Evaluate p(x), and with return_std its standard error.
 
         Args:
@@ -165,30 +195,50 @@ class Fit:
                 scatter of single samples about it.
 
         Returns:
-            Values in the shape of x, or with return_std a pair of values and standard errors. Standard errors are NaN
-            where the data do not determine p(x).
+            Values in the shape of x, or with return_std a pair of values and standard errors, in float64. Standard
+            errors are NaN where the data do not determine p(x).
         """
-        x = _as_tensor(x)
+        x = _checks.data_tensor("x", x)
         values = self.estimate.values(x)
         return (values, self.estimate.std(x)) if return_std else values
 
     def interval(
-        self, x: Tensor | float | Sequence[float], level: float = 0.95, *, kind: str = "confidence"
+        self,
+        x: ArrayLike | Tensor,
+        level: float = 0.95,
+        *,
+        kind: str = "confidence",
+        sigma: ArrayLike | Tensor | None = None,
+        weight: ArrayLike | Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        r"""Bounds at each x, by Student's t distribution with `degrees_of_freedom`.
+        r"""Bounds at each x: of the curve, or of one more sample.
+
+        .. math:: p(x) \pm q \, s(x), \qquad p(x) \pm q \sqrt{s(x)^2 + v / w}
+
+        s(x) is the standard error of p(x). By default v is the residual variance, and q the quantile of Student's t
+        distribution with `degrees_of_freedom`. With absolute_sigma v is 1, the variance is known, and q is the quantile
+        of the normal distribution.
 
         Args:
             x: as for a call of the fit.
             level: the probability between the bounds, in (0, 1).
-            kind: "confidence": bounds of the curve at that x. "prediction": bounds of one more sample there, of weight
-                one.
+            kind: "confidence": bounds of the curve at that x. "prediction": bounds of one more sample there.
+            sigma: the standard deviation of the new sample, in the units of the sigma of the fit; a number, or of the
+                shape of x. w is 1/sigma**2. For "prediction" only.
+            weight: w, in place of sigma. By default it is the weight of the samples of the fit, which must all have
+                the same.
 
         Returns:
-            Lower and upper bounds in the shape of x.
+            Lower and upper bounds in the shape of x, in float64.
 
         Raises:
-            ValueError: a level or kind that is not accepted.
-            ImportError: scipy is not installed (extra `stats`).
+            TypeError: x, sigma or weight that does not hold real numbers.
+            ValueError: a level or kind that is not accepted; a sigma or weight that is not positive and finite, is
+                missing where the weights of the samples differ, or is given for "confidence".
+            ImportError: scipy is not installed (extra `stats`); absolute_sigma does not need it.
+
+        References:
+            Draper & Smith, Applied Regression Analysis (1998), 3.1 for both kinds, 9.2 for weights.
         """
         if not 0.0 < level < 1.0:
             raise ValueError(f"level={level!r} is not a probability; pass a number between 0 and 1, such as 0.95")
@@ -196,16 +246,64 @@ class Fit:
             raise ValueError(
                 f"kind={kind!r} is unknown; pass 'confidence' (of the curve) or 'prediction' (of a sample)"
             )
-        from scipy.special import stdtrit
-
-        x = _as_tensor(x)
+        x = _checks.data_tensor("x", x)
         values, std = self.estimate.values(x), self.estimate.std(x)
         if kind == "prediction":
-            std = torch.hypot(std, torch.full_like(std, self.estimate.deviation))
-        half = std * float(stdtrit(self.degrees_of_freedom, 0.5 * (1.0 + level)))
+            std = torch.hypot(std, self._sigma_of_new(x, sigma, weight) * self.estimate.deviation)
+        elif sigma is not None or weight is not None:
+            raise ValueError("sigma and weight are those of a new sample; pass kind='prediction' with them")
+        half = std * self._quantile(0.5 * (1.0 + level))
         return values - half, values + half
 
+    def _sigma_of_new(self, x: Tensor, sigma: Any, weight: Any) -> Tensor:
+        """1/sqrt(w) of a new sample at each x, in the shape of x."""
+        if sigma is not None and weight is not None:
+            raise ValueError("weight and sigma are both given; pass one of them: weight is 1/sigma**2")
+        name, given = ("weight", weight) if sigma is None else ("sigma", sigma)
+        if given is None and math.isnan(self.sample_weight) and not math.isnan(self.rss):
+            raise ValueError(
+                "the samples of the fit have different weights, and that of the new sample is not given; pass sigma= or"
+                " weight= of the new sample"
+            )
+        values = _checks.data_tensor(name, self.sample_weight if given is None else given).to(x.device, torch.float64)
+        if values.dim() and values.shape != x.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)} and x {tuple(x.shape)}; pass one number, or one for each x"
+            )
+        if given is not None and not bool((values.isfinite() & (values > 0)).all()):
+            raise ValueError(f"{name} of new samples is not positive and finite everywhere; pass positive numbers")
+        return (values.rsqrt() if sigma is None else values).expand(x.shape)
+
+    def _quantile(self, probability: float) -> float:
+        """The quantile of the distribution of an error over its standard error."""
+        if self.absolute_sigma:
+            return statistics.NormalDist().inv_cdf(probability)
+        stdtrit = import_optional("scipy.special", "Fit.interval", "stats").stdtrit
+        return float(stdtrit(self.degrees_of_freedom, probability))
+
     # --- other forms ---
+
+    def as_arguments(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """Coefficients, basis and domain as keyword arguments, which belong together.
+
+        ``polyval(x, **fit.as_arguments())`` is p(x). So are the polynomials of
+        ``polynomial_loss(x, y, **fit.as_arguments())`` and, at its start, of
+        ``train(x, y, **fit.as_arguments(), optimizer=..., epochs=...)``.
+
+        Args:
+            dtype: of the coefficients, which has to be that of x there; None for float64.
+
+        Returns:
+            A dict with the keys "coef" (a copy), "basis" and "domain".
+
+        >>> import torch, polyfit
+        >>> x = torch.linspace(2000, 2020, 21)
+        >>> fit = polyfit.fit(x, 3 * x, degree=1)
+        >>> polyfit.polyval(x[:2], **fit.as_arguments(x.dtype))
+        tensor([6000., 6003.])
+        """
+        coef = self.coef.to(self.coef.dtype if dtype is None else dtype, copy=True)
+        return {"coef": coef, "basis": self.basis, "domain": self.domain}
 
     def in_basis(self, basis: str, domain: Sequence[float] | None = None) -> Fit:
         """The same polynomial in another basis and domain, with its covariance.
@@ -225,7 +323,10 @@ class Fit:
         bounds = None if domain is None else bases.interval(domain)
         if name == self.basis and bounds == self.domain:
             return self
-        coef = self.estimate.coefficients(name, bounds).to(self.coef.device)
+        window = bases.BASES[name].window
+        if name == self.basis and (bounds or window) == (self.domain or window):  # the same map, and so the same series
+            return replace(self, domain=bounds)
+        coef = self.estimate.coefficients(name, bounds).to(self._device)
         return replace(self, coef=coef, basis=name, domain=bounds, fixed=())
 
     def to_numpy(self) -> Series:
@@ -251,16 +352,22 @@ class Fit:
         ]
         return "\n".join(lines)
 
-    def plot(self, x: Tensor | None = None, y: Tensor | None = None, *, level: float = 0.95) -> Figure:
+    def plot(
+        self, x: ArrayLike | Tensor | None = None, y: ArrayLike | Tensor | None = None, *, level: float = 0.95
+    ) -> Figure:
         """Plot the curve and its confidence band; with data also the samples and their residuals; needs matplotlib.
 
         Args:
-            x: sample locations, (N,), or None.
-            y: sample values, (N,), or None.
+            x: sample locations, (N,), as for `polyfit.fit`, or None.
+            y: sample values, (N,), likewise.
             level: the probability of the band.
 
         Returns:
-            A matplotlib Figure; `figure.savefig("fit.png")` writes it.
+            A matplotlib Figure; `figure.savefig("fit.png")` writes it. The curve spans the range of the data of the fit
+            and of x.
+
+        Raises:
+            ImportError: matplotlib is not installed (extra `cli`), or scipy (extra `stats`).
         """
         return plotting.fit_figure(curve_of(self), x, y, level)
 
@@ -278,13 +385,6 @@ class Fit:
             ValueError: the file is not one that `save` wrote, or is damaged, or has a newer version of the format.
         """
         return cls(**document.read(path))
-
-
-def _as_tensor(x: Any) -> Tensor:
-    """A floating-point tensor as it is, other numbers as a tensor in float64."""
-    if isinstance(x, Tensor) and x.is_floating_point():
-        return x
-    return torch.as_tensor(x, dtype=torch.float64)
 
 
 def curve_of(fit: Fit) -> plotting.Curve:

@@ -12,21 +12,22 @@ fold uses the total less those of the fold; its error on the fold uses those of 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import _checks
 from polyfit.backends import operators, select
 from polyfit.least_squares import algebra
 from polyfit.least_squares import fit as fitting
-from polyfit.least_squares.data import Data, prepare
+from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
 from polyfit.least_squares.refinement import first_guess, keeps_digits
-from polyfit.least_squares.result import Fit, FitWarning, Selection
+from polyfit.least_squares.result import Fit, Selection
+from polyfit.least_squares.warn import warn
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
 # The smallest squared distance of a scaled column of the design matrix from those before it that the Gram matrix
@@ -60,17 +61,17 @@ class _NormalEquations(NamedTuple):
 
 
 def select_degree(
-    x: Tensor,
-    y: Tensor,
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
     max_degree: int,
     *,
     criterion: str = "bic",
     folds: int = 5,
-    weight: Tensor | None = None,
-    sigma: Tensor | None = None,
+    weight: ArrayLike | Tensor | None = None,
+    sigma: ArrayLike | Tensor | None = None,
     absolute_sigma: bool = False,
     basis: str = "chebyshev",
-    domain: Sequence[float] | None = None,
+    domain: Sequence[float] | str | None = "auto",
     nan_policy: str = "raise",
     precision: str = "auto",
     impl: str = "auto",
@@ -85,11 +86,11 @@ def select_degree(
 
     "cv" is cross-validation: each fold is predicted by the fit to the other folds, and the criterion is the weighted
     mean of the squared errors. Sample i belongs to fold i mod folds, so that each fold covers the range of sorted data.
-    Shuffle data whose order has a period.
+    Samples that are left out (of weight zero, or omitted) are not counted. Shuffle data whose order has a period.
 
     Args:
-        x: sample locations, (N,).
-        y: sample values, (N,).
+        x: sample locations, (N,), as for `polyfit.fit`.
+        y: sample values, (N,), likewise.
         max_degree: the largest degree to compare, at least 0.
         criterion: "aic", "aicc", "bic" or "cv"; the degree with its smallest value is chosen.
         folds: the number of folds of cross-validation, at least 2. Other criteria ignore it.
@@ -128,18 +129,13 @@ def select_degree(
     folds = _checks.checked_degree(folds, "folds") if criterion == "cv" else 0
     if folds == 1 or (criterion == "cv" and folds < 1):
         raise ValueError(f"folds={folds} leaves no samples to fit or none to test; pass at least 2")
-    options = {
-        "weight": weight,
-        "sigma": sigma,
-        "absolute_sigma": absolute_sigma,
-        "basis": basis,
-        "domain": domain,
-        "nan_policy": nan_policy,
-        "precision": precision,
-        "impl": impl,
-    }
+    _checks.check_choice("precision", precision, fitting.PRECISIONS)
+    _checks.check_choice("nan_policy", nan_policy, NAN_POLICIES)
+    fitting.check_absolute(absolute_sigma, weight, sigma)
+    bounds = fitting.checked_domain(domain, basis)
     data = prepare(x, y, weight, sigma, nan_policy, impl)
     if data is None:  # not finite, and to be propagated
+        options = {"weight": weight, "sigma": sigma, "basis": basis, "domain": domain, "nan_policy": nan_policy}
         return fitting.fit(x, y, max_degree, **options)
     n_training = data.n_samples - -(-data.n_samples // folds) if folds else data.n_samples
     if n_training <= max_degree:
@@ -149,15 +145,13 @@ def select_degree(
         )
     if folds > data.n_samples:
         raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most {data.n_samples}")
-    with torch.no_grad(), select.without_autocast(x.device):
+    with torch.no_grad(), select.without_autocast(data.x.device):
         coef, equations = _normal_equations(data, max_degree, max(1, folds))
     n_degrees = _resolved(equations, max_degree)
     if n_degrees <= max_degree:
-        warnings.warn(
+        warn(
             f"the data do not determine degrees from {n_degrees} on: these are not compared. Pass"
-            f" max_degree={n_degrees - 1}, or samples at more different x",
-            FitWarning,
-            stacklevel=2,
+            f" max_degree={n_degrees - 1}, or samples at more different x"
         )
     total = equations.total()
     degrees = range(n_degrees)
@@ -172,7 +166,16 @@ def select_degree(
             for degree in degrees
         ]
     best = min(degrees, key=values.__getitem__)
-    fit = fitting.fit(x, y, best, **options)
+    fit = fitting.fit_samples(
+        data,
+        best,
+        absolute_sigma=absolute_sigma,
+        basis=basis,
+        bounds=bounds,
+        ridge=0.0,
+        fixed={},
+        precision=precision,
+    )
     return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), tuple(rss), best, folds))
 
 
@@ -196,7 +199,10 @@ def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _NormalEquations
     """One pass over the data about a polynomial coef (p,). Fold i mod folds of sample i is a series of a batch."""
     impl = select.resolve_fit_impl(data.impl, data.x.device)
     whole = data.n_samples - data.n_samples % folds
-    total = [torch.zeros(folds, *shape, dtype=torch.float64) for shape in ((2 * degree + 1,), (degree + 1,), ())]
+    total = [
+        torch.zeros(folds, *shape, dtype=torch.float64, device="cpu")
+        for shape in ((2 * degree + 1,), (degree + 1,), ())
+    ]
     coef = coef.to(data.x.device)
     for part, n_series in ((slice(0, whole), folds), (slice(whole, None), data.n_samples - whole)):
         if not n_series:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate, convert_internal
 from polyfit.least_squares.refinement import Solution
-from polyfit.least_squares.result import Fit, FitWarning
+from polyfit.least_squares.result import Fit
+from polyfit.least_squares.warn import warn
 
 # The condition above which a fit warns. There the rounding of the data to float64, 1e-16, may become 1e-6 in a
 # coefficient. From 3e10 on, refinement may end before it has found all digits, see `refinement`.
@@ -30,27 +29,29 @@ def make_fit(
     *,
     internal_domain: Interval,
     basis: str,
-    domain: Interval,
+    domain: Interval | None,
     fixed: dict[int, float],
     n_samples: int,
     total: float,
     unit: float,
     absolute_sigma: bool,
+    sample_weight: float,
     precision: str,
     device: torch.device,
 ) -> Fit:
-    """The `Fit` of a solution. Warnings point to the caller of the function that calls this one.
+    """The `Fit` of a solution. Warnings point to the user's line.
 
     Args:
         solution: in terms of Chebyshev polynomials on the internal domain.
         internal_domain: the domain on which the solution was computed.
         basis: the basis of the result.
-        domain: the domain of the result.
+        domain: the domain of the result, or None for t = x.
         fixed: values of the coefficients of basis and domain that were not fitted, by their index.
         n_samples: the number of samples of positive weight.
         total: the total sum of squares, see `total`.
         unit: a power of two in which y, the solution, fixed and total are measured.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
+        sample_weight: the weight of a sample if all have the same, otherwise NaN.
         precision: of the residuals.
         device: where `Fit.coef` is to lie.
     """
@@ -67,7 +68,7 @@ def make_fit(
     status = "rank_deficient" if directions.rank < n_free else "ok" if freedom else "interpolates"
     message = _warning(directions, degree, n_free, coef, basis, domain)
     if message is not None:
-        warnings.warn(message, FitWarning, stacklevel=3)
+        warn(message)
     return Fit(
         coef=coef.to(device),
         basis=basis,
@@ -83,17 +84,19 @@ def make_fit(
         precision=precision,
         estimate=Estimate(high, low, internal_domain, spread, directions.undetermined, deviation),
         fixed=tuple(fixed),
+        absolute_sigma=absolute_sigma,
+        sample_weight=sample_weight,
     )
 
 
-def not_finite(x: Tensor, degree: int, basis: str, domain: Interval | None) -> Fit:
+def not_finite(n_samples: int, degree: int, basis: str, domain: Interval | None, device: torch.device) -> Fit:
     """A fit of NaN, for data that are not finite under "propagate"."""
     nan = np.full(degree + 1, math.nan)
     return Fit(
-        coef=torch.from_numpy(nan.copy()).to(x.device),
+        coef=torch.from_numpy(nan.copy()).to(device),
         basis=basis,
-        domain=bases.BASES[basis].window if domain is None else domain,
-        n_samples=x.shape[0],
+        domain=domain,
+        n_samples=n_samples,
         rss=math.nan,
         r_squared=math.nan,
         degrees_of_freedom=math.nan,
@@ -121,7 +124,7 @@ def _spread(directions: algebra.Directions, gram: Array, penalty: Array | None) 
 
 
 def _warning(
-    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval
+    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval | None
 ) -> str | None:
     """The warning about a solution, or None."""
     if directions.rank < n_free:
@@ -136,5 +139,6 @@ def _warning(
             " coefficients. Pass a lower degree, samples that fill their range more evenly, or ridge > 0"
         )
     if not all(map(math.isfinite, coef.tolist())):
-        return f"coefficients of {basis} on {domain} overflow float64; pass a domain nearer to the data"
+        where = "x" if domain is None else f"the domain {domain}"
+        return f"coefficients of {basis} on {where} overflow float64; pass domain='data'"
     return None

@@ -1,6 +1,7 @@
 r"""The total sum of squares of y, to which R^2 relates the sum of squared residuals.
 
-It is taken about the weighted mean, or about zero where the constant is fixed. About a number m near the mean ::
+It is taken about the weighted mean, or about the constant where that is fixed: it is the sum of squared residuals of
+the fit without its other terms. About a number m near the mean ::
 
     sum(w (y - m)**2) - sum(w (y - m))**2 / sum(w)
 
@@ -30,18 +31,18 @@ _SMALL_CONDITION = 32.0
 _CHUNK = 1 << 16
 
 
-def total_sum_of_squares(data: Data, solution: Solution, *, has_constant: bool) -> float:
-    """The total sum of squares, about the weighted mean with has_constant; 0 where it is no more than rounding.
+def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None) -> float:
+    """The total sum of squares about a number, or about the weighted mean for None; 0 where it is only rounding.
 
     For few data it comes from the data, for long data from the solution, unless the condition costs too many digits.
     """
     is_few = data.n_samples <= sizes.current().few_samples
     if not is_few and solution.directions.condition < _SMALL_CONDITION:
-        return _from_solution(solution, has_constant=has_constant)
+        return _from_solution(solution, about)
     sums = _sums_at_once if is_few else _sums_in_chunks
-    sum_of_weights, mean, first, total = sums(data, has_constant=has_constant)
-    if not has_constant:
-        return total
+    sum_of_weights, mean, first, total = sums(data, about)
+    if about is not None:
+        return _unless_rounding(total, sum_of_weights, about)
     # Divided first: the square may overflow for large weights.
     return _unless_rounding(total - first * (first / sum_of_weights), sum_of_weights, mean)
 
@@ -51,40 +52,44 @@ def _unless_rounding(total: float, sum_of_weights: float, mean: float) -> float:
     return total if total > sum_of_weights * (4.0 * _EPS * mean) ** 2 else 0.0
 
 
-def _from_solution(solution: Solution, *, has_constant: bool) -> float:
-    """The total without a pass over the data: y less its mean is V e + r, with e the coefficients less the mean.
+def _from_solution(solution: Solution, about: float | None) -> float:
+    """The total without a pass over the data: y less a number is V e + r, with e the coefficients less the number.
 
     So it is ``e.G e + 2 e.g + rss``, with the moments g of the residuals r.
     """
     gram, moments, difference = solution.gram, solution.moments, solution.high
-    sum_of_weights, mean = float(gram[0, 0]), 0.0
-    if has_constant:
+    sum_of_weights = float(gram[0, 0])
+    if about is None:
         # The mean of V e + r is zero, which gives the first entry of e without a difference of coefficient and mean.
         first = -float(moments[0] + gram[0, 1:] @ difference[1:]) / sum_of_weights
-        mean = float(difference[0]) - first
-        difference = np.concatenate(([first], difference[1:]))
+        about = float(difference[0]) - first
+    else:
+        first = float(difference[0] - about + solution.low[0])
+    difference = np.concatenate(([first], difference[1:]))
     total = solution.rss + float(difference @ (gram @ difference + 2.0 * moments))
-    return _unless_rounding(total, sum_of_weights, mean) if has_constant else total
+    return _unless_rounding(total, sum_of_weights, about)
 
 
-# --- from the data: sum(w), the mean m or 0, sum(w (y - m)), sum(w (y - m)**2) ---
+# --- from the data: sum(w), the mean m or the given number, sum(w (y - m)), sum(w (y - m)**2) ---
 
 _Sums = tuple[float, float, float, float]
 
 
-def _sums_at_once(data: Data, *, has_constant: bool) -> _Sums:
+def _sums_at_once(data: Data, about: float | None) -> _Sums:
     y = to_array(data.y)
     weight = None if data.weight is None else to_array(data.weight)
     sum_of_weights = float(data.n_samples if weight is None else weight.sum())
-    mean = float(y.sum() if weight is None else weight @ y) / sum_of_weights if has_constant else 0.0
+    mean = about
+    if mean is None:
+        mean = float(y.sum() if weight is None else weight @ y) / sum_of_weights
     difference = y - mean
     weighted = difference if weight is None else weight * difference
     return sum_of_weights, mean, float(weighted.sum()), float(weighted @ difference)
 
 
-def _sums_in_chunks(data: Data, *, has_constant: bool) -> _Sums:
-    mean = 0.0
-    if has_constant:
+def _sums_in_chunks(data: Data, about: float | None) -> _Sums:
+    mean = about
+    if mean is None:
         sum_of_weights, first, _ = _sums_about(data, 0.0)
         mean = first / sum_of_weights
     sum_of_weights, first, total = _sums_about(data, mean)

@@ -109,7 +109,7 @@ def test_a_writer_that_removed_the_part_is_an_error(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask, mode):
+def test_permissions_of_a_new_file_are_those_of_any(tmp_path: Path, umask, mode):
     previous = os.umask(umask)
     try:
         with replacing(tmp_path / "data"):
@@ -119,3 +119,36 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask, mode):
         os.umask(previous)
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == mode
     assert umask_after == umask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755])
+def test_permissions_of_an_older_file_stay(tmp_path: Path, mode):
+    path = tmp_path / "data"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    with replacing(path) as part:
+        part.write_bytes(b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert contents(tmp_path) == {"data": b"new"}
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"pipe is not a regular file; name another file"), replacing(path):
+        pass
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_errors_name_the_file_and_not_its_part(tmp_path: Path):
+    for path, error in ((tmp_path / "absent" / "data", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(error) as caught, replacing(path):
+            pass
+        assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 250 + ".json", "n." + "j" * 253, "\N{BLACK STAR}" * 85])
+def test_names_may_be_as_long_as_the_system_allows(tmp_path: Path, name):
+    with replacing(tmp_path / name) as part:
+        part.write_bytes(b"new")
+    assert contents(tmp_path) == {name: b"new"}

@@ -20,7 +20,7 @@ FIXED = [{0: 0.0}, {1: 0.5}, {0: 0.25, 3: -1.0}, {4: 0.0}, {0: 1.0, 1: 2.0, 2: 0
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("fixed", FIXED, ids=str)
-@pytest.mark.parametrize("domain", [None, (0.0, 10.0)])
+@pytest.mark.parametrize("domain", ["data", None, (0.0, 10.0)])
 @pytest.mark.parametrize("basis", BASES)
 def test_fixed_coefficients(basis, domain, fixed, precision):
     x, y, weight = 5.0 + 3.0 * line(40), curve(40), uniform(40)
@@ -40,7 +40,7 @@ def test_fixed_coefficients(basis, domain, fixed, precision):
 def test_fixed_on_long_and_on_ill_conditioned_data(precision, small_chunks, set_sizes):
     set_sizes(few_samples=16)
     x, y, weight, degree = PROBLEMS["an outlier at 1000"]()
-    for options in ({"basis": "power", "domain": (-1, 1), "fixed": {0: 1.0}}, {"basis": "legendre", "fixed": {2: 0.5}}):
+    for options in ({"basis": "power", "fixed": {0: 1.0}}, {"basis": "legendre", "fixed": {2: 0.5}}):
         fit = polyfit.fit(x, y, degree, weight=weight, precision=precision, **options)
         truth = exact.fit(x, y, degree, basis=fit.basis, domain=fit.domain, fixed=options["fixed"])
         assert_exact(fit, truth, x, y, weight)
@@ -48,7 +48,7 @@ def test_fixed_on_long_and_on_ill_conditioned_data(precision, small_chunks, set_
 
 def test_all_fixed_leaves_the_residuals():
     x, y = line(40), curve(40)
-    fit = polyfit.fit(x, y, 2, basis="power", domain=(-1, 1), fixed={0: 1.0, 1: 1.0, 2: -2.0})
+    fit = polyfit.fit(x, y, 2, basis="power", fixed={0: 1.0, 1: 1.0, 2: -2.0})
     residual = y - (1.0 + x - 2.0 * x**2)
     assert fit.coef.tolist() == [1.0, 1.0, -2.0]
     assert fit.rss == pytest.approx(float(residual @ residual), rel=100 * EPS)
@@ -59,7 +59,7 @@ def test_all_fixed_leaves_the_residuals():
 
 def test_fewer_samples_where_some_are_fixed():
     x, y = torch.tensor([1.0, 2.0], dtype=F64), torch.tensor([3.0, 4.0], dtype=F64)
-    fit = polyfit.fit(x, y, 2, basis="power", domain=(-1, 1), fixed={0: 0.0})
+    fit = polyfit.fit(x, y, 2, basis="power", fixed={0: 0.0})
     # Through the origin, (1, 3) and (2, 4): 4 x - x**2.
     torch.testing.assert_close(fit.coef, torch.tensor([0.0, 4.0, -1.0], dtype=F64), rtol=4 * EPS, atol=0)
     assert fit.status == "interpolates"
@@ -67,7 +67,7 @@ def test_fewer_samples_where_some_are_fixed():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("ridge", [1e-6, 0.3, 1e4])
-@pytest.mark.parametrize("domain", [None, (0.0, 10.0)])
+@pytest.mark.parametrize("domain", ["data", (0.0, 10.0)])
 @pytest.mark.parametrize("basis", BASES)
 def test_ridge_is_augmented_least_squares(basis, domain, ridge, precision):
     x, y, weight = 5.0 + 3.0 * line(40), curve(40), uniform(40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import NUMPY_CLASSES
-from result_cases import EPS, F64, assert_same, data, deficient, fits, same
+from result_cases import EPS, F64, assert_same, data, deficient, fits
 
 import polyfit
 
@@ -71,7 +72,7 @@ def test_conversion_of_timestamps_keeps_the_digits_that_rounded_coefficients_hav
 
 def test_conversion_of_fixed_coefficients():
     x, y, _ = data()
-    fit = polyfit.fit(x, y, 3, basis="power", domain=(-1, 1), fixed={0: 0.5})
+    fit = polyfit.fit(x, y, 3, basis="power", fixed={0: 0.5})
     other = fit.in_basis("chebyshev", (0.0, 10.0))
     truth = exact.fit(x, y, 3, fixed={0: 0.5}).to("chebyshev", (0.0, 10.0))
     errors = [float(value) for value in truth.std_err()]
@@ -106,6 +107,28 @@ def test_same_basis_is_the_same_fit():
     x, y, _ = data()
     fit = polyfit.fit(x, y, 2)
     assert fit.in_basis("chebyshev", fit.domain) is fit
+
+
+def test_the_same_map_keeps_what_is_fixed():
+    x, y, _ = data()
+    fit = polyfit.fit(x, y, 3, basis="power", fixed={0: 0.1, 2: 0.0})
+    other = fit.in_basis("power", (-1, 1))  # t = x too
+    assert (other.domain, other.fixed) == ((-1.0, 1.0), (0, 2))
+    for again in (other, other.in_basis("power")):
+        assert torch.equal(again.coef, fit.coef)
+        assert again.std_err[[0, 2]].tolist() == [0.0, 0.0]
+        assert torch.equal(again.covariance, fit.covariance)
+
+
+def test_writing_to_a_result_changes_nothing():
+    x, y, _ = data()
+    fit, twin = polyfit.fit(x, y, 3), polyfit.fit(x, y, 3)
+    for name in ("coef", "std_err", "covariance"):
+        getattr(fit, name).zero_()
+    assert_same(fit, twin)
+    assert str(fit) == str(twin)
+    with pytest.raises(AttributeError):
+        fit.coef = twin.coef  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(
@@ -154,20 +177,76 @@ def test_standard_error_of_the_curve_is_that_of_its_covariance():
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 @pytest.mark.parametrize("kind", ["confidence", "prediction"])
 @pytest.mark.parametrize("is_absolute", [False, True])
-def test_bounds_are_students(is_absolute, kind, level):
+def test_bounds(is_absolute, kind, level):
     stats = pytest.importorskip("scipy.stats")
     x, y, sigma = data(9)
     fit = polyfit.fit(x, y, 2, sigma=sigma, absolute_sigma=is_absolute)
     truth = exact.fit(x, y, 2, weight=sigma**-2)
     variance = Fraction(1) if is_absolute else truth.variance
-    where = torch.tensor([2.0, 4.5, 11.0], dtype=F64)
-    lower, upper = fit.interval(where, level, kind=kind)
-    for place, low, high in zip(where.tolist(), lower.tolist(), upper.tolist(), strict=True):
-        spread = truth.variance_at(place) * variance + (variance if kind == "prediction" else 0)
-        half = stats.t.ppf(0.5 + level / 2, 6) * float(exact.root(spread))
-        value = float(truth.value(place))
-        assert low == pytest.approx(value - half, rel=1e-11, abs=1e-11)
-        assert high == pytest.approx(value + half, rel=1e-11, abs=1e-11)
+    where, of_new = torch.tensor([2.0, 4.5, 11.0], dtype=F64), [0.25, 0.5, 2.0]
+    bounds = [fit.interval(where, level, kind=kind)] if kind == "confidence" else []
+    if kind == "prediction":
+        bounds.append(fit.interval(where, level, kind=kind, sigma=of_new))
+        bounds.append(fit.interval(where, level, kind=kind, weight=torch.tensor(of_new).pow(-2)))
+    # The variance is known with absolute sigma, and has 6 degrees of freedom without.
+    quantile = (stats.norm if is_absolute else stats.t(6)).ppf(0.5 + level / 2)
+    for lower, upper in bounds:
+        for place, low, high, new in zip(where.tolist(), lower.tolist(), upper.tolist(), of_new, strict=True):
+            spread = (truth.variance_at(place) + (Fraction(new) ** 2 if kind == "prediction" else 0)) * variance
+            half = quantile * float(exact.root(spread))
+            value = float(truth.value(place))
+            assert low == pytest.approx(value - half, rel=1e-11, abs=1e-11)
+            assert high == pytest.approx(value + half, rel=1e-11, abs=1e-11)
+
+
+def test_bounds_of_a_known_variance_are_normal():
+    # By hand: the weights are 64, x is -1, 0, 1 about its mean, and so var p(1) = sigma**2 / 3. The quantile is 1.96.
+    fit = polyfit.fit([0, 1, 2], [1, 2.125, 2.875], 1, sigma=[0.125] * 3, absolute_sigma=True)
+    lower, upper = fit.interval(1.0)
+    assert float(upper - lower) / 2 == pytest.approx(1.959963984540054 * 0.125 / math.sqrt(3.0), rel=1e-13)
+    lower, upper = fit.interval(1.0, kind="prediction")
+    assert float(upper - lower) / 2 == pytest.approx(1.959963984540054 * 0.125 * math.sqrt(4.0 / 3.0), rel=1e-13)
+    # Also where there are no degrees of freedom: at a sample the variance of the line is that of the sample.
+    fit = polyfit.fit([0, 1], [1.0, 2.0], 1, sigma=0.125, absolute_sigma=True)
+    lower, upper = fit.interval([0.0, 1.0])
+    np.testing.assert_allclose((upper - lower) / 2, 1.959963984540054 * 0.125, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sigma": 0.0625}, {"weight": 256.0}, {"weight": torch.full((9,), 256.0).double()}]
+)
+def test_a_new_sample_has_the_weight_that_all_samples_have(options):
+    x, y, _ = data(9)
+    expected = polyfit.fit(x, y, 2).interval(x, kind="prediction")
+    bounds = polyfit.fit(x, y, 2, **options).interval(x, kind="prediction")
+    for ours, theirs in zip(bounds, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-12)
+
+
+def test_a_new_sample_among_samples_of_different_weights_needs_its_own(tmp_path):
+    x, y, sigma = data(9)
+    fit = polyfit.fit(x, y, 2, sigma=sigma)
+    fit.save(tmp_path / "fit.json")
+    for other in (fit, fit.in_basis("power"), polyfit.Fit.load(tmp_path / "fit.json")):
+        with pytest.raises(ValueError, match=r"different weights.*pass sigma= or weight= of the new sample"):
+            other.interval(x, kind="prediction")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sigma": 1.0, "weight": 1.0}, "weight and sigma are both given"),
+        ({"sigma": -1.0}, "sigma of new samples is not positive and finite"),
+        ({"weight": [0.0] * 40}, "weight of new samples is not positive and finite"),
+        ({"weight": math.nan}, "weight of new samples is not positive and finite"),
+        ({"sigma": [1.0, 2.0]}, r"sigma has shape \(2,\) and x \(40,\)"),
+        ({"kind": "confidence", "sigma": 1.0}, "pass kind='prediction'"),
+    ],
+)
+def test_bad_sigma_of_a_new_sample_is_named(options, match):
+    x, y, _ = data()
+    with pytest.raises(ValueError, match=match):
+        polyfit.fit(x, y, 1).interval(x, **{"kind": "prediction", **options})
 
 
 def test_bounds_hold_the_truth_as_often_as_they_say():
@@ -206,17 +285,38 @@ def test_bounds_are_nan_where_nothing_is_known():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
-def test_values_come_in_the_dtype_of_x(dtype):
+def test_values_are_float64(dtype):
     x, y, _ = data()
     fit = polyfit.fit(x, y, 2)
     where = torch.tensor([[2.0, 4.5], [7.0, 3.0]], dtype=dtype)
     truth = exact.fit(x, y, 2)
-    values = fit(where)
-    assert values.dtype == dtype
-    assert values.shape == (2, 2)
+    values, std = fit.predict(where, return_std=True)
+    lower, _ = fit.interval(where)
+    assert torch.equal(fit(where), values)
+    assert values.dtype == std.dtype == lower.dtype == F64
     expected = [float(truth.value(place)) for place in where.flatten().tolist()]
     # Terms of up to 10 or so, a handful of roundings.
-    np.testing.assert_allclose(values.double().flatten(), expected, rtol=0, atol=80 * torch.finfo(dtype).eps)
+    np.testing.assert_allclose(values.flatten(), expected, rtol=0, atol=80 * EPS)
+    variances = [float(truth.variance_at(place) * truth.variance) for place in where.flatten().tolist()]
+    np.testing.assert_allclose(std.flatten().square(), variances, rtol=1e-12)
+
+
+def test_standard_errors_at_float32_do_not_underflow():
+    x, y, _ = data()
+    errors = polyfit.fit(x, 1e-30 * y, 2).predict(x.float(), return_std=True)[1]
+    expected = polyfit.fit(x, y, 2).predict(x.float(), return_std=True)[1]
+    np.testing.assert_allclose(errors, 1e-30 * expected, rtol=1e-12)
+
+
+def test_gradients_reach_x():
+    x, y, _ = data()
+    fit = polyfit.fit(x, y, 2)
+    where = torch.tensor([2.0, 4.5], requires_grad=True)
+    fit(where).sum().backward()
+    series = fit.to_numpy().deriv()
+    assert where.grad is not None
+    assert where.grad.dtype == torch.float32
+    np.testing.assert_allclose(where.grad, series(where.detach().double().numpy()), rtol=1e-6)
 
 
 def test_numbers_and_lists_are_places_too():
@@ -257,9 +357,6 @@ def test_copies_and_pickles(name):
             assert fit.covariance.shape == (fit.degree + 1,) * 2  # kept from now on
         for other in (copy.copy(fit), copy.deepcopy(fit), pickle.loads(pickle.dumps(fit))):
             assert_same(other, fit)
-    twin = copy.deepcopy(fit)
-    twin.coef.zero_()
-    assert same(fit.coef, fits()[name].coef)
 
 
 # --- text ---
@@ -315,3 +412,52 @@ def test_plot_shows_curve_band_data_and_residuals():
     truth = exact.fit(x, y, 2)
     for place, value in curves[0][::50]:
         assert value == pytest.approx(float(truth.value(float(place))), rel=1e-10, abs=1e-10)
+
+
+def test_plot_takes_data_of_every_kind_and_spans_them():
+    pytest.importorskip("matplotlib")
+    x, y, _ = data()
+    fit = polyfit.fit(x, y, 2)
+    lo, hi = fit.estimate.domain
+    for places, values in (([0, 20], [1.0, 90.0]), (np.array([0.0, np.nan, 20.0]), np.ones(3))):
+        curve = fit.plot(places, values).axes[0].get_lines()[1].get_xdata()
+        assert (np.min(curve), np.max(curve)) == (0.0, 20.0)
+    curve = fit.plot(x[:3], y[:3]).axes[0].get_lines()[1].get_xdata()
+    assert (np.min(curve), np.max(curve)) == (lo, hi)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "error", "match"),
+    [
+        ([], [], ValueError, "x and y hold no samples; pass samples to show, or leave both out"),
+        ([1.0, 2.0], [1.0], ValueError, r"y has shape \(1,\) and x \(2,\)"),
+        ([1.0], None, ValueError, "only one of x and y is given"),
+        ([1j], [1.0], TypeError, "pass real numbers"),
+    ],
+)
+def test_data_that_cannot_be_shown_are_named(x, y, error, match):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(error, match=match):
+        polyfit.fit(*data()[:2], 2).plot(x, y)
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "extra"),
+    [
+        ("scipy.special", lambda fit: fit.interval(1.0), "stats"),
+        ("scipy.special", lambda fit: fit.plot(), "stats"),
+        ("matplotlib.figure", lambda fit: fit.plot(), "cli"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, module, call, extra):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"needs {module}: .*pip install 'fused-polyfit\[{extra}\]'"):
+        call(polyfit.fit(*data()[:2], 2))
+
+
+def test_normal_bounds_need_no_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.special", None)
+    x, y, sigma = data()
+    lower, upper = polyfit.fit(x, y, 2, sigma=sigma, absolute_sigma=True).interval(x)
+    assert (lower < upper).all()

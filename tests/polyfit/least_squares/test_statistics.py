@@ -23,9 +23,7 @@ from polyfit import FitWarning
 def test_sigma_against_scipy(precision, is_absolute):
     optimize = pytest.importorskip("scipy.optimize")
     x, y, sigma = line(40), curve(40), 0.1 + uniform(40)
-    fit = polyfit.fit(
-        x, y, 2, sigma=sigma, absolute_sigma=is_absolute, basis="power", domain=(-1, 1), precision=precision
-    )
+    fit = polyfit.fit(x, y, 2, sigma=sigma, absolute_sigma=is_absolute, basis="power", precision=precision)
     coef, covariance = optimize.curve_fit(
         lambda x, a, b, c: a + b * x + c * x**2, x.numpy(), y.numpy(), np.ones(3), sigma.numpy(), is_absolute
     )
@@ -49,7 +47,7 @@ def test_absolute_sigma_knows_errors_without_degrees_of_freedom():
         torch.tensor([5.0, 6.0], dtype=F64),
         torch.tensor([0.5, 2.0]).double(),
     )
-    fit = polyfit.fit(x, y, 1, sigma=sigma, absolute_sigma=True, basis="power", domain=(-1, 1))
+    fit = polyfit.fit(x, y, 1, sigma=sigma, absolute_sigma=True, basis="power")
     assert fit.status == "interpolates"
     # y_0 and y_1 - y_0.
     np.testing.assert_allclose(fit.covariance.numpy(), [[0.25, -0.25], [-0.25, 4.25]], rtol=1e-14)

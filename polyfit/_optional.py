@@ -1,4 +1,4 @@
-"""Optional packages, which only some monitors need."""
+"""Optional packages, which only some monitors, pictures and bounds need."""
 
 from __future__ import annotations
 

@@ -267,8 +267,8 @@ def resident(
     """
     n_series, n_coef = coef.shape
     wide, compute = compute_dtypes(x.dtype)
-    table = table.to(wide)
-    lr_scale = None if lr_scale is None else lr_scale.to(wide)
+    table = table.to(wide).contiguous()
+    lr_scale = None if lr_scale is None else lr_scale.to(wide).contiguous()
     policy = launch.current()
     config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1], policy=policy)
     options = {} if config.registers is None else {"maxnreg": config.registers}

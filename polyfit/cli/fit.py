@@ -36,6 +36,7 @@ def fit_command(
         int | None, typer.Option(min=0, help="Instead of --degree: choose the best degree from 0 to this.")
     ] = None,
     criterion: Annotated[str, typer.Option(help=f"Criterion for --max-degree: {', '.join(CRITERIA)}.")] = "bic",
+    delimiter: options.Delimiter = None,
     basis: options.Basis = "chebyshev",
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the coefficients of x itself, without a map to the window of the basis.")
@@ -53,8 +54,9 @@ def fit_command(
         raise UserError(
             f"{given}; pass one of them: --degree for this degree, or --max-degree for the best degree up to it"
         )
+    separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
-    table = read_columns(file, x, y)
+    table = read_columns(file, x, y, delimiter=separator)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
     show_table(file, table)

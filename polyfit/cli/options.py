@@ -37,6 +37,10 @@ OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in optimizers
 File = Annotated[Path, typer.Argument(help="CSV file with a header line.")]
 XColumn = Annotated[str, typer.Option(help="Column of x: numbers or dates. Dates are read as days since 1970-01-01.")]
 YColumn = Annotated[str, typer.Option(help="Column of y.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="What separates the cells of a row: one character, or tab. Without it, it is found."),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Number of updates.")]
 Optimizer = Annotated[str, typer.Option(help=f"Update rule: {', '.join(OPTIMIZERS)}.")]
 Loss = Annotated[str, typer.Option(help=f"Loss: {', '.join(losses.LOSSES)}.")]
@@ -54,6 +58,19 @@ SHARE_OF_MAX_LR = 0.95
 # Without --lr, rules that scale the gradient themselves take this rate, torch.optim's default for RMSprop. They move a
 # coefficient by about the rate in an update: at Adam's default, 0.001, a distance of 1 takes about a thousand updates.
 _ADAPTIVE_LR = 0.01
+
+
+def delimiter(value: str | None) -> str | None:
+    """The character for a value of --delimiter.
+
+    Raises:
+        UserError: it is not one character that can separate cells.
+    """
+    if value == "tab":
+        return "\t"
+    if value is not None and (len(value) != 1 or value in '"\r\n'):
+        raise UserError(f"--delimiter {value!r} is not one character; pass a character as ';', or tab")
+    return value
 
 
 def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optimizers.Rule:

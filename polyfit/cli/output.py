@@ -94,14 +94,17 @@ def write(path: Path, what: str, write_to: Callable[[Path], object]) -> None:
 
 
 def show_table(file: Path, table: Table) -> None:
-    """Print how many rows were used, and the range of x."""
+    """Print how many rows were used, the range of x, and that of y if it holds dates."""
     skipped = [f"{table.n_missing} skipped for a missing value"]
     if table.n_unreadable:
         skipped.append(f"{table.n_unreadable} for a value that is neither a number nor a date")
     console.print(f"{file}: {table.n_rows} rows, {len(table.x.values)} used, {', '.join(skipped)}")
-    low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
-    kind = f"dates, read as {table.x.unit}, " if table.x.is_date else ""
-    console.print(f"{table.x.name}: {kind}{low} .. {high}")
+    if table.first_unreadable is not None:
+        console.print(f"warning: {table.first_unreadable}: the row is left out")
+    for column in [table.x, table.y] if table.y.is_date else [table.x]:
+        low, high = (column.describe(bound) for bound in (min(column.values), max(column.values)))
+        kind = f"dates, read as {column.unit}, " if column.is_date else ""
+        console.print(f"{column.name}: {kind}{low} .. {high}")
 
 
 def describe_r_squared(r_squared: float, y_name: str, digits: int) -> str:

@@ -49,6 +49,7 @@ def train_command(
     ] = None,
     optimizer: options.Optimizer = "sgd",
     loss: options.Loss = "mse",
+    delimiter: options.Delimiter = None,
     basis: options.Basis = "power",
     engine: options.Engine = "auto",
     patience: Annotated[
@@ -68,8 +69,9 @@ def train_command(
     x is mapped to t in the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. The polynomial is shown
     and saved in t. Rows with a missing value are skipped and counted.
     """
+    separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
-    table = read_columns(file, x, y)
+    table = read_columns(file, x, y, delimiter=separator)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
     show_table(file, table)

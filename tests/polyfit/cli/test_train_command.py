@@ -189,7 +189,9 @@ BAD_DATA = [
     pytest.param({"file": "latin.csv"}, "not text in UTF-8", id="another encoding"),
     pytest.param({"x": "z"}, "no column 'z'; its columns are 'x', 'y'", id="x not there"),
     pytest.param({"y": "z"}, "no column 'z'; its columns are 'x', 'y'", id="y not there"),
-    pytest.param({"file": "gaps.csv"}, "none of 3 rows can be used: 2 lack a value", id="no usable row"),
+    pytest.param({"file": "gaps.csv"}, "none of 3 rows can be used: 3 lack a value", id="no usable row"),
+    pytest.param({"file": "decimal.csv"}, "line 2: a row of 4 cells ('0', '5', '1', '25')", id="decimal commas"),
+    pytest.param({"file": "thousands.csv"}, "line 3: '1,000.5' in column 'y' is not a finite number", id="thousands"),
     pytest.param({"file": "constant.csv"}, "all values of 'x' are 2.5", id="constant x"),
     pytest.param({"file": "day.csv"}, "all values of 'x' are 2020-01-31", id="constant date"),
     pytest.param({"file": "narrow.csv"}, "", id="x too narrow to be mapped"),
@@ -218,7 +220,9 @@ def test_bad_input_is_refused_and_older_outputs_stay(refused: Callable[..., str]
     Path("empty.csv").touch()
     Path("header.csv").write_text("x,y\n", "utf-8")
     Path("latin.csv").write_text("x,y,été\n1,2,3\n2,3,4\n", "latin-1")
-    write_csv("gaps.csv", [1, "", 3], ["", 2, "many"])
+    write_csv("gaps.csv", [1, "", 3], ["", 2, ""])
+    Path("decimal.csv").write_text("x,y\n0,5,1,25\n", "utf-8")
+    write_csv("thousands.csv", [1, 2, 3, 4], [998.5, "1,000.5", "1,001.5", 999.5])
     write_csv("constant.csv", [2.5] * 3, [1, 2, 3])
     write_csv("day.csv", ["2020-01-31"] * 3, [1, 2, 3])
     write_csv("narrow.csv", [0, 1e-309], [1, 2])

@@ -39,6 +39,7 @@ def training_figure(
     *,
     x_label: str = "x",
     y_label: str = "y",
+    fitted_label: str = "polynomial",
     x_is_days: bool = False,
     title: str = "",
 ) -> Figure:
@@ -48,9 +49,10 @@ def training_figure(
         losses: epochs and losses, as `polyfit.Training.losses` has them.
         x: samples, (N,).
         y: targets, (N,).
-        fitted: values of the polynomial at x, (N,).
+        fitted: values of the polynomial at x on the scale of y, (N,).
         x_label: label of the axis of x.
         y_label: label of the axis of y.
+        fitted_label: label of the fitted curve.
         x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
         title: title of the picture, or "".
     """
@@ -70,7 +72,7 @@ def training_figure(
     order = x.argsort()
     x, y, fitted = (values.detach()[order].cpu().double() for values in (x, y, fitted))
     right.plot(x.numpy(), y.numpy(), ".", color="0.55", markersize=3, label="data")
-    right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label="polynomial")
+    right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label=fitted_label)
     if x_is_days:  # matplotlib's dates are days since 1970-01-01 too
         right.xaxis_date()
         right.margins(x=0)  # a margin may lie beyond the last date of the calendar

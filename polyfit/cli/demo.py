@@ -21,6 +21,7 @@ from polyfit.cli.output import (
     as_user_error,
     check_outputs,
     console,
+    curve_label,
     printing_warnings,
     show_reason,
     write,
@@ -139,7 +140,8 @@ def demo(
         result.losses,
         run.x,
         run.y,
-        polyval(run.x, result.coef, basis=basis, domain=run.domain),
+        losses.resolve(loss).to_scale_of_y(polyval(run.x, result.coef, basis=basis, domain=run.domain)),
+        fitted_label=curve_label(loss),
         title=f"sin(x), degree {_DEGREE}: {result.epochs} epochs of {title}",
     )
     write(out, "picture", lambda path: plotting.save_figure(figure, path))

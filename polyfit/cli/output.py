@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from polyfit import plotting
+from polyfit import losses, plotting
 from polyfit.io.files import check_writable
 from polyfit.io.tables import Table
 from polyfit.training import Reason
@@ -110,6 +111,15 @@ def show_table(file: Path, table: Table) -> None:
 def describe_r_squared(r_squared: float, y_name: str, digits: int) -> str:
     """R^2 with this number of decimals, or why it is not defined."""
     return f"R^2 {r_squared:.{digits}f}" if math.isfinite(r_squared) else f"R^2 is not defined: {y_name} is constant"
+
+
+def curve_label(loss: str) -> str:
+    """The function that is compared with y, as text: the polynomial, or the probability or rate that it stands for.
+
+    >>> curve_label("mse"), curve_label("poisson_nll")
+    ('polynomial', 'exp(polynomial)')
+    """
+    return re.sub(r"\bp\b", "polynomial", losses.resolve(loss).inverse_link)
 
 
 def show_reason(reason: Reason) -> None:

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
-from polyfit import optimizers, plotting
+from polyfit import losses, optimizers, plotting
 from polyfit.bases.formatting import format_shift, format_terms, origin_and_scale
 from polyfit.cli import options
 from polyfit.cli.output import (
@@ -20,6 +20,7 @@ from polyfit.cli.output import (
     as_user_error,
     check_outputs,
     console,
+    curve_label,
     describe_r_squared,
     printing_warnings,
     show_reason,
@@ -93,7 +94,7 @@ def train_command(
         )  # fmt: skip
     if not math.isfinite(result.loss):
         raise UserError(f"the loss became NaN or infinite; pass an --lr below {rule.lr:.4g}, or scale y down")
-    fitted = polyval(x_values, result.coef, basis=basis, domain=domain)
+    fitted = losses.resolve(loss).to_scale_of_y(polyval(x_values, result.coef, basis=basis, domain=domain))
     trained = _Trained(table, optimizer, rule, loss, basis, domain, result, _r_squared(y_values, fitted))
     _show(trained)
     if save is not None:
@@ -107,6 +108,7 @@ def train_command(
             x_label=x,
             y_label=y,
             x_is_days=table.x.is_date,
+            fitted_label=curve_label(loss),
             title=f"{file.name}: degree {degree}, R² = {trained.r_squared:.4f}",
         )
         write(out, "picture", lambda path: plotting.save_figure(figure, path))
@@ -153,7 +155,9 @@ def _show(trained: _Trained) -> None:
     show_reason(result.reason)
     if result.optimal_loss is not None:
         console.print(f"the minimum loss is {result.optimal_loss:.6g}")
-    console.print(describe_r_squared(trained.r_squared, trained.table.y.name, 4))
+    explained = describe_r_squared(trained.r_squared, trained.table.y.name, 4)
+    label = curve_label(trained.loss)
+    console.print(explained if label == "polynomial" else f"{explained} ({label} compared with {trained.table.y.name})")
     if len(x.values) < len(result.coef):
         console.print("fewer rows than coefficients: this is one of many polynomials through the data")
     before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])

@@ -23,6 +23,8 @@ from commands import (
 )
 from numpy.polynomial import Polynomial
 
+from polyfit import plotting
+
 
 @pytest.mark.parametrize(("degree", "r_squared"), [(1, "0.9737"), (2, "0.9831"), (3, "0.9841")])
 def test_co2_is_fitted_as_exact_least_squares_does(command: Command, degree, r_squared):
@@ -253,6 +255,39 @@ def test_patience_ends_a_run_that_no_longer_falls(command: Command):
     assert (outcome.status, outcome.err) == (0, "")
     assert "stopped by --patience: the loss no longer falls" in outcome.out
     assert 500 < outcome.number(rf"after {NUMBER} epochs") < 10_000
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "label"),
+    [
+        ("poisson_nll", np.array([1.0, 2, 3, 3, 7, 8, 14, 20, 31, 40, 66]), "exp(polynomial)"),
+        ("bce_with_logits", np.array([0.0, 0, 0, 1, 0, 0, 1, 1, 0, 1, 1]), "1 / (1 + exp(-polynomial))"),
+    ],
+)
+def test_rates_and_probabilities_are_compared_with_y(command: Command, monkeypatch: pytest.MonkeyPatch, loss, y, label):
+    drawn: dict[str, object] = {}
+    figure = plotting.training_figure
+
+    def training_figure(*values, **options):
+        drawn.update(options, fitted=values[3])
+        return figure(*values, **options)
+
+    monkeypatch.setattr(plotting, "training_figure", training_figure)
+    x = np.arange(11.0)
+    write_csv("data.csv", x, y)
+    outcome = command(*train("data.csv", loss=loss, epochs=20_000, lr=0.02, save="fit.json", out="fit.png"))
+    assert (outcome.status, outcome.err) == (0, "")
+    # Newton's method on the likelihood, by numpy: the canonical links make the gradient V^T (mean - y).
+    powers, coef = vandermonde(x, 1), np.zeros(2)
+    for _ in range(50):
+        mean = np.exp(powers @ coef) if loss == "poisson_nll" else 1 / (1 + np.exp(-powers @ coef))
+        variance = mean if loss == "poisson_nll" else mean * (1 - mean)
+        coef = coef - np.linalg.solve(powers.T * variance @ powers, powers.T @ (mean - y))
+    r_squared = 1 - ((mean - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    assert f"R^2 {r_squared:.4f} ({label} compared with y)\n" in outcome.out
+    assert json.loads(Path("fit.json").read_text("utf-8"))["r_squared"] == pytest.approx(r_squared, abs=1e-6)
+    np.testing.assert_allclose(drawn["fitted"], mean, atol=1e-5 * y.max())
+    assert drawn["fitted_label"] == label
 
 
 def test_ctrl_c_in_a_run_saves_the_last_coefficients(command: Command, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def training_figure(
     left.set_ylabel("loss")
     left.grid(alpha=0.3, which="both")
 
-    order = x.argsort()
+    order = x.argsort()[:: sample_step(x.shape[0])]
     x, y, fitted = (values.detach()[order].cpu().double() for values in (x, y, fitted))
     right.plot(x.numpy(), y.numpy(), ".", color="0.55", markersize=3, label="data")
     right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label=fitted_label)
@@ -192,5 +193,8 @@ def supported_formats() -> list[str]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the ending of `path` names. After an error, an older file is unchanged."""
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; matplotlib warns of each letter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", "Creating legend with loc=", UserWarning)
         figure.savefig(part, dpi=130, format=path.suffix[1:])

@@ -10,6 +10,8 @@ import typer
 from rich.table import Table as RichTable
 
 from polyfit import plotting
+from polyfit._checks import check_choice
+from polyfit.bases import BASES
 from polyfit.cli import options
 from polyfit.cli.output import (
     UserError,
@@ -54,6 +56,9 @@ def fit_command(
         raise UserError(
             f"{given}; pass one of them: --degree for this degree, or --max-degree for the best degree up to it"
         )
+    with as_user_error():
+        check_choice("basis", basis, BASES)
+        check_choice("criterion", criterion, CRITERIA)
     separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
     table = read_columns(file, x, y, delimiter=separator)

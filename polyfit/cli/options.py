@@ -10,7 +10,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from polyfit import bases, losses, optimizers
-from polyfit.cli.output import UserError
+from polyfit._checks import check_choice
+from polyfit.cli.output import UserError, as_user_error
 from polyfit.monitor import Monitor, ProgressBar, TensorBoard, Visdom
 from polyfit.training import ENGINES
 
@@ -73,32 +74,50 @@ def delimiter(value: str | None) -> str | None:
     return value
 
 
+def check_run(optimizer: str, loss: str, basis: str, engine: str, lr: float | None = None) -> None:
+    """Check the options of a run that do not depend on the data, before the file is read.
+
+    Raises:
+        UserError: a name is unknown, or the rate is out of range.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"--optimizer {optimizer} is unknown; pass one of {', '.join(OPTIMIZERS)}")
+    with as_user_error():
+        losses.resolve(loss)
+        check_choice("basis", basis, bases.BASES)
+        check_choice("engine", engine, ENGINES)
+    if lr is not None:
+        _rule(optimizer, lr)
+
+
 def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optimizers.Rule:
     """The update rule for a value of --optimizer.
 
     Args:
-        name: the value.
+        name: the value, a key of `OPTIMIZERS`.
         lr: the learning rate, or None to choose one.
         largest: the largest rate at which gradient descent on the squared error is stable.
         loss: the loss that is trained on.
 
     Raises:
-        UserError: the name is unknown, or the rate is out of range or diverges.
+        UserError: the rate is out of range or diverges.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(OPTIMIZERS)}")
-    _, rule, settings = OPTIMIZERS[name]
     if lr is None:
-        lr = SHARE_OF_MAX_LR * largest if rule is optimizers.SGD else _ADAPTIVE_LR
-    try:
-        made = rule(lr=lr, **settings)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+        lr = SHARE_OF_MAX_LR * largest if OPTIMIZERS[name].rule is optimizers.SGD else _ADAPTIVE_LR
+    made = _rule(name, lr)
     if name == "sgd" and loss == "mse" and lr > largest:
         raise UserError(
             f"--lr {lr:g} diverges on these data; pass at most {_round_down(largest)}, the largest stable rate"
         )
     return made
+
+
+def _rule(name: str, lr: float) -> optimizers.Rule:
+    _, rule, settings = OPTIMIZERS[name]
+    try:
+        return rule(lr=lr, **settings)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def _round_down(value: float) -> str:

@@ -122,6 +122,17 @@ def curve_label(loss: str) -> str:
     return re.sub(r"\bp\b", "polynomial", losses.resolve(loss).inverse_link)
 
 
+def format_time(seconds: float) -> str:
+    """A time with three digits.
+
+    >>> format_time(0.00123), format_time(1.6), format_time(1234.5)
+    ('1.23 ms', '1.6 s', '1234 s')
+    """
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
+
+
 def show_reason(reason: Reason) -> None:
     """Print why a run ended early, if it did."""
     lines = {

@@ -70,6 +70,8 @@ def train_command(
     x is mapped to t in the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. The polynomial is shown
     and saved in t. Rows with a missing value are skipped and counted.
     """
+    options.check_run(optimizer, loss, basis, engine, lr)
+    watching = options.monitors(monitor)
     separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
     table = read_columns(file, x, y, delimiter=separator)
@@ -89,7 +91,7 @@ def train_command(
     with as_user_error(), printing_warnings(MonitorWarning):
         result = train(
             x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
-            engine=engine, monitor=options.monitors(monitor),
+            engine=engine, monitor=watching,
             early_stopping=None if patience is None else EarlyStopping(patience=patience),
         )  # fmt: skip
     if not math.isfinite(result.loss):
@@ -147,9 +149,10 @@ def _r_squared(y: Tensor, fitted: Tensor) -> float:
 def _show(trained: _Trained) -> None:
     x, result = trained.table.x, trained.result
     origin, scale = origin_and_scale(trained.basis, trained.domain)
-    console.print(f"\n{format_terms(result.coef.tolist(), trained.basis, 't')}", style="bold")
+    variable = "t" if x.name != "t" else "u"
+    console.print(f"\n{format_terms(result.coef.tolist(), trained.basis, variable)}", style="bold")
     name = x.name if x.unit is None else f"{x.name} in {x.unit}"
-    console.print(f"with t = ({format_shift(name, origin, 15)}) / {scale:.15g}")
+    console.print(f"with {variable} = ({format_shift(name, origin, 15)}) / {scale:.15g}")
     meaning = "mean squared error" if trained.loss == "mse" else f"mean {trained.loss}"
     console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
     show_reason(result.reason)

@@ -20,7 +20,6 @@ setup: $(STAMP)
 $(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) triton
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from polyfit._optional import import_optional
 from polyfit.io.files import replacing
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def sample_step(n_samples: int) -> int:
     (1, 2, 3)
     """
     return max(1, -(-n_samples // _MOST_SAMPLES))
+
+
+def _figure(**options: Any) -> Figure:
+    """An empty figure that needs no display."""
+    return import_optional("matplotlib.figure", "a picture", "cli").Figure(**options)
 
 
 def training_figure(
@@ -57,9 +63,7 @@ def training_figure(
         x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
         title: title of the picture, or "".
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = _figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs, values = losses
     marker = "o" if len(epochs) == 1 else ""  # a line through one point is invisible
@@ -117,11 +121,9 @@ def fit_figure(
     x_is_days: bool = False,
 ) -> Figure:
     """The data with the curve and the confidence band of a fit, and the residuals below; see `polyfit.Fit.plot`."""
-    from matplotlib.figure import Figure
-
     if (x is None) != (y is None):
         raise ValueError("only one of x and y is given; pass both to show the data, or neither")
-    figure = Figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
+    figure = _figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
     lo, hi = curve.domain
     if x is None or y is None:
         upper, lower = figure.subplots(), None
@@ -166,10 +168,9 @@ def selection_figure(
         label: the name of the criterion.
         is_log: whether its axis is logarithmic.
     """
-    from matplotlib.figure import Figure
+    figure = _figure(figsize=(6.5, 4.2), layout="constrained")
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(degrees, values, "o-", color="tab:blue", markersize=5)
     chosen = values[degrees.index(degree)]

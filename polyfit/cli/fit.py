@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 
 from polyfit import plotting
 from polyfit._checks import check_choice
+from polyfit._optional import import_optional
 from polyfit.bases import BASES
 from polyfit.cli import options
 from polyfit.cli.output import (
@@ -61,6 +62,8 @@ def fit_command(
         check_choice("criterion", criterion, CRITERIA)
     separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
+    if out is not None:
+        _check_band()
     table = read_columns(file, x, y, delimiter=separator)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
@@ -81,6 +84,14 @@ def fit_command(
             curve_of(found), x_values, y_values, x_label=x, y_label=y, x_is_days=table.x.is_date
         )
         write(out, "picture", lambda path: plotting.save_figure(figure, path))
+
+
+def _check_band() -> None:
+    """Check that the confidence band of a picture can be computed."""
+    try:
+        import_optional("scipy.special", "--out", "cli")
+    except ImportError as error:
+        raise UserError(str(error)) from None
 
 
 def _show_fit(table: Table, found: Fit) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit import bases, plotting
+from polyfit._optional import import_optional
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
 from polyfit.least_squares import document
@@ -52,7 +53,7 @@ class Selection:
     folds: int
 
     def plot(self) -> Figure:
-        """Plot the criterion against the degree and mark the chosen degree; needs matplotlib."""
+        """Plot the criterion against the degree and mark the chosen degree; needs matplotlib (extra `cli`)."""
         is_cv = self.criterion == "cv"
         name = f"mean squared error, {self.folds} folds" if is_cv else self.criterion.upper().replace("AICC", "AICc")
         is_log = is_cv and min(self.values) > 0.0
@@ -196,7 +197,7 @@ class Fit:
             raise ValueError(
                 f"kind={kind!r} is unknown; pass 'confidence' (of the curve) or 'prediction' (of a sample)"
             )
-        from scipy.special import stdtrit
+        stdtrit = import_optional("scipy.special", "Fit.interval", "stats").stdtrit
 
         x = _as_tensor(x)
         values, std = self.estimate.values(x), self.estimate.std(x)
@@ -252,7 +253,9 @@ class Fit:
         return "\n".join(lines)
 
     def plot(self, x: Tensor | None = None, y: Tensor | None = None, *, level: float = 0.95) -> Figure:
-        """Plot the curve and its confidence band; with data also the samples and their residuals; needs matplotlib.
+        """Plot the curve and its confidence band; with data also the samples and their residuals.
+
+        It needs matplotlib and scipy (extra `cli`).
 
         Args:
             x: sample locations, (N,), or None.

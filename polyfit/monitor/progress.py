@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor
 
-from polyfit.monitor.optional import import_optional
+from polyfit._optional import import_optional
 from polyfit.monitor.records import Losses, View
 
 

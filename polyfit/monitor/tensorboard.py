@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from polyfit import plotting
-from polyfit.monitor.optional import import_optional
+from polyfit._optional import import_optional
 from polyfit.monitor.records import Losses, View, data_and_fit, of_all_series
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from polyfit.monitor.optional import import_optional
+from polyfit._optional import import_optional
 from polyfit.monitor.records import Losses, View, data_and_fit, of_all_series
 
 

@@ -92,14 +92,14 @@ def _found(text: str, path: Path, names: tuple[str, ...]) -> Rows:
     in_header = [delimiter for delimiter in DELIMITERS if delimiter in text and len(_header(text, delimiter)) > 1]
     if len(in_header) < 2:  # the common case: no second reading of the file
         return _parse(text, path, in_header[0] if in_header else ",")
-    readings = {}
+    readings, refusals = {}, []
     for delimiter in in_header:
         try:
             readings[delimiter] = _parse(text, path, delimiter)
         except TableError as error:
-            refused = error
+            refusals.append(error)
     if not readings:
-        raise refused  # pyright: ignore[reportPossiblyUnboundVariable] - there were at least two
+        raise refusals[0]
     fitting = {key: rows for key, rows in readings.items() if rows.fit_the_header()} or readings
     if len(fitting) > 1:
         named = {key: rows for key, rows in fitting.items() if all(name in rows.header for name in names)}

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import exact
 import numpy as np
@@ -265,7 +266,7 @@ def test_patience_ends_a_run_that_no_longer_falls(command: Command):
     ],
 )
 def test_rates_and_probabilities_are_compared_with_y(command: Command, monkeypatch: pytest.MonkeyPatch, loss, y, label):
-    drawn: dict[str, object] = {}
+    drawn: dict[str, Any] = {}
     figure = plotting.training_figure
 
     def training_figure(*values, **options):
@@ -278,7 +279,7 @@ def test_rates_and_probabilities_are_compared_with_y(command: Command, monkeypat
     outcome = command(*train("data.csv", loss=loss, epochs=20_000, lr=0.02, save="fit.json", out="fit.png"))
     assert (outcome.status, outcome.err) == (0, "")
     # Newton's method on the likelihood, by numpy: the canonical links make the gradient V^T (mean - y).
-    powers, coef = vandermonde(x, 1), np.zeros(2)
+    powers, coef, mean = vandermonde(x, 1), np.zeros(2), np.zeros(11)
     for _ in range(50):
         mean = np.exp(powers @ coef) if loss == "poisson_nll" else 1 / (1 + np.exp(-powers @ coef))
         variance = mean if loss == "poisson_nll" else mean * (1 - mean)

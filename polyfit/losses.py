@@ -63,6 +63,15 @@ class Loss:
         return (cls(),)
 
     @property
+    def inverse_link(self) -> str:
+        """`to_scale_of_y` as text, for pictures and reports."""
+        return "p"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:
+        """The value of y that a prediction p stands for: p, a probability for a logit, a rate for its logarithm."""
+        return p
+
+    @property
     def kernel(self) -> tuple[str, float]:
         """The variant that a kernel compiles, and its parameter."""
         return self.name, 0.0 if self.parameter is None else getattr(self, self.parameter)
@@ -244,6 +253,14 @@ class BCEWithLogits(Loss):
     def __post_init__(self) -> None:
         check_number("pos_weight", self.pos_weight, 0.0)
 
+    @property
+    def inverse_link(self) -> str:  # noqa: D102 - see Loss
+        return "1 / (1 + exp(-p))" if self.pos_weight == 1.0 else f"1 / (1 + {self.pos_weight:g} exp(-p))"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:  # noqa: D102
+        positive = torch.sigmoid(p)
+        return positive / (positive + self.pos_weight * torch.sigmoid(-p))
+
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return (1.0 - y) * _softplus(p) + self.pos_weight * y * _softplus(-p)
 
@@ -270,6 +287,13 @@ class PoissonNLL(Loss):
 
     def __post_init__(self) -> None:
         check_number("eps", self.eps, 0.0, is_open=True)
+
+    @property
+    def inverse_link(self) -> str:  # noqa: D102
+        return "exp(p)" if self.log_input else "p"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(p) if self.log_input else p
 
     @classmethod
     def variants(cls) -> tuple[Loss, ...]:  # noqa: D102

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import getpass
 import importlib.metadata
+import importlib.util
 import os
 import random
 import tempfile
@@ -31,6 +32,18 @@ hypothesis.settings.load_profile("fixed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run all tests in an order drawn from this seed")
+    parser.addoption("--require-gpu", action="store_true", help="refuse to run where tests of a GPU would be skipped")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--require-gpu"):
+        if not torch.cuda.is_available():
+            raise pytest.UsageError(
+                "--require-gpu: torch can use no GPU here; check the driver (nvidia-smi, rocm-smi) and that this torch"
+                f" ({torch.__version__}) is a build for it"
+            )
+        if importlib.util.find_spec("triton") is None:
+            raise pytest.UsageError("--require-gpu: Triton is not installed; pip install 'fused-polyfit[triton]'")
 
 
 def _interpreter_fails() -> str:

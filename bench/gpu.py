@@ -1,8 +1,10 @@
 """The kernels on a GPU: right first, then timed beside a copy of as many bytes: `python -m bench.gpu [PHASE ...]`.
 
-Phases, in order of worth: smoke, headline, training, policy. Each result is printed and, with --out FOLDER, written as a
-JSON line as soon as it is there, so that a run that is cut off loses only what it had not measured.
-`--small` takes small sizes: with TRITON_INTERPRET=1 every line runs on a machine without a GPU, and the times say nothing.
+Phases, in order of worth: smoke, headline, training, policy. Each result is printed and, with --out FOLDER, written as
+a JSON line when it is there: a run that is cut off loses only what it had not measured.
+`--warm` compiles everything that the phases launch, in a minute or two, and its times say nothing: several phases can
+do so at once, and what is timed after that finds all kernels in the cache. `--small` takes small sizes: with
+TRITON_INTERPRET=1 every line runs on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Report:
 
     def __call__(self, name: str, **figures: Any) -> None:
         """A result."""
-        shown = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items())
+        shown = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+        )
         print(f"{name:58s} {shown}", flush=True)
         if self._file is not None:
             self._file.write(json.dumps({**self._machine, "benchmark": name, **figures}) + "\n")
@@ -62,11 +66,14 @@ class Bench:
     device: str
     small: bool
     report: Report
+    warm: bool = False
 
     @property
     def n_samples(self) -> int:
         """The length of a long series: 2**28."""
-        return 2**8 if self.small else 2**28
+        if self.small:
+            return 2**8
+        return 2**20 if self.warm else 2**28
 
     def seconds(self, function: Callable[[], Any], rounds: int = ROUNDS) -> float:
         """Median time of a call on the device, after two that compile and warm up."""
@@ -77,7 +84,7 @@ class Bench:
             function()
             return time.perf_counter() - began
         times = []
-        for _ in range(rounds):
+        for _ in range(1 if self.warm else rounds):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             function()
@@ -90,7 +97,7 @@ class Bench:
         """Median time of a call as its caller sees it, after one that compiles."""
         function()
         times = []
-        for _ in range(1 if self.small else rounds):
+        for _ in range(1 if self.small or self.warm else rounds):
             self.wait()
             began = time.perf_counter()
             function()
@@ -161,14 +168,16 @@ def _errors(bench: Bench, n_samples: int, dtype: torch.dtype, *, weighted: bool)
     truth = torch.autograd.grad(terms.sum(), leaves, retain_graph=True)
     results = objective(x, y, coef, weight, None, mapping, "chebyshev", *total.kernel, want_x=True, want_y=True)
     yield "objective", _error(results[0].sum(), terms.sum().detach())
-    for part, found, expected in zip("coef x y".split(), (results[2], results[3], results[4]), (truth[2], truth[0], truth[1]), strict=True):
+    for part, found, expected in zip(
+        ["coef", "x", "y"], (results[2], results[3], results[4]), (truth[2], truth[0], truth[1]), strict=True
+    ):
         assert found is not None
         yield f"objective to {part}", _error(found, expected)
     yield "evaluate", _error(evaluate(x, coef, mapping, "chebyshev"), values.detach())
     upstream = bench.normal(1, n_samples, dtype=dtype, seed=4)
     truth = torch.autograd.grad(values, (leaves[0], leaves[2]), upstream.double())
     found = evaluate_backward(upstream, x, coef, mapping, "chebyshev", want_x=True, want_coef=True)
-    for part, result, expected in zip("x coef".split(), found, truth, strict=True):
+    for part, result, expected in zip(["x", "coef"], found, truth, strict=True):
         assert result is not None
         yield f"evaluate_backward to {part}", _error(result, expected)
     squares, with_y, of_x = moments(x, y, weight, 5, mapping)
@@ -203,15 +212,26 @@ def headline(bench: Bench) -> None:
         timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping))
     for d in (1, 5, 10):
         timed(f"evaluate d={d}", 8 * n, lambda d=d: evaluate(x, coefs[d], None, "power"))
-    timed("evaluate_backward d=5", 8 * n, lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=False, want_coef=True))
-    timed("evaluate_backward to x d=5", 12 * n, lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=True, want_coef=True))
-    timed("objective chebyshev, domain, d=5", 8 * n, lambda: objective(x, y, coefs[5], None, None, mapping, "chebyshev", "mse", 0.0))
+    timed(
+        "evaluate_backward d=5",
+        8 * n,
+        lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=False, want_coef=True),
+    )
+    timed(
+        "evaluate_backward to x d=5",
+        12 * n,
+        lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=True, want_coef=True),
+    )
+    timed(
+        "objective chebyshev, domain, d=5",
+        8 * n,
+        lambda: objective(x, y, coefs[5], None, None, mapping, "chebyshev", "mse", 0.0),
+    )
     timed("objective huber d=5", 8 * n, lambda: objective(x, y, coefs[5], None, None, None, "power", "huber", 1.0))
     weight = bench.uniform(1, n, seed=3).abs()
     timed("objective weighted d=5", 12 * n, lambda: objective(x, y, coefs[5], weight, *plain[1:]))
     timed("moments weighted d=5", 12 * n, lambda: moments(x, y, weight, 5, mapping))
     timed("objective to x and y d=5", 16 * n, lambda: objective(x, y, coefs[5], *plain, want_x=True, want_y=True))
-    del weight
 
     def through_autograd() -> None:
         leaf = coefs[5][0].clone().requires_grad_()
@@ -228,13 +248,19 @@ def headline(bench: Bench) -> None:
         timed("torch.compile of Horner d=5", 8 * n, compiled_horner)
     for log in (7, 8) if bench.small else (12, 16, 20, 22, 24, 26):
         some = slice(0, 2**log)
-        timed(f"objective d=5 n=2^{log}", 8 * 2**log, lambda some=some: objective(x[:, some], y[:, some], coefs[5], *plain))
+        timed(
+            f"objective d=5 n=2^{log}",
+            8 * 2**log,
+            lambda some=some: objective(x[:, some], y[:, some], coefs[5], *plain),
+        )
         timed(f"moments d=5 n=2^{log}", 8 * 2**log, lambda some=some: moments(x[:, some], y[:, some], None, 5, mapping))
     for name, size in (("float16", 2), ("bfloat16", 2), ("float64", 8)):
         dtype, count = _DTYPES[name], n // 2 if size == 8 else n
         narrow = tuple(part[:, :count].to(dtype) for part in (x, y))
         coef = coefs[5].to(dtype)
-        timed(f"objective {name} d=5", 2 * size * count, lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain))
+        timed(
+            f"objective {name} d=5", 2 * size * count, lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain)
+        )
         timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))
         del narrow
     series, length = (3, 64) if bench.small else (1_000_000, 64)
@@ -252,7 +278,9 @@ def training(bench: Bench) -> None:
     y = torch.sin(x)
     start = torch.randn(6, generator=torch.Generator().manual_seed(0)).to(bench.device)
     options: dict[str, Any] = {"reduction": "sum", "impl": "triton"}
-    truth = polyfit.train(x.double().cpu(), y.double().cpu(), start.double().cpu(), optimizer=SGD(LR), epochs=epochs, reduction="sum")
+    truth = polyfit.train(
+        x.double().cpu(), y.double().cpu(), start.double().cpu(), optimizer=SGD(LR), epochs=epochs, reduction="sum"
+    )
 
     def run(name: str, rule: SGD | Adam, epochs: int, **more: Any) -> None:
         call = lambda: polyfit.train(x, y, start, optimizer=rule, epochs=epochs, **options, **more)  # noqa: E731
@@ -300,7 +328,7 @@ def policy(bench: Bench) -> None:
         with launch.using(dataclasses.replace(launch.DEFAULT, **changes)):
             try:
                 seconds = bench.seconds(function, rounds=9)
-            except Exception as error:  # noqa: BLE001 - a policy that does not compile is a result
+            except Exception as error:
                 bench.report(f"policy {name}", failed=str(error)[:200], **{key: str(v) for key, v in changes.items()})
                 return
         bench.report(
@@ -311,20 +339,49 @@ def policy(bench: Bench) -> None:
     for d in (5,) if bench.small else (1, 5, 10, 20):
         coef = bench.normal(1, d + 1, seed=2)
         for programs in (2, 3, 4, 6, 8, 12, 16, 32):
-            timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), programs_per_processor=programs)
+            timed(
+                f"objective d={d}",
+                8 * n,
+                lambda coef=coef: objective(x, y, coef, *plain),
+                programs_per_processor=programs,
+            )
         for rows in (128, 512):
             for programs in (4, 8, 16):
-                timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), rows=rows, programs_per_processor=programs)
+                timed(
+                    f"objective d={d}",
+                    8 * n,
+                    lambda coef=coef: objective(x, y, coef, *plain),
+                    rows=rows,
+                    programs_per_processor=programs,
+                )
         timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), longest_run=128)
         timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), longest_run=1024)
-        timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), longest_run=1024, programs_per_processor=16)
+        timed(
+            f"objective d={d}",
+            8 * n,
+            lambda coef=coef: objective(x, y, coef, *plain),
+            longest_run=1024,
+            programs_per_processor=16,
+        )
         for rows in (128, 256, 512):
             for programs in (4, 8, 16, 32):
-                timed(f"evaluate d={d}", 8 * n, lambda coef=coef: evaluate(x, coef, None, "power"), rows=rows, programs_per_processor=programs)
+                timed(
+                    f"evaluate d={d}",
+                    8 * n,
+                    lambda coef=coef: evaluate(x, coef, None, "power"),
+                    rows=rows,
+                    programs_per_processor=programs,
+                )
     for d in (5,) if bench.small else (1, 5, 8):
         for held in (16, 8, 4):
             for programs in (2, 3, 4, 6, 8, 12):
-                timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), moments_samples=(held, held), moments_programs=(programs, programs))
+                timed(
+                    f"moments d={d}",
+                    8 * n,
+                    lambda d=d: moments(x, y, None, d, mapping),
+                    moments_samples=(held, held),
+                    moments_programs=(programs, programs),
+                )
         timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), widening_rows=256)
     samples = torch.linspace(-math.pi, math.pi, 200 if bench.small else 2000, device=bench.device)
     start = torch.zeros(6, device=bench.device)
@@ -353,18 +410,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("phases", nargs="*", choices=[*PHASES, []], help="default: all")
     parser.add_argument("--out", help="a folder for gpu.jsonl")
+    parser.add_argument("--warm", action="store_true", help="compile only")
     parser.add_argument("--small", action="store_true", help="small sizes, to try every line")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not options.small:
         print("no GPU that torch can use; --small with TRITON_INTERPRET=1 tries the lines of this file without one")
         return 1
-    bench, status = Bench(device, options.small, Report(options.out, device)), 0
+    bench, status = Bench(device, options.small, Report(options.out, device), options.warm), 0
     for name in options.phases or PHASES:
         began = time.perf_counter()
         try:
             PHASES[name](bench)
-        except Exception:  # noqa: BLE001 - the next phase may run
+        except Exception:
             traceback.print_exc()
             status = 1
         print(f"phase {name}: {time.perf_counter() - began:.1f} s", flush=True)

@@ -183,10 +183,11 @@ def _resident_kernel(
     every = tl.full((), record_every, tl.int64)
     last = tl.load(last_ptr + series)
     first_record = (begin + every - 1) // every
-    at = begin
     for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, last)
-        for epoch in range(at, stop):
+        # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
+        # two inner ones, and would begin at `begin` each time.
+        for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
             row = table_ptr + 3 * (epoch - begin)  # read before the pass, which hides the latency
             lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
             gradient = _pass(
@@ -194,7 +195,6 @@ def _resident_kernel(
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, False, COLUMNS, FULL, LEVELS,
             )  # fmt: skip
             coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
-        at = tl.maximum(at, stop)
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, last)):
             row = table_ptr + 3 * (epoch - begin)
@@ -214,7 +214,6 @@ def _resident_kernel(
             if WANT_PATH:
                 rules.store(path_ptr + cell * (DEGREE + 1), coef, DEGREE + 1)
             coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
-            at = epoch + 1
     rules.store(coef_ptr, coef, DEGREE + 1)
     rules.store(state_ptr, state, MEMORY)
 

@@ -67,7 +67,7 @@ def test_statistics_and_pictures_name_the_extra(
 
 
 def test_triton_is_named_where_it_is_asked_for_and_missing(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(select, "_has_triton", lambda: False)
+    monkeypatch.setattr(select, "_HAS_TRITON", False)
     with pytest.raises(ValueError, match=r"impl='triton' needs Triton, .* pip install 'fused-polyfit\[triton\]'"):
         polyfit.polyval(X, X[:2], impl="triton")
     assert resolve_impl("auto", torch.device("cuda")) == "torch"

@@ -141,7 +141,7 @@ def assert_no_worse_than_eager(
     """As near to the truth as eager code in the same dtype, give or take the roundings of the recurrence: 4 a step.
 
     bfloat16 is rounded when it is stored: half an eps of its own. In float64 the truth is eager code itself and no more
-    exact than a kernel: what both lose in p - y is relative to `size`, see `Problem.size`, also where the result is small.
+    exact than a kernel: roundings of p - y are relative to `size` (see `Problem.size`), where the result is small too.
     """
     assert actual.shape == truth.shape, what
     assert actual.isfinite().all(), f"{what}: {actual}"

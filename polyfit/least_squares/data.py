@@ -196,13 +196,15 @@ def prepare(
 
 def _warn_of_lost_places(series: Series, lo: float, hi: float) -> None:
     """Warn if the dtype that x had holds too few numbers in the range of x: time stamps in float32, for example."""
-    step = math.ldexp(series.resolution, math.frexp(max(-lo, hi))[1] - 1)  # of neighbouring numbers at the far end
-    n, n_numbers = series.x.shape[0], (hi - lo) / step + 1.0
-    # Far from zero only: there a shift helps. Few different x may be meant, and then are few beside the numbers.
-    if not n_numbers < n or max(-lo, hi) < 2.0 * (hi - lo) or lo == hi:
+    far = max(-lo, hi)
+    if lo == hi or 0.5 * far < hi - lo:  # near zero a shift does not help
+        return
+    step = math.ldexp(series.resolution, math.frexp(far)[1] - 1)  # of neighbouring numbers at the far end
+    n, n_numbers = series.x.shape[0], (hi - lo) / step + 1.0 if step else math.inf
+    if n <= n_numbers:
         return
     n_different = len(series.x.unique())
-    if n_different < n and n_different > n_numbers / 4.0:
+    if n_numbers / 4.0 < n_different < n:  # few different x may be meant
         warn(
             f"{n} samples have {n_different} different x, because numbers of this size are {step:g} apart in the dtype"
             " of x. Pass x in float64, or subtract an origin from x before it is rounded"

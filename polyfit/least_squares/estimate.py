@@ -7,6 +7,7 @@ and domain of the user.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,32 @@ class Estimate:
     def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
         """The coefficients in another basis and domain, (degree + 1,), rounded once."""
         return convert_internal(self.high, self.low, self.domain, basis, domain)
+
+    def cancellation(self, coef: Array, basis: str, domain: Interval | None) -> float:
+        """How many times as large as their sum the terms of a series are: a condition number of its evaluation.
+
+        The terms are ``|coef[k] P_k(t)|``, the sum is p. Both are the largest of points over the internal domain.
+
+        Args:
+            coef: the coefficients of this polynomial in the basis and domain, (degree + 1,).
+            basis: of the series.
+            domain: of the series, or None.
+        """
+        if basis == "chebyshev" and domain == self.domain:
+            return 1.0  # the terms are at most 2 (degree + 1) times as large: a coefficient is a mean of 2 p T_k
+        lo, hi = self.domain
+        nodes = np.cos(np.linspace(math.pi, 0.0, 2 * len(coef) + 1))  # the ends, and two for each half wave
+        mapping = bases.affine_map(domain, bases.resolve(basis), torch.float64)
+        t = (0.5 * hi - 0.5 * lo) * nodes + (0.5 * lo + 0.5 * hi)
+        if mapping is not None:
+            t = (t - mapping.center) * mapping.scale + mapping.shift
+        function, before, terms = np.ones_like(t), np.zeros_like(t), np.zeros_like(t)
+        with np.errstate(all="ignore"):
+            for k, (a, b, c) in enumerate(bases.resolve(basis).steps(len(coef))):
+                terms += np.abs(coef[k] * function)
+                function, before = (a * t + b) * function - c * before, function
+            size = np.abs(np.polynomial.chebyshev.chebval(nodes, self.high)).max()
+            return float(terms.max() / size) if size > 0.0 else 1.0
 
     def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
         """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""

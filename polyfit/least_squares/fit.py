@@ -105,10 +105,11 @@ def fit(
             a name that is unknown.
 
     Warns:
-        FitWarning: different x became equal in their dtype; the condition is above 1e10; or the data do not determine
-            all coefficients. In the last case `Fit.status` is "rank_deficient", the result is the minimum-norm solution
-            (the smallest sum of squared Chebyshev coefficients on the range of the data), and undetermined coefficients
-            have standard errors NaN.
+        FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
+            of x far from zero do; the condition is above 1e10; or the data do not determine all coefficients. In the
+            last case `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of
+            squared Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors
+            NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
@@ -187,7 +188,7 @@ def fit_samples(
         sample_weight=data.sample_weight,
         precision=precision,
         device=data.x.device,
-    )
+    ).warn_of_cancellation()
 
 
 def checked_domain(domain: Sequence[float] | str | None, basis: str) -> Interval | Literal["data"] | None:

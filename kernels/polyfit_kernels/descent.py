@@ -71,21 +71,34 @@ def _gradient(coef, reference, slope, hessian, P: tl.constexpr):
 
 
 @triton.jit
-def _loss(e, slope, reference_loss, to_internal_ptr, internal_hessian_ptr, lane, mask, P: tl.constexpr):
+def _loss(
+    e,
+    loss,  # at the center
+    to_internal_ptr,
+    internal_hessian_ptr,
+    offset_ptr,
+    internal_slope_ptr,
+    lane,
+    mask,
+    P: tl.constexpr,
+    OWN_BASIS: tl.constexpr,
+):
     """The loss at the reference + e."""
-    internal = ()  # e in the internal basis
-    loss = reference_loss
+    internal = ()  # the distance from the center, in the internal basis
     for j in tl.static_range(P):
-        part = tl.zeros_like(reference_loss)
+        part = tl.load(offset_ptr + lane * P + j, mask=mask, other=0.0)
         for k in tl.static_range(P):
-            part += tl.load(to_internal_ptr + (j * P + k)) * e[k]
+            if OWN_BASIS:
+                factor = tl.load(to_internal_ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0)
+            else:
+                factor = tl.load(to_internal_ptr + (j * P + k))
+            part += factor * e[k]
         internal += (part,)
-        loss += slope[j] * e[j]
     for j in tl.static_range(P):
-        part = tl.zeros_like(reference_loss)
+        part = tl.zeros_like(loss)
         for k in tl.static_range(P):
             part += tl.load(internal_hessian_ptr + lane * (P * P) + (j * P + k), mask=mask, other=0.0) * internal[k]
-        loss += 0.5 * internal[j] * part
+        loss += internal[j] * (tl.load(internal_slope_ptr + lane * P + j, mask=mask, other=0.0) + 0.5 * part)
     return loss
 
 
@@ -94,9 +107,11 @@ def _descent_kernel(
     hessian_ptr,  # (S, P, P)
     reference_ptr,  # (S, P)
     slope_ptr,  # (S, P)
-    reference_loss_ptr,  # (S,)
-    to_internal_ptr,  # (P, P)
+    center_loss_ptr,  # (S,)
+    to_internal_ptr,  # (1, P, P), or (S, P, P) with OWN_BASIS
     internal_hessian_ptr,  # (S, P, P)
+    offset_ptr,  # (S, P)
+    internal_slope_ptr,  # (S, P)
     coef_ptr,  # in and out (S, P)
     state_ptr,  # in and out (S, MEMORY)
     table_ptr,  # (epochs, 3)
@@ -117,6 +132,7 @@ def _descent_kernel(
     MEMORY: tl.constexpr,  # length of the rule's memory
     HAS_LR_SCALE: tl.constexpr,
     WANT_PATH: tl.constexpr,
+    OWN_BASIS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -151,8 +167,10 @@ def _descent_kernel(
         for epoch in range(record * every, tl.minimum(record * every + 1, end)):
             gradient, e = _gradient(coef, reference, slope, hessian, P)
             is_recorded = epoch < last
-            reference_loss = tl.load(reference_loss_ptr + lane, mask=mask, other=0.0)
-            loss = _loss(e, slope, reference_loss, to_internal_ptr, internal_hessian_ptr, lane, mask, P)
+            loss = tl.load(center_loss_ptr + lane, mask=mask, other=0.0)
+            loss = _loss(
+                e, loss, to_internal_ptr, internal_hessian_ptr, offset_ptr, internal_slope_ptr, lane, mask, P, OWN_BASIS
+            )  # fmt: skip
             square = tl.zeros_like(loss)
             for k in tl.static_range(P):
                 square += gradient[k] * gradient[k]
@@ -175,9 +193,11 @@ def descent(
     hessian: torch.Tensor,
     reference: torch.Tensor,
     gradient: torch.Tensor,
-    reference_loss: torch.Tensor,
+    center_loss: torch.Tensor,
     to_internal: torch.Tensor,
     internal_hessian: torch.Tensor,
+    offset: torch.Tensor,
+    internal_gradient: torch.Tensor,
     coef: torch.Tensor,
     state: torch.Tensor,
     rule: str,
@@ -195,11 +215,13 @@ def descent(
 
     Args:
         hessian: (S, P, P), symmetric. P - 1 is at most `launch.LARGEST_DESCENT_DEGREE`.
-        reference: coefficients (S, P) at the minimum or near it.
+        reference: coefficients (S, P) from which distances are measured.
         gradient: the gradient at the reference, (S, P).
-        reference_loss: the loss at the reference, (S,).
-        to_internal: the matrix (P, P) that takes coefficients to the internal basis.
+        center_loss: the loss at the center, a place near the minimum, (S,).
+        to_internal: the matrix that takes coefficients to the internal basis, (S, P, P), or (1, P, P) for all series.
         internal_hessian: the Hessian in the internal basis, (S, P, P).
+        offset: internal coefficients of the reference less those of the center, (S, P).
+        internal_gradient: the gradient at the center in the internal basis, (S, P).
         coef: (S, P); changed.
         state: memory of the rule, (S, k, P); changed.
         rule: the name of the update rule, see `polyfit_kernels.rules`.
@@ -216,13 +238,14 @@ def descent(
     n_series, n_coef = coef.shape
     config = launch.choose_descent(n_series, processors_and_warp(coef.device)[1])
     _descent_kernel[triton.cdiv(n_series, config.block),](
-        hessian, reference, gradient, reference_loss, to_internal, internal_hessian, coef, state, table, lr_scale,
-        last, losses, norms, path, n_series, first, record_every, *constants,
+        hessian, reference, gradient, center_loss, to_internal, internal_hessian, offset, internal_gradient, coef,
+        state, table, lr_scale, last, losses, norms, path, n_series, first, record_every, *constants,
         P=n_coef,
         RULE=rule,
         MEMORY=rules.STATES[rule] * n_coef,
         HAS_LR_SCALE=lr_scale is not None,
         WANT_PATH=path is not None,
+        OWN_BASIS=len(to_internal) > 1,
         BLOCK=config.block,
         num_warps=config.num_warps,
     )  # fmt: skip

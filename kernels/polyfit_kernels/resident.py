@@ -72,9 +72,11 @@ def _pass(
         p = bases.series(t[i], coef, DEGREE, BASIS)
         value, delta, _to_y = losses.pointwise(p, y[i], parameter, LOSS)
         if HAS_WEIGHT:
-            delta = delta * weight[i]
-            value = value * weight[i]
-        if i >= FULL:
+            # Weight zero, also of what is no sample: left out, even where the loss is NaN or infinite.
+            is_out = weight[i] == 0.0
+            delta = tl.where(is_out, 0.0, delta * weight[i])
+            value = tl.where(is_out, 0.0, value * weight[i])
+        elif i >= FULL:
             is_sample = index + i * index.shape[0] < n_samples
             delta = tl.where(is_sample, delta, 0.0)
             value = tl.where(is_sample, value, 0.0)
@@ -167,11 +169,13 @@ def _resident_kernel(
         place = (index + i * ROWS).to(tl.int64)
         mask = place < n_samples
         x = tl.load(x_ptr + place * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        # A masked element is 0 in the window: P_k there is finite, and its product with a delta of 0 is 0.
-        t += (tl.where(mask, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
-        y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
+        is_used = mask
         if HAS_WEIGHT:
             weight += (tl.load(weight_ptr + place * stride_wn, mask=mask, other=0.0).to(COMPUTE),)
+            is_used = weight[i] != 0.0
+        # An element that is not used is 0 in the window: P_k there is finite, and its product with a delta of 0 is 0.
+        t += (tl.where(is_used, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
+        y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
     coef = rules.load(coef_ptr, DEGREE + 1)
     state = rules.load(state_ptr, MEMORY)
 
@@ -263,8 +267,8 @@ def resident(
     """
     n_series, n_coef = coef.shape
     wide, compute = compute_dtypes(x.dtype)
-    table = table.to(wide)
-    lr_scale = None if lr_scale is None else lr_scale.to(wide)
+    table = table.to(wide).contiguous()
+    lr_scale = None if lr_scale is None else lr_scale.to(wide).contiguous()
     policy = launch.current()
     config = launch.choose_resident(x.shape[1], processors_and_warp(x.device)[1], policy=policy)
     options = {} if config.registers is None else {"maxnreg": config.registers}

@@ -63,10 +63,13 @@ extern "C" void descend(
     const double *hessian,      // (S, P, P)
     const double *reference,    // (S, P)
     const double *slope,        // (S, P), the gradient at the reference
-    const double *base,         // (S,), the loss there
-    const double *to_internal,       // (P, P), to the internal basis,
+    const double *base,         // (S,), the loss at the center
+    const double *to_internal,       // (S or 1, P, P), to the internal basis,
     const double *internal_hessian,  // (S, P, P), where the Hessian is well conditioned
+    const double *offset,            // (S, P), internal coefficients of the reference less those of the center
+    const double *internal_slope,    // (S, P), the gradient at the center in the internal basis
     const double *constants,    // (4,)
+    int64_t stride_internal,    // from series to series of to_internal, 0 for (1, P, P)
     const double *table,        // (epochs, 3)
     const double *lr_scale,     // (S,), or null
     int64_t first, const int64_t *last, int64_t every,
@@ -91,20 +94,19 @@ extern "C" void descend(
                 for (int j = 0; j < P; ++j) g[j] += h[k][j] * e[k];
             if (epoch == record) {
                 const int64_t row = (record - first_record) / every * n_series + s;
-                double internal[P], loss = base[s], curved = 0.0, square = 0.0;
+                double internal[P], loss = base[s], square = 0.0;
                 for (int j = 0; j < P; ++j) {
-                    internal[j] = 0.0;
-                    for (int k = 0; k < P; ++k) internal[j] += to_internal[j * P + k] * e[k];
+                    internal[j] = offset[s * P + j];
+                    for (int k = 0; k < P; ++k) internal[j] += to_internal[s * stride_internal + j * P + k] * e[k];
                 }
                 for (int j = 0; j < P; ++j) {
                     double part = 0.0;
                     for (int k = 0; k < P; ++k) part += internal_hessian[(s * P + j) * P + k] * internal[k];
-                    curved += internal[j] * part;
-                    loss += q[j] * e[j];
+                    loss += internal[j] * (internal_slope[s * P + j] + 0.5 * part);
                     square += g[j] * g[j];
                     if (path) path[row * P + j] = c[j];
                 }
-                losses[row] = loss + 0.5 * curved;
+                losses[row] = loss;
                 norms[row] = std::sqrt(square);
                 record += every;
             }

@@ -40,7 +40,12 @@ def _compiled(n_coef: int, rule: str) -> Callable[..., None]:
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """The address of a contiguous tensor."""
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    if not tensor.is_contiguous():
+        raise ValueError(f"strides {tensor.stride()} of shape {tuple(tensor.shape)}; the loop reads contiguous tensors")
+    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def descent_loop(
@@ -49,8 +54,7 @@ def descent_loop(
     """Descent on the quadratic of the squared loss, many epochs in a call, on the CPU in float64.
 
     Args:
-        quadratic: hessian, reference, gradient and loss at the reference, to_internal and the internal Hessian, see
-            `polyfit.training.quadratic.Quadratic`; contiguous.
+        quadratic: the tensors of `polyfit.training.quadratic.Quadratic.tensors`; contiguous.
         rule: the variant of the update rule.
         constants: of the rule.
         lr_scale: factors of the rate (S,), contiguous, or None.
@@ -61,6 +65,7 @@ def descent_loop(
     n_series, n_coef = quadratic[1].shape
     function = _compiled(n_coef, rule)
     held = (*quadratic, torch.tensor(constants, dtype=torch.float64, device="cpu"))
+    stride_internal = 0 if len(quadratic[4]) == 1 else n_coef * n_coef
 
     def run(
         coef: Tensor,
@@ -73,7 +78,8 @@ def descent_loop(
         norms: Tensor,
         path: Tensor | None,
     ) -> None:
-        fixed = [_pointer(part) for part in (*held, table, lr_scale)]
+        fixed = [_pointer(part) for part in held]
+        fixed += [ctypes.c_int64(stride_internal), _pointer(table), _pointer(lr_scale)]
         out = [_pointer(part) for part in (coef, memory, losses, norms, path)]
 
         def descend(start: int, stop: int) -> None:

@@ -51,7 +51,10 @@ def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
         return impl
     check_choice("impl", impl, IMPLS)
     if not _has_triton():
-        raise ValueError("impl='triton' needs the package triton; install it, or pass impl='auto' or 'torch'")
+        raise ValueError(
+            "impl='triton' needs Triton, which is not installed. Builds of torch for GPUs bring it; beside others,"
+            " install it with: pip install 'fused-polyfit[triton]'. Or pass impl='auto' or 'torch'"
+        )
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"impl='triton' needs tensors on a GPU and got {device}; move them, or pass impl='auto'")
     return impl

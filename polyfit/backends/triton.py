@@ -107,8 +107,7 @@ def descent_loop(
     """Descent on the quadratic of the squared loss, many epochs in a launch.
 
     Args:
-        quadratic: hessian, reference, gradient and loss at the reference, to_internal and the internal Hessian; float64
-            on the GPU.
+        quadratic: the tensors of `polyfit.training.quadratic.Quadratic.tensors`, on the GPU.
         rule: the variant of the update rule.
         constants: of the rule.
         lr_scale: factors of the rate (S,), or None.

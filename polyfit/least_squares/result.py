@@ -103,7 +103,8 @@ class Fit:
             the factor by which relative errors may grow.
         status: "ok"; "rank_deficient": some coefficients are undetermined by the data, and the result is the
             minimum-norm solution; "interpolates": as many coefficients as samples, so that residuals say nothing about
-            errors; "not_finite": the data have NaN or infinity, which was propagated.
+            errors; "inaccurate": corrections did not converge, or a constant alone fits better, so that no digit of the
+            coefficients is certain; "not_finite": the data have NaN or infinity, which was propagated.
         solver: "moments" (the normal equations), or "qr" (of the data) where these have too few digits.
         precision: "double" or "extended": that of the residuals in the last correction.
         fixed: the indices of the coefficients that were fixed, in `basis` and `domain`.
@@ -301,11 +302,12 @@ class Fit:
         """This fit, with a warning if coefficients that are evaluated in a dtype lose most of its digits."""
         if self._cancellation > torch.finfo(dtype).eps ** -_LOST_SHARE:
             lo, hi = self.estimate.domain
-            where = "x" if self.domain is None else f"x mapped from {self.domain}"
+            is_plain = self.domain in (None, bases.BASES[self.basis].window)
+            where = "x" if is_plain else f"x mapped from {self.domain}"
             held = round(-math.log10(torch.finfo(dtype).eps))
             lost = min(round(math.log10(self._cancellation)), held) if math.isfinite(self._cancellation) else held
             warn(
-                f"the coefficients of {self.basis} of {where} are right, but cancel when they are evaluated: about"
+                f"the coefficients of {self.basis} of {where} cancel when they are evaluated: about"
                 f" {lost} of {held} digits are lost. Evaluate with fit(x), or use coefficients on the range of"
                 f" the data: fit.in_basis({self.basis!r}, ({lo!r}, {hi!r}))"
             )

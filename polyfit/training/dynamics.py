@@ -88,6 +88,7 @@ def closed_form(loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epo
     The rate is a number, or one for each series, (S, 1).
     """
     values, vectors = np.linalg.eigh(loss.hessian)
+    values = np.maximum(values, loss.eigenvalues[:, :1])  # rounding may make a small one negative: a run that grows
     decay = rule.weight_decay
     back = np.swapaxes(vectors, -1, -2)
     position = (back @ (start - loss.reference)[..., None])[..., 0]  # (S, p)

@@ -1,20 +1,33 @@
 r"""The squared loss of a polynomial as data: a quadratic function of the coefficients.
 
-Two passes over the data give, for every series, the Hessian H, a reference c* at the minimum or near it, and loss and
-gradient there. All that descent does follows from these, at a cost that does not depend on the number of samples ::
+Two passes over the data give, for every series, the Hessian H and loss and gradient at a center near the minimum. All
+that descent does follows from these, at a cost that does not depend on the number of samples.
 
-    grad L(c) = H e + grad L(c*),    L(c) = L(c*) + grad L(c*).e + e.H e / 2,    e = c - c*
+The internal basis is that of Chebyshev polynomials on the range of the data, where the Hessian is well conditioned:
+the range of all series, or that of each where they differ much. The matrix T takes coefficients to it. With a reference
+r and d, the internal coefficients of r less those of the center ::
 
-e.H e is computed on the internal basis, Chebyshev polynomials on the range of the data, where H is well conditioned: no
-term of L cancels.
+    w = T (c - r) + d,    L(c) = L(center) + w.(g + H' w / 2),    grad L(c) = T' (H' d + g) + H (c - r)
+
+where g and H' are gradient and Hessian in the internal basis and H = T' H' T. No term of L cancels.
+
+The reference is the minimum in the user's basis, rounded, if that costs few digits. Then descent can approach it to the
+last digit. In a basis that is ill conditioned on the data, such as powers of x on [1990, 2020], the coefficients of the
+minimum are large numbers that cancel, and an error of rounding in them is an error of size 1 in the polynomial. There
+the reference is the start of the run. Rounding is then that of a loop over the data: relative to the way that the
+coefficients have gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from polyfit import bases
 from polyfit._problem import Problem
@@ -22,18 +35,33 @@ from polyfit.backends import operators
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array, to_array
 
+# Digits of float64 that a reference at the minimum may cost: roundings of its coefficients, as polynomials, and the
+# rounding of H along the direction of its smallest eigenvalue. It leaves 12 digits of the loss at the start.
+_LARGEST_AMPLIFICATION = 1e3
+_LARGEST_CONDITION = 1e8
+# An eigenvalue below so many p eps of the largest is zero: `polyfit.least_squares.algebra` says where it comes from.
+_GRAM_ROUNDINGS = 8.0
+# Eigenvalues above this share of the largest have 12 digits as they are.
+_SMALL_EIGENVALUE = 1e-4
+_EPS = float(np.finfo(np.float64).eps)
+
 
 @dataclass(frozen=True)
 class Quadratic:
     """The loss of S series, each with its coefficients; the loss is the sum over the series.
 
     Attributes:
-        hessian: (S, p, p).
-        reference: coefficients at the minimum, or near it, (S, p).
-        gradient: at the reference, (S, p).
-        loss: at the reference, (S,).
-        to_internal: the matrix (p, p) that takes coefficients to the internal basis.
+        hessian: in the user's basis, (S, p, p).
+        reference: coefficients (S, p) in the user's basis: the minimum or the start.
+        gradient: at the reference, in the user's basis, (S, p).
+        loss: at the center, (S,): the smallest loss.
+        to_internal: the matrix that takes coefficients to the internal basis, (S, p, p), or (1, p, p) for all series.
         internal_hessian: the Hessian there, (S, p, p).
+        offset: internal coefficients of the reference less those of the center, (S, p).
+        internal_gradient: at the center, in the internal basis, (S, p).
+        minimum: coefficients of the smallest loss in the user's basis, rounded, (S, p).
+        eigenvalues: of the Hessians in the user's basis, ascending, (S, p); not negative. The first keeps its digits
+            however small it is; it is 0 where the data do not determine the coefficients.
     """
 
     hessian: Array
@@ -42,66 +70,210 @@ class Quadratic:
     loss: Array
     to_internal: Array
     internal_hessian: Array
+    offset: Array
+    internal_gradient: Array
+    minimum: Array
+    eigenvalues: Array
 
     def gradients(self, coef: Array) -> Array:
         """The gradient (S, p) at coef (S, p)."""
-        return (self.hessian @ (coef - self.reference)[..., None])[..., 0] + self.gradient
+        return _times(self.hessian, coef - self.reference) + self.gradient
 
     def losses(self, coef: Array) -> Array:
         """The losses (..., S) at coef (..., S, p)."""
-        left = coef - self.reference
         with np.errstate(all="ignore"):  # the losses show that a run diverges
-            internal = left @ self.to_internal.T
-            curved = (internal * (self.internal_hessian @ internal[..., None])[..., 0]).sum(-1)
-            return self.loss + (left * self.gradient).sum(-1) + 0.5 * curved
+            internal = _times(self.to_internal, coef - self.reference) + self.offset
+            slope = self.internal_gradient + 0.5 * _times(self.internal_hessian, internal)
+            return self.loss + (internal * slope).sum(-1)
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """The attributes in their order, contiguous, as a compiled loop reads them."""
-        parts = (self.hessian, self.reference, self.gradient, self.loss, self.to_internal, self.internal_hessian)
+        """The attributes up to `internal_gradient`, contiguous, as a compiled loop reads them."""
+        parts = (
+            self.hessian, self.reference, self.gradient, self.loss, self.to_internal, self.internal_hessian,
+            self.offset, self.internal_gradient,
+        )  # fmt: skip
         return tuple(torch.from_numpy(np.array(part, order="C")).to(device) for part in parts)
-
-    def eigenvalues(self) -> Array:
-        """The eigenvalues of the Hessians, ascending, (S, p); not negative."""
-        return np.maximum(np.linalg.eigvalsh(self.hessian), 0.0)
 
 
 def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     """The squared loss of a problem as a quadratic.
 
     Args:
-        problem: canonical, with the squared loss.
+        problem: canonical, with the squared loss. Its coefficients are the start.
         scale: a factor for the sum over all samples.
     """
-    x, coef = problem.x, problem.coef
+    y, weight, coef = problem.y, problem.weight, problem.coef
     degree, n_series = coef.shape[-1] - 1, coef.shape[0] if coef.dim() == 2 else 1
-    internal = bases.widened(*(float(bound) for bound in torch.aminmax(x)))
     impl = "torch" if problem.impl == "compile" else problem.impl
-    change = bases.conversion_matrix(problem.model.basis, "chebyshev", problem.domain, internal, degree)
-    to_internal = np.eye(degree + 1) if change is None else change.numpy()
+    internal = _shared_basis(problem) if _ranges_are_alike(problem.x) else _basis_of_each(problem)
 
-    sums = operators.moments(problem.x, problem.y, problem.weight, degree, internal, None, impl)
+    sums = operators.moments(internal.x, y, weight, degree, internal.interval, None, impl)
     assert sums.of_x is not None
     parts = (sums.of_x, sums.of_residuals)
     n_distinct = max(len(part) for part in parts)  # 1 where all series have the same data
     of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in parts)
     grams = algebra.gram(of_x, degree)
-    internal_best = algebra.corrections(grams, of_y)
-    best = bases.convert_rows(
-        torch.from_numpy(internal_best), "chebyshev", problem.model.basis, internal, problem.domain
-    ).numpy()
-    # Residuals about the reference as it is after rounding.
-    about = torch.from_numpy(best @ to_internal.T).to(x.device)
-    sums = operators.moments(problem.x, problem.y, problem.weight, degree, internal, about, impl, want_gram=False)
+    center = algebra.corrections(grams, of_y)
+    best = internal.to_user(center)
     internal_hessian = 2.0 * scale * grams
+    hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
+    eigenvalues = _eigenvalues(hessian, internal_hessian, internal.from_internal)
+
+    is_from_start = _costs_digits(best, center, internal.to_internal) | (
+        eigenvalues[:, -1] > _LARGEST_CONDITION * eigenvalues[:, 0]
+    )
+    reference, offset = best, np.zeros_like(center)
+    if not is_from_start.all():  # the center is the reference as it is after rounding
+        center = np.where(is_from_start[:, None], center, internal.of_user(best))
+    if is_from_start.any():
+        start = np.array(to_array(coef.detach()).reshape(n_series, -1))
+        reference = np.where(is_from_start[:, None], start, best)
+        offset = np.where(is_from_start[:, None], internal.of_user(start) - center, 0.0)
+    about = torch.from_numpy(center).to(y.device)
+    sums = operators.moments(internal.x, y, weight, degree, internal.interval, about, impl, want_gram=False)
+    internal_gradient = -2.0 * scale * to_array(sums.of_residuals)
+    at_reference = _times(internal_hessian, offset) + internal_gradient
 
     def of_all(values: Array) -> Array:
         return np.broadcast_to(values, (n_series, *values.shape[1:]))
 
     return Quadratic(
-        hessian=of_all(to_internal.T @ internal_hessian @ to_internal),
-        reference=of_all(best),
-        gradient=of_all(-2.0 * scale * (to_array(sums.of_residuals) @ to_internal)),
+        hessian=of_all(hessian),
+        reference=of_all(reference),
+        gradient=of_all(_times(np.swapaxes(internal.to_internal, 1, 2), at_reference)),
         loss=of_all(scale * to_array(sums.squares)),
-        to_internal=to_internal,
+        to_internal=internal.to_internal,
         internal_hessian=of_all(internal_hessian),
+        offset=of_all(offset),
+        internal_gradient=of_all(internal_gradient),
+        minimum=of_all(best),
+        eigenvalues=of_all(eigenvalues),
     )
+
+
+def _times(matrices: Array, rows: Array) -> Array:
+    """The products (..., S, p) of matrices (S or 1, p, p) and rows (..., S, p)."""
+    return (matrices @ rows[..., None])[..., 0]
+
+
+# --- the internal basis ---
+
+
+class _InternalBasis(NamedTuple):
+    """Chebyshev polynomials on the range of the data, and the way there from the user's basis and back.
+
+    Attributes:
+        x: the samples as `operators.moments` takes them.
+        interval: the domain of the Chebyshev polynomials.
+        to_internal: the matrix that takes the user's coefficients to the internal ones, (1 or S, p, p).
+        from_internal: its inverse.
+        of_user: takes rows of coefficients (1 or S, p) to the internal basis.
+        to_user: takes internal ones back.
+    """
+
+    x: Tensor
+    interval: bases.Interval
+    to_internal: Array
+    from_internal: Array
+    of_user: Callable[[Array], Array]
+    to_user: Callable[[Array], Array]
+
+
+# The range of a series may be so much narrower than that of all: to a quarter, T_k on the whole range still tell the
+# samples of the series apart.
+_NARROWEST_SHARE = 0.25
+
+
+def _ranges_are_alike(x: Tensor) -> bool:
+    """Whether the ranges of all series are much of the range of all together."""
+    if x.dim() == 1 or not x.numel():
+        return True
+    low, high = torch.aminmax(x, dim=-1)
+    whole = high.max().double() - low.min().double()
+    return bool(((high.double() - low.double()) >= _NARROWEST_SHARE * whole).all())
+
+
+def _shared_basis(problem: Problem) -> _InternalBasis:
+    """One interval for all series; conversions are exact and rounded once."""
+    interval = bases.widened(*(float(bound) for bound in torch.aminmax(problem.x)))
+    degree = problem.coef.shape[-1] - 1
+    user, internal = (problem.model.basis, problem.domain), ("chebyshev", interval)
+
+    def matrix(old: tuple[str, Any], new: tuple[str, Any]) -> Array:
+        change = bases.conversion_matrix(old[0], new[0], old[1], new[1], degree)
+        return np.eye(degree + 1)[None] if change is None else change.numpy()[None]
+
+    def convert(rows: Array, old: tuple[str, Any], new: tuple[str, Any]) -> Array:
+        return bases.convert_rows(torch.from_numpy(rows), old[0], new[0], old[1], new[1]).numpy()
+
+    return _InternalBasis(
+        problem.x, interval, matrix(user, internal), matrix(internal, user),
+        lambda rows: convert(rows, user, internal), lambda rows: convert(rows, internal, user),
+    )  # fmt: skip
+
+
+def _basis_of_each(problem: Problem) -> _InternalBasis:
+    """An interval for each series; the samples are taken to [-1, 1]. Conversions round as an evaluation does."""
+    x = problem.x.double()
+    low, high = (bound.unsqueeze(-1) for bound in torch.aminmax(x, dim=-1))
+    middle, half = 0.5 * low + 0.5 * high, (0.5 * high - 0.5 * low)
+    half = torch.where(half > 0.0, half, 1.0)
+    matrices = _chebyshev_rows(problem, to_array(middle)[:, 0], to_array(half)[:, 0])
+    inverses = np.linalg.inv(matrices).astype(np.float64)  # of triangles: by substitution
+    return _InternalBasis(
+        (x - middle) / half, (-1.0, 1.0), matrices, inverses,
+        lambda rows: _times(matrices, rows), lambda rows: _times(inverses, rows),
+    )  # fmt: skip
+
+
+def _chebyshev_rows(problem: Problem, middle: Array, half: Array) -> Array:
+    """The matrices (S, p, p) that take coefficients to Chebyshev polynomials of u, for x = middle + half u.
+
+    Column k is P_k as a series in u, by the recurrence of the basis.
+    """
+    size = problem.coef.shape[-1]
+    center, factor, shift = problem.model.affine_map or (0.0, 1.0, 0.0)
+    constant, slope = ((middle - center) * factor + shift)[:, None], (half * factor)[:, None]
+
+    def times_t(series: Array) -> Array:
+        """T = constant + slope u times a series: u T_0 = T_1, u T_k = (T_{k+1} + T_{k-1}) / 2."""
+        by_u = np.zeros_like(series)
+        by_u[:, 1:] = 0.5 * series[:, :-1]
+        by_u[:, 1:2] += 0.5 * series[:, :1]
+        by_u[:, :-1] += 0.5 * series[:, 1:]
+        return constant * series + slope * by_u
+
+    columns = [np.zeros((len(middle), size))]
+    columns[0][:, 0] = 1.0
+    for k, (a, b, c) in enumerate(bases.BASES[problem.model.basis].steps(size - 1)):
+        after = a * times_t(columns[k]) + b * columns[k]
+        columns.append(after - c * columns[k - 1] if k else after)
+    return np.stack(columns, -1)
+
+
+# --- which reference ---
+
+
+def _costs_digits(coef: Array, internal: Array, to_internal: Array) -> NDArray[np.bool_]:
+    """Whether polynomials (S,) lose digits as coefficients (S, p) in the user's basis, with these internal ones."""
+    sizes = _times(np.abs(to_internal), np.abs(coef)).max(-1)
+    return ~(sizes <= _LARGEST_AMPLIFICATION * np.abs(internal).max(-1))
+
+
+def _eigenvalues(hessian: Array, internal_hessian: Array, from_internal: Array) -> Array:
+    """The eigenvalues (S, p) of Hessians.
+
+    The smallest is 1 over the largest of the inverse, which the internal Hessian, well conditioned, gives with its
+    digits. That of H itself is lost in rounding where it is below eps times the largest.
+    """
+    values = np.maximum(np.linalg.eigvalsh(hessian), 0.0)
+    is_lost = values[:, 0] < _SMALL_EIGENVALUE * values[:, -1]
+    if not is_lost.any():
+        return values
+    internal, vectors = np.linalg.eigh(internal_hessian[is_lost])
+    is_determined = internal[:, 0] > _GRAM_ROUNDINGS * internal.shape[1] * _EPS * internal[:, -1]
+    inverse = from_internal if len(from_internal) == 1 else from_internal[is_lost]
+    roots = inverse @ (vectors / np.sqrt(np.where(is_determined[:, None], internal, 1.0))[:, None, :])
+    smallest = 1.0 / np.linalg.norm(roots, 2, axis=(-2, -1)) ** 2
+    values[is_lost, 0] = np.where(is_determined, smallest, 0.0)
+    return np.maximum(values, values[:, :1])

@@ -74,7 +74,7 @@ class Plan:
         scaled: the same, with weights such that a factor gives the loss from the sums over samples.
         scale: that factor.
         choice: the engine.
-        lr_scale: factors of the rate (S, 1), or None.
+        lr_scale: factors of the rate (S, 1), contiguous, or None.
     """
 
     request: Request
@@ -96,9 +96,9 @@ class Plan:
 
     @property
     def start(self) -> Array:
-        """Coefficients (S, p) to start from, in float64."""
+        """Coefficients (S, p) to start from, in float64, contiguous."""
         coef = self.request.coef.detach()
-        return coef.double().cpu().numpy().reshape(-1, coef.shape[-1])
+        return coef.double().cpu().reshape(-1, coef.shape[-1]).contiguous().numpy()
 
     def as_coef(self, coef: Any) -> Tensor:
         """A copy of coefficients (S, p) of an engine in the shape and dtype that the caller passed."""
@@ -190,7 +190,7 @@ def _lr_scale(lr_scale: Tensor | None, batch: torch.Size) -> Array | None:
             "lr_scale is not a tensor of floats; pass one factor for each series, such as torch.ones(batch)"
         )
     try:
-        scales = lr_scale.detach().double().expand(batch).cpu().numpy().reshape(-1, 1)
+        scales = lr_scale.detach().double().expand(batch).reshape(-1, 1).cpu().contiguous().numpy()
     except RuntimeError:
         raise ValueError(
             f"lr_scale has shape {tuple(lr_scale.shape)} and the series are {tuple(batch)}; pass one factor for each"

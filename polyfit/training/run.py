@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -170,6 +171,7 @@ def _engine(plan: Plan, quadratic: Quadratic | None) -> Engine[Any]:
     if name == "closed_form":
         assert isinstance(rule, optimizers.SGD)
         assert quadratic is not None
+        _warn_of_lost_modes(plan, rule, quadratic)
         return ClosedForm(rule, quadratic, plan.lr_scale)
     if name == "moments":
         assert quadratic is not None
@@ -186,6 +188,40 @@ def _engine(plan: Plan, quadratic: Quadratic | None) -> Engine[Any]:
         return kind(rule, measure, zeros, lr_scale)
     n_batches = -(-plan.problem.x.shape[-1] // batch_size)
     return Stepping(rule, measure, zeros, lr_scale, batches(plan, zeros, batch_size), n_batches)
+
+
+# The closed form knows the descent along a slow direction to this share of the initial error, or warns.
+_LARGEST_ERROR = 1e-3
+
+
+def _warn_of_lost_modes(plan: Plan, rule: optimizers.SGD, quadratic: Quadratic) -> None:
+    """Warn where the run is so long that the rounding of the eigenvalues, p eps of the largest, is seen.
+
+    In t epochs a slow direction goes t times as far as in one; so does the error of its curvature. It is seen if the
+    direction has not converged by then.
+    """
+    values, lr, epochs = quadratic.eigenvalues, _rates(plan, rule), plan.request.epochs
+    of_epoch = (
+        values.shape[1] * np.finfo(np.float64).eps * np.squeeze(lr) * values[:, -1] / abs(1.0 - rule.momentum or 1.0)
+    )
+    with np.errstate(all="ignore"):
+        left = dynamics.spectral_radius(rule, values, lr) ** epochs
+    is_lost = (of_epoch * epochs > _LARGEST_ERROR) & (left > _LARGEST_ERROR) & dynamics.is_stable(rule, values, lr)
+    if is_lost.any():
+        worst = _condition(values[is_lost, 0], values[is_lost, -1]).max()
+        warnings.warn(
+            f"epochs={epochs} is more than the closed form can follow: descent along the slowest directions of"
+            f" {int(is_lost.sum())} of {len(is_lost)} series is lost in the rounding of float64. The Hessian has a"
+            f" condition of {worst:.1e}. Pass a basis that is well conditioned on the data, such as basis='chebyshev'"
+            " with domain=, or fewer epochs",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _condition(smallest: optimizers.Array, largest: optimizers.Array) -> optimizers.Array:
+    with np.errstate(all="ignore"):
+        return np.where(smallest > 0.0, largest / smallest, np.inf)
 
 
 def _moments(plan: Plan, quadratic: Quadratic) -> Engine[Any]:
@@ -242,7 +278,7 @@ def _check_stability(plan: Plan, quadratic: Quadratic) -> None:
     rule = _constant_sgd(plan.rule)
     if rule is None:
         return
-    values = quadratic.eigenvalues()
+    values = quadratic.eigenvalues
     lr = np.broadcast_to(_rates(plan, rule), (len(values), 1))
     is_stable = dynamics.is_stable(rule, values, lr)
     if is_stable.all():
@@ -275,16 +311,14 @@ def _result(plan: Plan, state: State[Any], quadratic: Quadratic | None, supervis
 
 def _optimum(plan: Plan, quadratic: Quadratic, supervisor: Supervisor) -> dict[str, Any]:
     """What the quadratic says of the optimum, and of the way there."""
-    per_series, values = plan.request.per_series, quadratic.eigenvalues()
+    per_series, values = plan.request.per_series, quadratic.eigenvalues
     smallest, largest = values[:, 0], values[:, -1]
     if not per_series:
         smallest, largest = smallest.min(keepdims=True), largest.max(keepdims=True)
-    with np.errstate(all="ignore"):
-        condition = np.where(smallest > 0.0, largest / smallest, np.inf)
     known = {
-        "optimum": plan.as_coef(quadratic.reference),
-        "optimal_loss": plan.of_groups(supervisor.totals(quadratic.losses(quadratic.reference))),
-        "condition": plan.of_groups(condition),
+        "optimum": plan.as_coef(quadratic.minimum),
+        "optimal_loss": plan.of_groups(supervisor.totals(quadratic.loss)),
+        "condition": plan.of_groups(_condition(smallest, largest)),
     }
     rule = _constant_sgd(plan.rule)
     if rule is None:

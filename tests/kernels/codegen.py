@@ -568,14 +568,14 @@ class Descent(Epochs):
 
     @property
     def loads_of_a_record(self) -> int:
-        """Two matrices and the loss at the reference."""
-        return 2 * (self.degree + 1) ** 2 + 1
+        """Two matrices, two vectors and the loss at the center."""
+        return 2 * (self.degree + 1) ** 2 + 2 * (self.degree + 1) + 1
 
     def record(self, device: Device) -> _Recorder:
         """What the launcher launches on the device."""
         n_series, n_coef = self.n_series, self.degree + 1
         vector, matrix = (n_series, n_coef), (n_series, n_coef, n_coef)
-        shapes = [matrix, vector, vector, (n_series,), (n_coef, n_coef), matrix]
+        shapes = [matrix, vector, vector, (n_series,), (1, n_coef, n_coef), matrix, vector, vector]
         quadratics = [torch.empty(shape, dtype=torch.float64) for shape in shapes]
         rule = (self.rule, _CONSTANTS, *self.table())
         return record("descent", device, *quadratics, *self.state(torch.float64), *rule, *self.records(torch.float64))

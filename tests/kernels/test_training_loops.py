@@ -66,6 +66,32 @@ def test_a_run_that_was_cut_goes_on_bit_for_bit(case):
             assert all(map(torch.equal, part.losses, whole.losses))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_operands_with_any_strides_train_alike(case):
+    engine, loss = CASES[case]
+    x, y, start = data(3)
+    weight = torch.rand(3, 70, dtype=F64, generator=torch.Generator().manual_seed(1)) + 0.5
+    scale = torch.tensor([1.0, 7.0, 0.5, 7.0, 0.25, 7.0], dtype=F64)
+    options: dict[str, Any] = {"optimizer": Adam(0.05), "epochs": 20, "loss": loss, "per_series": True}
+    plain = polyfit.train(
+        x, y, start, engine="stepwise", impl="torch", weight=weight, lr_scale=scale[::2].clone(), **options
+    )
+    x, y, weight, start = (part.mT.contiguous().mT for part in (x, y, weight, start))
+    options |= {"engine": engine, "impl": "triton", "weight": weight}
+    result = polyfit.train(x, y, start, lr_scale=scale[::2], **options)
+    torch.testing.assert_close(result.coef, plain.coef, rtol=1e-11, atol=1e-13)
+    # One start and one factor for all series.
+    one = polyfit.train(x, y, start[:1].expand(3, 4), lr_scale=torch.tensor(0.5), **options)
+    same = polyfit.train(
+        x,
+        y,
+        start[:1].repeat(3, 1),
+        lr_scale=torch.full((3,), 0.5),
+        **{**options, "engine": "stepwise", "impl": "torch"},
+    )
+    torch.testing.assert_close(one.coef, same.coef, rtol=1e-11, atol=1e-13)
+
+
 def test_auto_keeps_data_on_chip_where_it_can():
     x, y, start = data()
     run = lambda **o: polyfit.train(x, y, start, optimizer=SGD(0.01), epochs=3, impl="triton", **o)  # noqa: E731

@@ -41,7 +41,7 @@ class Launching(Engine[Tensor]):
         rule: the update rule.
         loop: takes coef (S, p) and memory (S, k, p), which it changes; a table of the rule; the first epoch; the last
             epoch of each series; the number of epochs between records; and where to write losses (R, S), norms (R, S)
-            and coefficients (R, S, p).
+            and coefficients (R, S, p). All are contiguous.
         losses: gives the losses (S,) of coefficients.
         zeros: a tensor like the coefficients, of the dtype and on the device of the loop.
     """
@@ -53,7 +53,7 @@ class Launching(Engine[Tensor]):
     def start(self, coef: Array) -> State[Tensor]:
         """See `Engine`."""
         memory = self._rule.start(torch.zeros_like(self._zeros))
-        return State(0, torch.from_numpy(np.array(coef)).to(self._zeros), memory)
+        return State(0, torch.from_numpy(np.array(coef, order="C")).to(self._zeros), memory)
 
     def load(self, epoch: int, coef: Tensor, memory: list[Tensor]) -> State[Tensor]:
         """See `Engine`."""
@@ -106,7 +106,7 @@ class Launching(Engine[Tensor]):
         rows = torch.from_numpy(table(self._rule, state.epoch, stop)).to(device)
         losses, norms = torch.zeros((2, count, n_series), dtype=torch.float64, device=device)
         path = self._zeros.new_zeros((count, n_series, n_coef)) if observer.wants_coef else None
-        coef = state.coef.clone()
+        coef = state.coef.clone(memory_format=torch.contiguous_format)
         memory = self._zeros.new_zeros((n_series, len(state.memory), n_coef))
         for i, part in enumerate(state.memory):
             memory[:, i] = part

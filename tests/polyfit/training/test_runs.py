@@ -190,6 +190,46 @@ def test_one_series_diverges_and_the_others_go_on(engine):
         polyfit.train(x, y, start, optimizer=SGD(0.1), lr_scale=scale, **options)
 
 
+# The same numbers in memory in another order: columns before rows, one row for all, every second element.
+LAYOUTS = {
+    "transposed": lambda t: t.mT.contiguous().mT,
+    "expanded": lambda t: t[:1].expand_as(t),
+    "every second": lambda t: torch.stack((t, torch.full_like(t, 1e3)), -1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("rule", MAKERS)
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_operands_with_any_strides_train_alike(layout, engine, rule):
+    if engine == "closed_form" and rule is Adam:
+        return
+    x, y, start = data(3)
+    weight = torch.rand(x.shape, dtype=F64, generator=torch.Generator().manual_seed(1)) + 0.1
+    x, y, weight, start = (LAYOUTS[layout](part) for part in (x, y, weight, start))
+    scales = {
+        "transposed": torch.tensor([1.0, 7.0, 0.5, 7.0, 0.25, 7.0], dtype=F64)[::2],
+        "expanded": torch.tensor([0.5], dtype=F64).expand(3),
+        "every second": torch.tensor(0.5, dtype=F64),
+    }
+    scale = scales[layout]
+    assert not start.is_contiguous()
+    made = SGD(0.05, momentum=0.5) if rule is SGD else Adam(0.05)
+    options: dict[str, Any] = {"optimizer": made, "weight": weight, "lr_scale": scale, "per_series": True}
+    result = polyfit.train(x, y, start, epochs=60, **options, **ENGINES[engine])
+    for i in range(3):
+        lr = 0.05 * float(scale.expand(3)[i])
+        loss, coef, _ = eager(
+            *(part[i].clone() for part in (x, y, start)), lambda p, lr=lr: MAKERS[rule](p, lr), 60, weight=weight[i]
+        )[-1]
+        torch.testing.assert_close(result.coef[i], coef, rtol=1e-9, atol=1e-12)
+        assert float(result.losses.values[-1, i]) == pytest.approx(loss, rel=1e-9)
+    if engine != "closed_form":
+        part = polyfit.train(x, y, start, epochs=25, **options, **ENGINES[engine])
+        part = polyfit.train(x, y, start, epochs=60, resume=part.state_dict(), **options, **ENGINES[engine])
+        assert torch.equal(part.coef, result.coef)
+
+
 def test_rates_of_series_that_make_no_sense_are_refused():
     x, y, start = data(3)
     run = lambda scale: polyfit.train(x, y, start, optimizer=SGD(0.1), epochs=2, lr_scale=scale)  # noqa: E731

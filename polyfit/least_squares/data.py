@@ -102,8 +102,9 @@ def read_series(
     name, scale = ("weight", weight) if sigma is None else ("sigma", sigma)
     scale = None if scale is None else _checks.data_tensor(name, scale)
     is_number = scale is not None and scale.dim() == 0
+    x = _checks.data_tensor("x", x)
+    resolution = torch.finfo(x.dtype).eps
     operands = {"x": x, "y": y} if is_number or scale is None else {"x": x, "y": y, name: scale}
-    resolution = torch.finfo(_checks.data_tensor("x", x).dtype).eps
     tensors = _checks.data_tensors(operands)
     _checks.check_one_series(tensors)
     x, y = (tensor.detach() for tensor in (tensors["x"], tensors["y"]) if tensor is not None)

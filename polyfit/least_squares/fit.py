@@ -184,7 +184,7 @@ def fit_samples(
         n_samples=data.n_samples,
         total=total,
         unit=data.unit,
-        absolute_sigma=absolute_sigma,
+        absolute_sigma=bool(absolute_sigma),
         sample_weight=data.sample_weight,
         precision=precision,
         device=data.x.device,

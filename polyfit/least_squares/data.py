@@ -206,7 +206,8 @@ def _warn_of_lost_places(series: Series, lo: float, hi: float) -> None:
         return
     n_different = len(series.x.unique())
     if n_numbers / 4.0 < n_different < n:  # few different x may be meant
+        remedy = "pass x in float64, or " if series.resolution > torch.finfo(torch.float64).eps else ""
         warn(
             f"{n} samples have {n_different} different x, because numbers of this size are {step:g} apart in the dtype"
-            " of x. Pass x in float64, or subtract an origin from x before it is rounded"
+            f" of x: {remedy}subtract an origin from x before it is rounded to floating-point numbers"
         )

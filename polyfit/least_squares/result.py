@@ -90,7 +90,8 @@ class Fit:
     them does not change the fit. Call the fit to evaluate it.
 
     Attributes:
-        coef: coefficients c, lowest degree first, (degree + 1,).
+        coef: coefficients c, lowest degree first, (degree + 1,). They belong to `basis` and `domain`: pass all three on
+            by `as_arguments`.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x.
         n_samples: the number of samples of positive weight.

@@ -6,7 +6,7 @@ The steps, and the modules that hold them:
 2. `conditions` states ridge and fixed coefficients in terms of the internal coefficients: those of Chebyshev
    polynomials on the range of the data. Every fit is made in these. The normal equations of a polynomial are badly
    conditioned in powers of x and well conditioned there, and their matrix takes 2 d + 1 sums.
-3. `refinement` computes the solution, with `algebra`, `design` and `residuals`.
+3. `refinement` computes the solution, with `unknowns`, `algebra`, `decimals`, `design` and `residuals`.
 4. `total` computes the sum of squares that R^2 needs.
 5. `statistics` makes a `Fit` of it: the coefficients in the basis and domain of the user, rounded once, and their
    covariance.
@@ -106,10 +106,10 @@ def fit(
 
     Warns:
         FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
-            of x far from zero do; the condition is above 1e10; or the data do not determine all coefficients. In the
-            last case `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of
-            squared Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors
-            NaN.
+            of x far from zero do; the condition is above 1e10; the corrections did not converge (`Fit.status` is
+            "inaccurate"); or the data do not determine all coefficients. In the last case `Fit.status` is
+            "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared Chebyshev
+            coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)

@@ -37,7 +37,7 @@ def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None)
     For few data it comes from the data, for long data from the solution, unless the condition costs too many digits.
     """
     is_few = data.n_samples <= sizes.current().few_samples
-    if not is_few and solution.directions.condition < _SMALL_CONDITION:
+    if not is_few and solution.uncertainty.condition < _SMALL_CONDITION:
         return _from_solution(solution, about)
     sums = _sums_at_once if is_few else _sums_in_chunks
     sum_of_weights, mean, first, total = sums(data, about)

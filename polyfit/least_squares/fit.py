@@ -33,7 +33,7 @@ from polyfit.least_squares.data import NAN_POLICIES, Data, prepare, read_series
 from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit, not_finite
-from polyfit.least_squares.total import total_sum_of_squares
+from polyfit.least_squares.total import checked, total_sum_of_squares
 
 # The domains that have a name.
 DOMAINS = ("auto", "data")
@@ -101,8 +101,8 @@ def fit(
         TypeError: data that are not real numbers (complex numbers, dates, texts); a degree that is not an integer;
             fixed that does not map integers to numbers; a domain that is not a pair of numbers.
         ValueError: shapes or devices that differ; NaN or infinity under "raise"; fewer samples than coefficients to
-            fit; negative weights, or no positive one; both weight and sigma; absolute_sigma without either;
-            a name that is unknown.
+            fit, unless ridge is positive; negative weights, or no positive one; both weight and sigma; absolute_sigma
+            without either; a name that is unknown.
 
     Warns:
         FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
@@ -162,10 +162,10 @@ def fit_samples(
 ) -> Fit:
     """`fit` for samples and arguments that are checked."""
     n_free = degree + 1 - len(fixed)
-    if data.n_samples < n_free:
+    if data.n_samples < n_free and not ridge:
         raise ValueError(
             f"{data.n_samples} samples do not determine {n_free} coefficients of degree {degree}; pass"
-            f" degree={max(0, data.n_samples - 1 + len(fixed))} or less, or more samples"
+            f" degree={max(0, data.n_samples - 1 + len(fixed))} or less, more samples, or ridge > 0"
         )
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
@@ -176,7 +176,7 @@ def fit_samples(
         solution = solve(data, degree, conditions, precision)
         total = total_sum_of_squares(data, solution, about=fixed.get(0))
     return make_fit(
-        solution,
+        solution if fixed else checked(solution, total),
         internal_domain=data.domain,
         basis=basis,
         domain=bounds,

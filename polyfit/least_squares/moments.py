@@ -235,7 +235,8 @@ class Moments:
 
         Raises:
             TypeError: a degree that is not an integer.
-            ValueError: a degree above that of the moments; fewer samples than coefficients; a negative ridge.
+            ValueError: a degree above that of the moments; no samples, or without ridge fewer than coefficients;
+                a negative ridge.
 
         Warns:
             FitWarning: the data do not determine all coefficients; they fill little of the domain, or the condition is
@@ -247,12 +248,12 @@ class Moments:
                 f"degree={degree} is above that of the moments, {self._degree};"
                 " pass a degree up to that, or collect moments of a higher degree"
             )
-        if self._n_samples <= degree:
+        ridge = _checks.checked_ridge(ridge)
+        if self._n_samples <= (0 if ridge else degree):
             raise ValueError(
                 f"{self._n_samples} samples do not determine {degree + 1} coefficients; pass"
-                f" degree={max(0, self._n_samples - 1)} or less, or add data"
+                f" degree={max(0, self._n_samples - 1)} or less, ridge > 0, or add data"
             )
-        ridge = _checks.checked_ridge(ridge)
         gram = algebra.gram(self.of_x.numpy()[: 2 * degree + 1], degree)
         of_y, squares = self._about(self._offset)
         moments = of_y.numpy()[: degree + 1]

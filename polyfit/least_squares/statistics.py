@@ -18,9 +18,6 @@ from polyfit.least_squares.warn import warn
 # The condition above which a fit warns. There the rounding of the data to float64, 1e-16, may become 1e-6 in a
 # coefficient. From 3e10 on, refinement may end before it has found all digits, see `refinement`.
 _ILL_CONDITIONED = 1e10
-# The largest rss, as a share of the total sum of squares, of a solution without fixed coefficients. A constant alone
-# has the share 1 and no penalty. The rest is for roundings.
-_LARGEST_RSS = 1.0 + 1e-6
 
 
 def make_fit(
@@ -71,11 +68,9 @@ def make_fit(
     coef = estimate.coefficients(basis, domain)
     for k, value in fixed.items():
         coef[k] = unit * value
-    is_worse = not fixed and solution.rss > _LARGEST_RSS * total > 0.0
-    is_accurate = solution.is_accurate and not is_worse
     if uncertainty.rank < n_free:
         status = "rank_deficient"
-    elif not is_accurate:
+    elif not solution.is_accurate:
         status = "inaccurate"
     else:
         status = "ok" if freedom else "interpolates"

@@ -123,6 +123,16 @@ def test_random_problems(kind, precision):
         assert_close(fit, exact.fit(x, y, degree, **options), x, y)
 
 
+@pytest.mark.filterwarnings("ignore::polyfit.FitWarning")  # of conditions above 1e10
+def test_ridge_determines_more_coefficients_than_there_are_samples():
+    rng = random.Random(8)
+    for _ in range(40):
+        x, y, degree, options = problem(rng, "ridge for few samples")
+        fit = polyfit.fit(x, y, degree, **options)
+        assert fit.rank == degree + 1
+        assert_close(fit, exact.fit(x, y, degree, **options), x, y)
+
+
 def test_other_bases_keep_the_digits_too(tmp_path):
     rng = random.Random(9)
     for kind in ("ridge", "fixed", "ridge and fixed") * 4:

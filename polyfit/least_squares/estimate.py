@@ -19,7 +19,7 @@ from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.functional import polyval
 from polyfit.least_squares import decimals
-from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.algebra import Array, row_lengths
 
 # A coefficient is undetermined if more than this share of its unit vector lies along undetermined directions. Those
 # come from singular vectors, with an error of some eps times the condition of the determined part. So up to condition
@@ -46,6 +46,8 @@ class Estimate:
             more than twice the digits of float64 in a basis far from the data. None where high and low suffice.
         frame: unevaluated sums of float64 numbers, (parts, degree + 1, q), for the same reason; None for the unit
             matrix.
+        residual_std: sqrt(rss / degrees of freedom), also where rss overflows or underflows; NaN without degrees of
+            freedom.
     """
 
     high: Array
@@ -56,6 +58,7 @@ class Estimate:
     deviation: float
     rest: Array | None = None
     frame: Array | None = None
+    residual_std: float = math.nan
 
     def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
         """The coefficients in another basis and domain, (degree + 1,), rounded once."""
@@ -104,7 +107,7 @@ class Estimate:
         spread = change @ self.spread
         if self.undetermined is None:
             return spread, np.zeros(degree + 1, bool)
-        share, size = (np.linalg.norm(rows, axis=1) for rows in (change @ self.undetermined, change))
+        share, size = (row_lengths(rows) for rows in (change @ self.undetermined, change))
         return spread, share > _UNDETERMINED_SHARE * size
 
     def values(self, x: Tensor) -> Tensor:
@@ -120,7 +123,9 @@ class Estimate:
             for columns in (self.spread, self.undetermined)
         )
         assert spread is not None
-        std = torch.linalg.vector_norm(self._evaluate(flat, spread.T), dim=0) * self.deviation
+        # Columns near 1 in size: the squares of a spread for weights of 1e200 underflow.
+        size = float(np.abs(spread).max(initial=0.0)) or 1.0
+        std = torch.linalg.vector_norm(self._evaluate(flat, spread.T / size), dim=0) * size * self.deviation
         if undetermined is not None:
             share = torch.linalg.vector_norm(self._evaluate(flat, undetermined.T), dim=0)
             std = std.masked_fill(share > _UNDETERMINED_SHARE, torch.nan)

@@ -172,7 +172,7 @@ def fit_samples(
     bounds = data.domain if bounds == "data" else bounds
     fixed = {k: value / data.unit for k, value in fixed.items()}
     with select.without_autocast(data.x.device), np.errstate(all="ignore"):
-        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed)
+        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed, data.sigma_unit)
         solution = solve(data, degree, conditions, precision)
         total = total_sum_of_squares(data, solution, about=fixed.get(0))
     return make_fit(
@@ -184,6 +184,7 @@ def fit_samples(
         n_samples=data.n_samples,
         total=total,
         unit=data.unit,
+        sigma_unit=data.sigma_unit,
         absolute_sigma=bool(absolute_sigma),
         sample_weight=data.sample_weight,
         precision=precision,

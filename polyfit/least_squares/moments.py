@@ -149,7 +149,8 @@ class Moments:
         """
         given = read_series(x, y, weight, remedy=_REMEDY)
         impl = select.resolve_fit_impl(impl, given.x.device)
-        x, y, weight, _ = given if given.weight is None else given.of(given.weight != 0)
+        used = given if given.weight is None else given.of(given.weight != 0)
+        x, y, weight = used.x, used.y, used.weight
         if not x.shape[0]:
             return self
         with torch.no_grad(), select.without_autocast(x.device):
@@ -285,6 +286,7 @@ class Moments:
             n_samples=self._n_samples,
             total=max(squares - float(of_y[0]) ** 2 / float(gram[0, 0]), 0.0),
             unit=1.0,
+            sigma_unit=1.0,
             absolute_sigma=False,
             sample_weight=self._weights[0] if self._weights[0] == self._weights[1] else math.nan,
             precision="double",

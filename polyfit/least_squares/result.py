@@ -19,7 +19,7 @@ from polyfit import _checks, bases, plotting
 from polyfit._optional import import_optional
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
-from polyfit.least_squares import document
+from polyfit.least_squares import algebra, document
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate
 from polyfit.least_squares.warn import warn
@@ -148,7 +148,7 @@ class Fit:
     @property
     def residual_std(self) -> float:
         """The residual standard deviation, sqrt(rss / degrees_of_freedom); NaN without degrees of freedom."""
-        return math.sqrt(self.rss / self.degrees_of_freedom) if self.degrees_of_freedom > 0.0 else math.nan
+        return self.estimate.residual_std
 
     @functools.cached_property
     def _spread(self) -> tuple[Array, NDArray[np.bool_]]:
@@ -165,7 +165,8 @@ class Fit:
         if there are no degrees of freedom, unless sigma is absolute.
         """
         spread, is_undetermined = self._spread
-        errors = np.linalg.norm(spread, axis=1) * self.estimate.deviation
+        with np.errstate(over="ignore"):
+            errors = algebra.row_lengths(spread) * self.estimate.deviation
         errors[is_undetermined] = math.nan
         return torch.from_numpy(errors).to(self._device)
 
@@ -173,8 +174,9 @@ class Fit:
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
         spread, is_undetermined = self._spread
-        spread = spread * self.estimate.deviation
-        covariance = spread @ spread.T
+        with np.errstate(over="ignore"):  # infinite where it overflows
+            spread = spread * self.estimate.deviation
+            covariance = spread @ spread.T
         covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)
         return torch.from_numpy(covariance).to(self._device)
 

@@ -73,6 +73,8 @@ class Estimate:
     def cancellation(self, coef: Array, basis: str, domain: Interval | None) -> float:
         """How many times as large as their sum the terms of a series are: a condition number of its evaluation.
 
+        Infinite where terms overflow, and NaN for a polynomial of NaN.
+
         The terms are ``|coef[k] P_k(t)|``, the sum is p. Both are the largest of points over the internal domain.
 
         Args:
@@ -94,7 +96,9 @@ class Estimate:
                 terms += np.abs(coef[k] * function)
                 function, before = (a * t + b) * function - c * before, function
             size = np.abs(np.polynomial.chebyshev.chebval(nodes, self.high)).max()
-            return float(terms.max() / size) if size > 0.0 else 1.0
+            ratio = float(terms.max() / size) if size > 0.0 else 1.0
+        # A function that overflows times a coefficient that underflows: float64 does not hold the term.
+        return math.inf if math.isnan(ratio) and np.isfinite(self.high).all() else ratio
 
     def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
         """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""

@@ -457,6 +457,13 @@ def test_coefficients_that_cancel_are_warned_of(tmp_path):
         cubic.as_arguments(torch.float32)
 
 
+def test_coefficients_that_float64_does_not_hold_are_warned_of():
+    x = 1e200 * torch.linspace(1.0, 2.0, 20, dtype=F64)
+    fit = polyfit.fit(x, torch.linspace(0.0, 1.0, 20, dtype=F64) ** 2, 3)
+    with pytest.warns(FitWarning, match="about 16 of 16 digits are lost"):
+        fit.in_basis("power")  # the coefficient of x**3 is about 1e-600
+
+
 def test_a_fit_does_not_change():
     fit = polyfit.fit(*data()[:2], 2)
     with pytest.raises(AttributeError):

@@ -177,3 +177,28 @@ def test_the_picture_shows_every_degree():
         assert np.asarray(line.get_ydata()).tolist() == list(selection.values)
         assert np.asarray(mark.get_xdata()).tolist() == [selection.degree]
         assert axes.get_ylabel().startswith({"aicc": "AICc", "cv": "mean squared error, 5 folds"}[criterion])
+
+
+def test_warnings_point_to_the_caller_and_come_once():
+    x = torch.arange(1990.0, 2021.0, dtype=torch.float64)
+    y = torch.sin(torch.arange(31, dtype=torch.float64) / 3)
+    with pytest.warns(FitWarning) as caught:
+        fit = polyfit.select_degree(x, y, 12, basis="power")
+    assert fit.domain is None
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "cancel" in str(caught[0].message)
+
+
+def test_words_and_errors_are_those_of_fit():
+    x, y = torch.linspace(2.0, 8.0, 20, dtype=torch.float64), torch.linspace(0.0, 1.0, 20, dtype=torch.float64) ** 3
+    assert polyfit.select_degree(x, y, 3, basis="power").domain is None
+    assert polyfit.select_degree(x, y, 3, basis="power", domain="data").domain == (2.0, 8.0)
+    assert polyfit.select_degree(x, y, 3).domain == (2.0, 8.0)
+    assert polyfit.select_degree(x, y, 3, domain=None).domain is None
+    with pytest.raises(ValueError, match="domain='range' is unknown"):
+        polyfit.select_degree(x, y, 3, domain="range")
+    with pytest.raises(ValueError, match="absolute_sigma=True, and sigma is not given"):
+        polyfit.select_degree(x, y, 3, absolute_sigma=True)
+    for options in ({"precision": "single"}, {"nan_policy": "drop"}, {"basis": "monomial"}):
+        with pytest.raises(ValueError, match="is unknown; pass one of"):
+            polyfit.select_degree(x, y, 3, **options)  # pyright: ignore[reportArgumentType]

@@ -318,7 +318,7 @@ class Supervisor(Observer):
             running += [Reason.LOSS, Reason.PATIENCE, Reason.GRADIENT]
         self._is_running = np.isin(self._reasons, running)
         self._n_running = int(self._is_running.sum())
-        kept = torch.ones(len(state["epochs"]), dtype=torch.bool)
+        kept = torch.ones(len(state["epochs"]), dtype=torch.bool, device="cpu")
         if self._n_running:  # the resumed run takes the last record again where it is one of its own
             kept = (state["epochs"] % self.every == 0) & (state["epochs"] < epoch)
         self._epochs = state["epochs"][kept].tolist()

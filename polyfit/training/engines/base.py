@@ -122,7 +122,7 @@ def as_array(values: Any) -> Array:
 def copied_like(values: Any, zeros: Values) -> Values:
     """A copy of values as an array or a tensor, whichever `zeros` is, with its dtype and on its device."""
     if isinstance(zeros, Tensor):
-        return torch.as_tensor(values).to(zeros, copy=True)
+        return (values if isinstance(values, Tensor) else torch.from_numpy(values)).to(zeros, copy=True)
     return np.array(values.numpy() if isinstance(values, Tensor) else values, dtype=zeros.dtype)
 
 

@@ -360,7 +360,10 @@ BAD = [
     ({"engine": "fast"}, ValueError, "engine='fast' is unknown; pass one of 'auto', 'closed_form', 'moments'"),
     ({"reduction": "none"}, ValueError, "pass 'mean' or 'sum'"),
     ({"x": torch.zeros(4)}, ValueError, "last axis is samples"),
-    ({"x": torch.zeros(5, dtype=torch.int32)}, TypeError, "torch.int32"),
+    ({"x": torch.zeros(5, dtype=torch.complex64)}, TypeError, r"torch.complex64, .*; pass x\.real"),
+    ({"x": ["a"] * 5}, TypeError, "x is list of <U1, which does not hold real numbers"),
+    ({"epochs": 2**63}, ValueError, "epochs=9223372036854775808 is too large; pass at most 9007199254740992"),
+    ({"epochs": 10**12}, ValueError, "are 1e\\+10 records, 80 GB; pass record_every=932, or more"),
     ({"x": torch.zeros(0), "y": torch.zeros(0)}, ValueError, "no samples"),
     ({"x": torch.zeros(2, 5), "coef": torch.zeros(1, 3)}, ValueError, r"pass coef.expand\(\(2, 3\)\)"),
 ]

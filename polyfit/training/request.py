@@ -200,7 +200,7 @@ def _engine_of_state(engine: str, resume: dict[str, Any] | None) -> str:
     """The engine to look for: that of the state where a run is resumed."""
     if resume is None:
         return engine
-    if not isinstance(resume, dict) or "supervisor" not in resume:
+    if not isinstance(resume, dict) or not {"version", "engine", "supervisor"} <= resume.keys():
         raise TypeError("resume is not the state of a run; pass what Training.state_dict() gave")
     if engine not in {"auto", resume["engine"]}:
         raise ValueError(f"the state is of engine {resume['engine']!r}; pass engine={resume['engine']!r}, or 'auto'")

@@ -94,6 +94,7 @@ class Training:
     slowest_rate: Any = None
     condition: Any = None
     _state: dict[str, Any] = field(default_factory=dict, repr=False)
+    _checksums: Any = field(default=None, repr=False)  # `polyfit.training.resuming.Checksums` of the data
 
     @property
     def loss(self) -> Any:
@@ -138,4 +139,4 @@ class Training:
 
         With the engines moments, resident and stepwise a resumed run gives the same bits as a run that was never cut.
         """
-        return dict(self._state)
+        return {**self._state, "checksums": self._checksums.values}

@@ -25,7 +25,7 @@ from polyfit.training.passes import batches, data_pass, quadratic_pass
 from polyfit.training.quadratic import OVERFLOWS, Quadratic, make_quadratic
 from polyfit.training.request import Plan, Request, make_plan, scaled_problem, sound_samples
 from polyfit.training.result import EarlyStopping, Training
-from polyfit.training.resuming import resumed, state_dict
+from polyfit.training.resuming import Checksums, resumed, state_dict
 from polyfit.training.supervision import Interrupts, Supervisor
 
 
@@ -311,6 +311,7 @@ def _result(plan: Plan, state: State[Any], quadratic: Quadratic | None, supervis
         supervisor.path(),
         **({} if quadratic is None else _optimum(plan, quadratic, supervisor)),
         _state=state_dict(plan, state, supervisor),
+        _checksums=Checksums(plan),
     )
 
 

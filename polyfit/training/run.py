@@ -157,6 +157,7 @@ def _run(plan: Plan) -> Training:
         diverged = supervisor.finish(state.epoch, engine.losses(state.coef), state.coef)
         if diverged is not None:
             state = state.with_coef(engine.settle(supervisor, state, state.epoch, diverged))
+        supervisor.settle(state.coef, lambda: engine.losses(state.coef))
         result = _result(plan, state, quadratic, supervisor)
         with contextlib.suppress(KeyboardInterrupt):  # the run is complete: only the monitors are still to be ended
             monitors.end(result.losses, result.coef)

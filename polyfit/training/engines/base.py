@@ -148,4 +148,5 @@ def gradient_norms(gradient: Any) -> Array:
     """Euclidean norms (S,) of gradients (S, p)."""
     if isinstance(gradient, Tensor):
         return gradient.double().norm(dim=1).cpu().numpy()
-    return np.linalg.norm(gradient.astype(np.float64), axis=1)
+    with np.errstate(all="ignore"):  # the loss shows that a run diverges
+        return np.linalg.norm(gradient.astype(np.float64), axis=1)

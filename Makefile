@@ -20,7 +20,6 @@ setup: $(STAMP)
 $(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) triton
 	$(PIP) setuptools wheel
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
@@ -66,10 +65,12 @@ wheel: setup
 bench: setup
 	$(BIN)/python -m bench --device cpu
 
-# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with.
+# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Both parts refuse to
+# run without a GPU. The benchmarks run also after a test that fails; the status is then that of the tests.
+gpu: export PYTHONPATH := .:kernels
 gpu:
-	PYTHONPATH=.:kernels $(PYTHON) -m pytest -W default -m cuda tests/test_cuda.py
-	PYTHONPATH=.:kernels $(PYTHON) -m bench --device cuda --record
+	$(PYTHON) -m pytest -W default --require-gpu -m cuda tests/test_cuda.py; tests=$$?; \
+	$(PYTHON) -m bench --device cuda --record && exit $$tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

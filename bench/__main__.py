@@ -30,6 +30,9 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help=f"append the results to {RESULTS.name}")
     parser.add_argument("-k", default="", help="only benchmarks whose name contains this")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: torch {torch.__version__} can use no GPU here; check the driver, or pass cpu")
+    machine = describe_machine(options.device)  # before the benchmarks: an error here would lose their results
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         status = pytest.main(
@@ -41,7 +44,6 @@ def main() -> int:
         text = report.read_text() if report.exists() else ""
     if not text:
         return int(status)
-    machine = describe_machine(options.device)
     print(f"\n{machine['device']}, torch {machine['torch']}, triton {machine['triton']}, commit {machine['commit']}")
     rows = [summarise(entry) for entry in json.loads(text)["benchmarks"]]
     for row in rows:
@@ -60,17 +62,24 @@ def describe_machine(device: str) -> dict[str, Any]:
         name = torch.cuda.get_device_name()
     else:
         name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE, check=False
-    )
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": name,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _triton_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout; None without git, or outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
+    except OSError:
+        return None
+    return described.stdout.strip() or None
 
 
 def _triton_version() -> str | None:

@@ -125,8 +125,17 @@ def checked_ridge(ridge: float) -> float:
 
 def check_tensor(name: str, tensor: object) -> None:
     """Refuse what is not a tensor of one of `DTYPES`."""
+    if tensor is None:
+        raise TypeError(f"{name} is None; pass a torch.Tensor")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})")
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor; pass one of numbers, for example torch.nested.to_padded_tensor({name}, 0.0),"
+            " with a weight of zero for what was added"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} has the layout {tensor.layout}; pass {name}.to_dense()")
     if tensor.dtype not in DTYPES:
         raise TypeError(
             f"{name} is {tensor.dtype}; polynomials need float16, bfloat16, float32 or float64:"

@@ -13,10 +13,27 @@ import torch
 from torch import Tensor
 
 from polyfit import bases, formula, losses
-from polyfit._checks import check_choice, check_coef, check_tensors
+from polyfit._checks import check_choice, check_coef, check_tensor, check_tensors
 from polyfit.backends import resolve_impl
 
 _REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_operands(required: dict[str, Tensor], weight: Tensor | None = None) -> None:
+    """Refuse operands that are not floating-point tensors of one dtype on one device, coef among them."""
+    for name, operand in required.items():
+        if operand is None:
+            check_tensor(name, operand)
+    if weight is None:
+        check_tensors({**required})
+    elif isinstance(weight, Tensor):
+        check_tensors({**required, "weight": weight})
+    else:
+        raise TypeError(
+            f"weight is {type(weight).__name__}; pass a tensor of the shape of y, for example"
+            " torch.as_tensor(weight).to(y), or torch.full_like(y, weight) for one number"
+        )
+    check_coef(required["coef"])
 
 
 def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
@@ -25,6 +42,12 @@ def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
     n_samples = samples[reference].shape[-1:]
     for name, tensor in samples.items():
         if tensor.shape[-1:] != n_samples:
+            if tensor.dim() == 0 or not n_samples:
+                scalar, other = (name, reference) if tensor.dim() == 0 else (reference, name)
+                raise ValueError(
+                    f"{scalar} is a single number and {other} has shape {tuple(samples[other].shape)}; all have the"
+                    f" same samples: pass {scalar}.expand_as({other})"
+                )
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)} and {reference} {tuple(samples[reference].shape)};"
                 " the last axis is samples and must agree"
@@ -111,8 +134,8 @@ def canonical_problem(
     impl: str,
 ) -> Problem:
     """Check the arguments of `polynomial_loss` and give its operands canonical shapes, as views where possible."""
-    check_tensors({"x": x, "y": y, "coef": coef, "weight": weight})
-    check_coef(coef)
+    check_operands({"x": x, "y": y, "coef": coef}, weight)
+    losses.check_object(loss)
     if callable(loss) and not isinstance(loss, losses.Loss):
         pointwise: losses.Loss | formula.Pointwise = loss  # the user's own
     else:

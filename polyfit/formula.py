@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from polyfit.bases import BASES, AffineMap
-from polyfit.losses import MSE, Loss
+from polyfit.losses import Loss
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -26,6 +26,10 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 Pointwise = Callable[[Tensor, Tensor], Tensor]
 
+# A prediction and a target at which every loss and its slopes are finite. They stand for a sample that is left out: it
+# has weight zero, and zero times NaN would be NaN. (They differ: a loss may have a kink where p = y.)
+HARMLESS_PREDICTION, HARMLESS_TARGET = 0.5, 0.25
+
 
 class Model(NamedTuple):
     """A polynomial and its pointwise loss, apart from all numbers.
@@ -34,16 +38,18 @@ class Model(NamedTuple):
         basis: its name, a key of `polyfit.bases.BASES`.
         mapping: center, scale and shift of the map from domain to window, or None for t = x. A tensor of the three in
             a compiled loop.
-        loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets.
+        loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets. None where only
+            values are wanted.
     """
 
     basis: str
     mapping: AffineMap | Tensor | None = None
-    loss: Loss | Pointwise = MSE()
+    loss: Loss | Pointwise | None = None
 
     @property
     def pointwise(self) -> Pointwise:
         """The loss as a function of predictions and targets."""
+        assert self.loss is not None
         return self.loss.value if isinstance(self.loss, Loss) else self.loss
 
     @property
@@ -62,6 +68,11 @@ class Model(NamedTuple):
     def slope(self) -> float | Tensor:
         """dt/dx."""
         return 1.0 if self.mapping is None else self.mapping[1]
+
+    @property
+    def harmless_x(self) -> float:
+        """The x that stands for a sample that is left out: 0, or the middle of the domain."""
+        return 0.0 if self.affine_map is None else self.affine_map.center
 
     def to_window(self, x: Tensor) -> Tensor:
         """Domain to window, ``t = (x - center) * scale + shift``."""
@@ -84,9 +95,43 @@ def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     return value.to(x.dtype)
 
 
-def elementwise_loss(p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise) -> Tensor:
-    """The weighted loss w l(p, y) of every sample."""
-    values = loss(*torch.broadcast_tensors(p, y))
+def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -> Tensor:
+    """Where a sample of weight zero holds, or leads to, what is not finite: it must not reach any derivative.
+
+    (All other samples of weight zero stay: they add nothing, and the gradient to their weight is their loss.)
+    """
+    with torch.no_grad():
+        p, y = torch.broadcast_tensors(polyval(x, coef, model), y)
+        return (weight == 0) & ~(_losses(p, y, model.pointwise).isfinite() & p.isfinite() & y.isfinite())
+
+
+def _losses(p: Tensor, y: Tensor, loss: Pointwise) -> Tensor:
+    """The loss of each sample, for predictions and targets of one shape; checked, since it may be the user's."""
+    values = loss(p, y)
+    if isinstance(values, Tensor) and values.shape == p.shape:
+        return values
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"loss={name} returned {type(values).__name__}; a loss takes predictions and targets and returns a tensor,"
+            " the loss of each sample"
+        )
+    raise ValueError(
+        f"loss={name} returned shape {tuple(values.shape)} for predictions of shape {tuple(p.shape)}; a loss returns"
+        " that of each sample, in the shape of the predictions, and polyfit reduces it: pass reduction='none' to a loss"
+        " of torch, for example torch.nn.MSELoss(reduction='none')"
+    )
+
+
+def elementwise_loss(
+    p: Tensor, y: Tensor, weight: Tensor | None, loss: Pointwise, is_out: Tensor | None = None
+) -> Tensor:
+    """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
+    if is_out is not None:
+        p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
+    values = _losses(*torch.broadcast_tensors(p, y), loss)
+    if is_out is not None:
+        values = torch.where(is_out, 0.0, values)
     return values if weight is None else weight * values
 
 
@@ -101,14 +146,17 @@ def polynomial_loss(
 ) -> Tensor:
     """The reduced loss of `polyfit.polynomial_loss`, for operands that already agree in dtype and samples.
 
-    "sum" adds up w l(p, y), "mean" divides that by the sum of the weights: over everything, or with n_losses over as
-    many series in a row for each of (n_losses,).
+    A sample of weight zero is left out, even if it is NaN or infinite. "sum" adds up w l(p, y), "mean" divides that
+    by the sum of the weights: over everything, or with n_losses over as many series in a row for each of
+    (n_losses,).
     """
     dtype = compute_dtype(x.dtype)
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise)
+    is_out = None if weight is None else left_out(x, y, coef, weight, model)
+    x = x if is_out is None else torch.where(is_out, model.harmless_x, x)
+    terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise, is_out)
     total = _total(terms, n_losses)
     if reduction == "mean":
         count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
-from polyfit._checks import DTYPES, check_coef, check_tensors
-from polyfit._problem import batch_shape, broadcast, canonical_problem, flat, is_flat
+from polyfit._checks import DTYPES
+from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat
 from polyfit.backends import resolve_impl
 
 
@@ -75,8 +75,7 @@ def polyval(
         numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
     x, coef = _promoted(x, coef)
-    check_tensors({"x": x, "coef": coef})
-    check_coef(coef)
+    check_operands({"x": x, "coef": coef})
     x, coef = autograd.tied(x, coef)
     mapping = bases.affine_map(domain, bases.resolve(basis), formula.compute_dtype(x.dtype))
     model = formula.Model(basis, mapping)
@@ -116,9 +115,12 @@ def polynomial_loss(
         coef: coefficients, lowest degree first, ``(*batch, degree + 1)``.
         loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
             with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
-            takes predictions and targets of one shape and returns losses of that shape. Your function must be
-            differentiable PyTorch. It runs on the differentiable formula and not in the one pass, whatever `impl` is.
-        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1.
+            takes predictions and targets of one shape and returns losses of that shape, as torch's own losses do with
+            reduction="none". Your function must be differentiable PyTorch. It runs on the differentiable formula
+            and not in the one pass, whatever `impl` is.
+        weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1. A sample of weight zero is left
+            out, whatever else it holds: NaN or infinity there reach neither the loss nor the gradients to x, y and
+            coef. In the gradient to its weight, its loss counts as 0 if it is not finite.
         reduction: "mean" (the weighted mean), "sum", or "none" for the weighted loss of every sample.
         per_series: keep one loss for each series, shape ``batch``, instead of one over all series.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre", as in numpy.polynomial.
@@ -140,9 +142,10 @@ def polynomial_loss(
     autocast they are converted to the widest dtype.)
 
     Raises:
-        TypeError: not a floating-point tensor, or dtypes that differ.
+        TypeError: not a floating-point tensor, or dtypes that differ; a class as loss, or a loss that does not return a
+            tensor.
         ValueError: shapes that do not fit, devices that differ, a mean over no samples, an unknown name, a domain with
-            lo >= hi.
+            lo >= hi; a loss of your own that returns another shape than that of the predictions.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(-1, 1, 5)
@@ -172,7 +175,7 @@ def polynomial_loss(
         impl=impl,
     )
     if reduction == "none":
-        return _loss_of_each(x, y, coef, weight, problem.model.pointwise, basis, domain, problem.impl)
+        return _loss_of_each(x, y, coef, weight, problem.model, problem.domain, problem.impl)
     n_losses = (
         math.prod(problem.batch) if per_series and problem.batch else None
     )  # one series without a batch: a scalar
@@ -189,13 +192,19 @@ def _loss_of_each(
     y: Tensor,
     coef: Tensor,
     weight: Tensor | None,
-    pointwise: formula.Pointwise,
-    basis: str,
+    model: formula.Model,
     domain: Sequence[float] | None,
     impl: str,
 ) -> Tensor:
     """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
     wide = formula.compute_dtype(x.dtype)
-    p = polyval(x.to(wide), coef.to(wide), basis=basis, domain=domain, impl=impl)
-    wide_weight = None if weight is None else weight.to(wide)
-    return formula.elementwise_loss(p, y.to(wide), wide_weight, pointwise).to(x.dtype)
+    operands = x.to(wide), y.to(wide), coef.to(wide)
+    is_out = wide_weight = None
+    if weight is not None:
+        wide_weight = weight.to(wide)
+        is_out = formula.left_out(*operands, wide_weight, model)
+    wide_x, wide_y, wide_coef = operands
+    if is_out is not None:
+        wide_x = torch.where(is_out, model.harmless_x, wide_x)
+    p = polyval(wide_x, wide_coef, basis=model.basis, domain=domain, impl=impl)
+    return formula.elementwise_loss(p, wide_y, wide_weight, model.pointwise, is_out).to(x.dtype)

@@ -63,6 +63,15 @@ class Loss:
         return (cls(),)
 
     @property
+    def inverse_link(self) -> str:
+        """`to_scale_of_y` as text, for pictures and reports."""
+        return "p"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:
+        """The value of y that a prediction p stands for: p, a probability for a logit, a rate for its logarithm."""
+        return p
+
+    @property
     def kernel(self) -> tuple[str, float]:
         """The variant that a kernel compiles, and its parameter."""
         return self.name, 0.0 if self.parameter is None else getattr(self, self.parameter)
@@ -244,6 +253,14 @@ class BCEWithLogits(Loss):
     def __post_init__(self) -> None:
         check_number("pos_weight", self.pos_weight, 0.0)
 
+    @property
+    def inverse_link(self) -> str:  # noqa: D102 - see Loss
+        return "1 / (1 + exp(-p))" if self.pos_weight == 1.0 else f"1 / (1 + {self.pos_weight:g} exp(-p))"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:  # noqa: D102
+        positive = torch.sigmoid(p)
+        return positive / (positive + self.pos_weight * torch.sigmoid(-p))
+
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return (1.0 - y) * _softplus(p) + self.pos_weight * y * _softplus(-p)
 
@@ -270,6 +287,13 @@ class PoissonNLL(Loss):
 
     def __post_init__(self) -> None:
         check_number("eps", self.eps, 0.0, is_open=True)
+
+    @property
+    def inverse_link(self) -> str:  # noqa: D102
+        return "exp(p)" if self.log_input else "p"
+
+    def to_scale_of_y(self, p: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(p) if self.log_input else p
 
     @classmethod
     def variants(cls) -> tuple[Loss, ...]:  # noqa: D102
@@ -337,15 +361,32 @@ _LARGE_RATIO = 1e15
 
 LOSSES = {loss.name: loss for loss in (MSE, L1, Huber, SmoothL1, LogCosh, Quantile, BCEWithLogits, PoissonNLL, Cauchy)}
 
+# A loss that was saved with a model can be loaded with torch.load(weights_only=True): these classes hold numbers only.
+torch.serialization.add_safe_globals([*LOSSES.values()])
+
+
+def check_object(loss: object) -> None:
+    """Refuse a class in place of an object of it."""
+    if isinstance(loss, type):
+        arguments = "" if issubclass(loss, Loss) else "reduction='none'"
+        raise TypeError(f"loss={loss.__name__} is a class; pass an object of it, {loss.__name__}({arguments})")
+
 
 def resolve(loss: str | Loss) -> Loss:
     """The loss object for a name, with its defaults; an object is returned as it is.
 
     Raises:
+        TypeError: a class, or None.
         ValueError: no loss has that name.
     """
     if isinstance(loss, Loss):
         return loss
+    check_object(loss)
+    if not isinstance(loss, str):
+        raise TypeError(
+            f"loss={loss!r} is {type(loss).__name__}; pass a name, one of {', '.join(map(repr, LOSSES))}, an object"
+            " from polyfit.losses, or a function of p, y"
+        )
     check_choice("loss", loss, LOSSES, ", an object from polyfit.losses, or a function of p, y")
     return LOSSES[loss]()
 

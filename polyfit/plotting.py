@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def training_figure(
     *,
     x_label: str = "x",
     y_label: str = "y",
+    fitted_label: str = "polynomial",
     x_is_days: bool = False,
     title: str = "",
 ) -> Figure:
@@ -69,9 +71,10 @@ def training_figure(
             part is drawn, the last one always.
         x: samples, (N,).
         y: targets, (N,).
-        fitted: values of the polynomial at x, (N,).
+        fitted: values of the polynomial at x on the scale of y, (N,).
         x_label: label of the axis of x.
         y_label: label of the axis of y.
+        fitted_label: label of the fitted curve.
         x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
         title: title of the picture, or "".
     """
@@ -91,7 +94,7 @@ def training_figure(
     order = _thinned(x.argsort())
     x, y, fitted = (values.detach()[order].cpu().double() for values in (x, y, fitted))
     right.plot(x.numpy(), y.numpy(), ".", color="0.55", markersize=3, label="data")
-    right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label="polynomial")
+    right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label=fitted_label)
     if x_is_days:  # matplotlib's dates are days since 1970-01-01 too
         right.xaxis_date()
         right.margins(x=0)  # a margin may lie beyond the last date of the calendar
@@ -214,5 +217,8 @@ def supported_formats() -> list[str]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the ending of `path` names. After an error, an older file is unchanged."""
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; matplotlib warns of each letter.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", "Creating legend with loc=", UserWarning)
         figure.savefig(part, dpi=130, format=path.suffix[1:])

@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
+import getpass
 import importlib.metadata
+import importlib.util
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -14,6 +18,13 @@ from packaging.version import Version
 
 from polyfit.backends import inductor, sizes
 
+# Compiled code of tests lies apart from that of other programs, and apart for each torch and kind of vectors: torch's
+# own cache does not tell vectors apart.
+_KIND = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}".replace(" ", "_")
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"polyfit_tests_{getpass.getuser()}" / _KIND)
+)
+
 # The same examples everywhere: a run that fails here fails on the next machine too.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
@@ -21,6 +32,18 @@ hypothesis.settings.load_profile("fixed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shuffle", type=int, metavar="SEED", help="run all tests in an order drawn from this seed")
+    parser.addoption("--require-gpu", action="store_true", help="refuse to run where tests of a GPU would be skipped")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--require-gpu"):
+        if not torch.cuda.is_available():
+            raise pytest.UsageError(
+                "--require-gpu: torch can use no GPU here; check the driver (nvidia-smi, rocm-smi) and that this torch"
+                f" ({torch.__version__}) is a build for it"
+            )
+        if importlib.util.find_spec("triton") is None:
+            raise pytest.UsageError("--require-gpu: Triton is not installed; pip install 'fused-polyfit[triton]'")
 
 
 def _interpreter_fails() -> str:

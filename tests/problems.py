@@ -79,6 +79,14 @@ class Problem:
         """p(x), (S, N)."""
         return polyval(self.x, self.coef, self.domain, self.basis).expand(self.coef.shape[0], -1)
 
+    def size(self) -> float:
+        """What roundings of p - y are relative to in its products with P_k: the largest sum of |c_k P_k| times P_k."""
+        if not self.x.numel():
+            return 0.0
+        units = torch.eye(self.degree + 1, dtype=self.coef.dtype, device=self.coef.device)
+        terms = torch.stack([polyval(self.x, unit[None], self.domain, self.basis).abs() for unit in units])
+        return float((self.coef.T[:, :, None].abs() * terms).sum(0).max() * terms.max().clamp(min=1.0))
+
     def pull_back(self, grad: Tensor) -> dict[str, Tensor]:
         """Gradients of sum(grad * p(x))."""
         x, coef = (tensor.detach().clone().requires_grad_() for tensor in (self.x, self.coef))
@@ -133,7 +141,7 @@ def assert_no_worse_than_eager(
     """As near to the truth as eager code in the same dtype, give or take the roundings of the recurrence: 4 a step.
 
     bfloat16 is rounded when it is stored: half an eps of its own. In float64 the truth is eager code itself and no more
-    exact than a kernel: what both lose in p - y is relative to `size`, that of p, and stays where the result is small.
+    exact than a kernel: roundings of p - y are relative to `size` (see `Problem.size`), where the result is small too.
     """
     assert actual.shape == truth.shape, what
     assert actual.isfinite().all(), f"{what}: {actual}"

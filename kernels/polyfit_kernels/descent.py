@@ -152,17 +152,17 @@ def _descent_kernel(
     every = tl.full((), record_every, tl.int64)
     end = tl.max(last, axis=0)
     first_record = (begin + every - 1) // every
-    at = begin
     for record in range(first_record, tl.maximum((end + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, end)
-        for epoch in range(at, stop):
+        # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
+        # two inner ones, and would begin at `begin` each time.
+        for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
             gradient, _ = _gradient(coef, reference, slope, hessian, P)
             row = table_ptr + 3 * (epoch - begin)
             lr = tl.load(row) * lr_scale
             new, new_state = rules.update(coef, gradient, state, lr, tl.load(row + 1), tl.load(row + 2), rule, RULE)
             coef = _chosen(epoch < last, new, coef)
             state = _chosen(epoch < last, new_state, state)
-        at = tl.maximum(at, stop)
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, end)):
             gradient, e = _gradient(coef, reference, slope, hessian, P)
@@ -184,7 +184,6 @@ def _descent_kernel(
             new, new_state = rules.update(coef, gradient, state, lr, tl.load(row + 1), tl.load(row + 2), rule, RULE)
             coef = _chosen(is_recorded, new, coef)
             state = _chosen(is_recorded, new_state, state)
-            at = epoch + 1
     _store_lanes(coef_ptr, lane, mask, coef, P)
     _store_lanes(state_ptr, lane, mask, state, MEMORY)
 

@@ -6,8 +6,9 @@ With t_n the image of x in the window, v_n = y_n - offset and Chebyshev's polyno
     with_y_k = sum_n w_n v_n T_k(t_n),    k = 0 .. d
     of_x_k   = sum_n w_n T_k(t_n),        k = 0 .. 2 d
 
-for each series. By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2 (Abramowitz and Stegun 22.7.24), of_x gives every entry of the
-Gram matrix. By the same rule the pass itself needs no T_k beyond k = d::
+for each series. A sample of weight zero is left out, whatever it holds. By T_i T_j = (T_{i+j} + T_{|i-j|}) / 2
+(Abramowitz and Stegun 22.7.24), of_x gives every entry of the Gram matrix. By the same rule the pass itself needs no
+T_k beyond k = d::
 
     of_x_{2k}   = 2 sum_n w_n T_k(t_n)^2           - of_x_0
     of_x_{2k+1} = 2 sum_n w_n T_k(t_n) T_{k+1}(t_n) - of_x_1
@@ -105,12 +106,14 @@ def _add_tile(
     t, v = bases.to_window(x, center, scale, shift, HAS_DOMAIN), y - offset
     if HAS_WEIGHT:
         weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, MASKED, COMPUTE)
-    if MASKED:
+        # Weight zero, also where a tile is masked: the sample is left out, even if it is NaN or infinite.
+        is_out = weight == 0.0
+        t, v = tl.where(is_out, 0.0, t), tl.where(is_out, 0.0, v)
+    elif MASKED:
         inside = _inside(start, offsets, n_samples, GROUPS)
         # Far outside the window T_k may overflow, and zero times infinity is NaN.
         t = tl.where(inside, t, 0.0)
-        if not HAS_WEIGHT:
-            weight = inside.to(COMPUTE)
+        weight = inside.to(COMPUTE)
     weighted_v = v
     if IS_WEIGHTED:
         weighted_v = v * weight

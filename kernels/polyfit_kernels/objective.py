@@ -8,7 +8,8 @@ With p_n = sum_k coef[k] P_k(t_n), t the image of x in the window, and the point
     grad_y_n    = u w_n dl/dy(p_n, y_n)
     grad_w_n    = u l(p_n, y_n)
 
-for each series. u is the upstream factor of the series, l' the derivative of l to p.
+for each series. A sample of weight zero is left out of the first four, whatever it holds; in grad_w_n its loss counts
+as 0 if it is not finite. u is the upstream factor of the series, l' the derivative of l to p.
 
 Two numbers: the pass reads x and y once, 8 bytes a sample in float32, and takes 3 d + 3.5 instructions a sample. On a
 GPU with 10 or more float32 instructions a byte, memory then limits the pass up to d ~ 16.
@@ -69,26 +70,35 @@ def _add_tile(
     else:
         p = bases.series(t, coef, DEGREE, BASIS)
     value, delta, to_y = losses.pointwise(p, y, parameter, LOSS)
-    if MASKED:
-        value = tl.where(mask, value, 0.0)
-        delta = tl.where(mask, delta, 0.0)
     if HAS_WEIGHT:
         weight = tiles.load(weight_ptr, start, offsets, stride_wn, mask, MASKED, COMPUTE)
-        head = (accumulators[0] + tl.sum(value * weight, axis=1), accumulators[1] + tl.sum(weight, axis=1))
-        delta = delta * weight
-        to_y = to_y * weight
+        # Weight zero, also where a tile is masked: the sample is left out, even if it is NaN or infinite.
+        is_out = weight == 0.0
+        if WANT_WEIGHT:
+            to_weight = tl.where(is_out & ~(tl.abs(value) < float("inf")), 0.0, value)
+        t = tl.where(is_out, 0.0, t)
+        value = tl.where(is_out, 0.0, value * weight)
+        delta = tl.where(is_out, 0.0, delta * weight)
+        if WANT_Y:
+            to_y = tl.where(is_out, 0.0, to_y * weight)
+        head = (accumulators[0] + tl.sum(value, axis=1), accumulators[1] + tl.sum(weight, axis=1))
     else:
+        if MASKED:
+            value = tl.where(mask, value, 0.0)
+            delta = tl.where(mask, delta, 0.0)
         head = (accumulators[0] + tl.sum(value, axis=1),)
     delta = delta * upstream
     if WANT_X:
         grad_x = delta * slope
+        if HAS_WEIGHT:
+            grad_x = tl.where(is_out, 0.0, grad_x)
         if HAS_DOMAIN:
             grad_x = grad_x * scale
         tl.store(grad_x_ptr + index, grad_x, mask=mask)
     if WANT_Y:
         tl.store(grad_y_ptr + index, to_y * upstream, mask=mask)
     if WANT_WEIGHT:
-        tl.store(grad_weight_ptr + index, value * upstream, mask=mask)
+        tl.store(grad_weight_ptr + index, to_weight * upstream, mask=mask)
     HEAD: tl.constexpr = 2 if HAS_WEIGHT else 1
     if WANT_COEF:
         for k in tl.static_range(DEGREE + 1):

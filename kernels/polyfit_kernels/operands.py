@@ -27,10 +27,15 @@ def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def rows(operand: torch.Tensor | None, part: slice) -> torch.Tensor | None:
-    """The rows of some series. An operand of one shared row, or of these rows only, is given back as it is."""
-    if operand is None or operand.shape[0] in {1, part.stop - part.start}:
-        return operand
-    return operand[part]
+    """The rows of some series, or the one row that all series share.
+
+    A view that torch negates lazily (``z.conj().imag``) is copied: a kernel reads memory, which is not negated yet.
+    """
+    if operand is None:
+        return None
+    if operand.shape[0] not in {1, part.stop - part.start}:
+        operand = operand[part]
+    return operand.resolve_neg()
 
 
 def strides(operand: torch.Tensor | None) -> tuple[int, int]:

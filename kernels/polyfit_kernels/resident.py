@@ -72,9 +72,11 @@ def _pass(
         p = bases.series(t[i], coef, DEGREE, BASIS)
         value, delta, _to_y = losses.pointwise(p, y[i], parameter, LOSS)
         if HAS_WEIGHT:
-            delta = delta * weight[i]
-            value = value * weight[i]
-        if i >= FULL:
+            # Weight zero, also of what is no sample: left out, even where the loss is NaN or infinite.
+            is_out = weight[i] == 0.0
+            delta = tl.where(is_out, 0.0, delta * weight[i])
+            value = tl.where(is_out, 0.0, value * weight[i])
+        elif i >= FULL:
             is_sample = index + i * index.shape[0] < n_samples
             delta = tl.where(is_sample, delta, 0.0)
             value = tl.where(is_sample, value, 0.0)
@@ -167,11 +169,13 @@ def _resident_kernel(
         place = (index + i * ROWS).to(tl.int64)
         mask = place < n_samples
         x = tl.load(x_ptr + place * stride_xn, mask=mask, other=0.0).to(COMPUTE)
-        # A masked element is 0 in the window: P_k there is finite, and its product with a delta of 0 is 0.
-        t += (tl.where(mask, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
-        y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
+        is_used = mask
         if HAS_WEIGHT:
             weight += (tl.load(weight_ptr + place * stride_wn, mask=mask, other=0.0).to(COMPUTE),)
+            is_used = weight[i] != 0.0
+        # An element that is not used is 0 in the window: P_k there is finite, and its product with a delta of 0 is 0.
+        t += (tl.where(is_used, bases.to_window(x, c, s, h, HAS_DOMAIN), 0.0),)
+        y += (tl.load(y_ptr + place * stride_yn, mask=mask, other=0.0).to(COMPUTE),)
     coef = rules.load(coef_ptr, DEGREE + 1)
     state = rules.load(state_ptr, MEMORY)
 
@@ -179,10 +183,11 @@ def _resident_kernel(
     every = tl.full((), record_every, tl.int64)
     last = tl.load(last_ptr + series)
     first_record = (begin + every - 1) // every
-    at = begin
     for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, last)
-        for epoch in range(at, stop):
+        # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
+        # two inner ones, and would begin at `begin` each time.
+        for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
             row = table_ptr + 3 * (epoch - begin)  # read before the pass, which hides the latency
             lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
             gradient = _pass(
@@ -190,7 +195,6 @@ def _resident_kernel(
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, False, COLUMNS, FULL, LEVELS,
             )  # fmt: skip
             coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
-        at = tl.maximum(at, stop)
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, last)):
             row = table_ptr + 3 * (epoch - begin)
@@ -210,7 +214,6 @@ def _resident_kernel(
             if WANT_PATH:
                 rules.store(path_ptr + cell * (DEGREE + 1), coef, DEGREE + 1)
             coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
-            at = epoch + 1
     rules.store(coef_ptr, coef, DEGREE + 1)
     rules.store(state_ptr, state, MEMORY)
 

@@ -29,9 +29,18 @@ def pulls_back_formula(grad: Tensor) -> bool:
     return not torch.compiler.is_compiling() and (in_forward_mode() or is_legacy_batchedtensor(grad))
 
 
+def is_exporting() -> bool:
+    """Whether torch.export sees the call.
+
+    The flag that `torch.compiler.is_exporting` returns. The compiler of torch 2.11 takes that function for
+    true in every compiled call.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def runs_formula() -> bool:
     """Whether the call must be plain PyTorch: in forward mode, in an export, under a transform that is compiled."""
-    return in_forward_mode() or torch.compiler.is_exporting() or (torch.compiler.is_compiling() and is_transformed())
+    return in_forward_mode() or is_exporting() or (torch.compiler.is_compiling() and is_transformed())
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:

@@ -53,7 +53,19 @@ def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
 
     # torch.compile counts recompilations by code object, and gives up after a few.
     own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
-    return torch.compile(own, dynamic=True, fullgraph=True, options=dict(_OPTIONS))
+    return torch.compile(own, dynamic=True, fullgraph=True, options=_options())
+
+
+def _options() -> dict[str, Any]:
+    """Options of the compiler, among them the width of the vectors, in bits.
+
+    Inductor takes the same width without being told, but then its cache does not tell loops of different widths apart:
+    a loop from a cache that is shared with another machine, or with another value of ATEN_CPU_CAPABILITY, gave sums
+    that were wrong by a factor.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    return {**_OPTIONS, "cpp.simdlen": pick_vec_isa().bit_width()}
 
 
 def _mapping_tensor(model: Model, dtype: torch.dtype) -> Tensor | None:

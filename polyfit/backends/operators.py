@@ -23,6 +23,8 @@ from polyfit.formula import Model, compute_dtype
 
 
 def _rows(operand: Tensor) -> Tensor:
+    """An operand as rows. A view that torch negates lazily is copied: kernels and compiled loops read its memory."""
+    operand = operand.resolve_neg()
     return operand if operand.dim() == 2 else operand.unsqueeze(0)
 
 

@@ -20,9 +20,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+# Looked up once, at import: no compiler of torch can trace the look-up.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
@@ -45,13 +44,16 @@ def resolve_impl(impl: str, device: torch.device, degree: int = 0) -> str:
     if impl == "torch":
         return impl
     if impl == "auto":
-        return "triton" if device.type == "cuda" and _has_triton() else "torch"
+        return "triton" if device.type == "cuda" and _HAS_TRITON else "torch"
     if impl == "compile":
         _check_compile(device, degree)
         return impl
     check_choice("impl", impl, IMPLS)
-    if not _has_triton():
-        raise ValueError("impl='triton' needs the package triton; install it, or pass impl='auto' or 'torch'")
+    if not _HAS_TRITON:
+        raise ValueError(
+            "impl='triton' needs Triton, which is not installed. Builds of torch for GPUs bring it; beside others,"
+            " install it with: pip install 'fused-polyfit[triton]'. Or pass impl='auto' or 'torch'"
+        )
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise ValueError(f"impl='triton' needs tensors on a GPU and got {device}; move them, or pass impl='auto'")
     return impl

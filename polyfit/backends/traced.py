@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polyfit.backends.results import LossSums, Wants
 from polyfit.bases import BASES
-from polyfit.formula import Model, compute_dtype
+from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model, compute_dtype
 from polyfit.losses import Loss
 
 
@@ -97,9 +97,20 @@ def objective(
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
     t = model.to_window(x)
-    terms = _functions(t, coef.shape[-1] - 1, model.basis)
-    p = _combine(coef, terms, axes)
-    p, y_all = torch.broadcast_tensors(p, y)
+    degree = coef.shape[-1] - 1
+    is_out = to_weight = None
+    if weight is not None:
+        # A sample of weight zero is left out, even if it is NaN or infinite: a harmless one takes its place.
+        is_out = weight == 0
+        if wants.weight:  # its loss is still the gradient to the weight, where it is finite
+            p = _combine(coef, _functions(t, degree, model.basis), axes)
+            losses = model.loss.value(*torch.broadcast_tensors(p, y))
+            to_weight = torch.where(is_out & ~losses.isfinite(), 0.0, losses)
+        t = torch.where(is_out, 0.0, t)
+    terms = _functions(t, degree, model.basis)
+    p, y_all = torch.broadcast_tensors(_combine(coef, terms, axes), y)
+    if is_out is not None:
+        p, y_all = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y_all)
     value = model.loss.value(p, y_all)
     delta, to_y = model.loss.slopes(p, y_all)
     if weight is not None:
@@ -115,7 +126,7 @@ def objective(
         series.moments(delta, terms) if wants.coef else None,
         grad_x,
         series.per_sample(to_y, y) if wants.y else None,
-        series.per_sample(value, weight) if wants.weight and weight is not None else None,
+        series.per_sample(to_weight, weight) if to_weight is not None and weight is not None else None,
     )
 
 
@@ -123,7 +134,9 @@ def evaluate(x: Tensor, coef: Tensor, model: Model, *, axes: int = 1) -> Tensor:
     """`polyfit.backends.operators.evaluate`; `axes` as for `objective`."""
     dtype = compute_dtype(x.dtype)
     terms = _functions(model.to_window(x.to(dtype)), coef.shape[-1] - 1, model.basis)
-    return _combine(coef.to(dtype), terms, axes).to(x.dtype)
+    values = _combine(coef.to(dtype), terms, axes)
+    # No conversion to the dtype that they have: torch 2.11 loses the gradient of a result that is there twice.
+    return values if values.dtype == x.dtype else values.to(x.dtype)
 
 
 def evaluate_backward(

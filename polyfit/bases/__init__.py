@@ -10,6 +10,7 @@ from polyfit.bases.conversion import (
     convert,
     convert_rows,
     convert_sum,
+    exact_conversion,
     from_numpy,
     to_numpy,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "convert_rows",
     "convert_sum",
     "derivative_matrix",
+    "exact_conversion",
     "from_numpy",
     "interval",
     "resolve",

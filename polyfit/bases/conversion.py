@@ -63,15 +63,14 @@ def _exact_map(basis: Basis, domain: tuple[float, float] | None) -> tuple[Fracti
     return scale, window_lo - scale * lo
 
 
+Interval = tuple[float, float]
+
+
 @functools.lru_cache(maxsize=64)
-def _change_matrix(
-    basis: str,
-    to: str,
-    domain: tuple[float, float] | None,
-    to_domain: tuple[float, float] | None,
-    degree: int,
-) -> _ExactMatrix:
-    """The matrix that takes coefficients to those of the same function in another basis on another domain.
+def exact_conversion(
+    basis: str, to: str, domain: Interval | None, to_domain: Interval | None, degree: int
+) -> tuple[tuple[Fraction, ...], ...]:
+    """The matrix that takes coefficients to those of the same function in another basis on another domain, by rows.
 
     Column k holds the k-th function of the old basis, by its recurrence, as a series of the new one.
     """
@@ -89,15 +88,20 @@ def _change_matrix(
                 (a * scale, times_t(new, last)), (a * shift + b, last), (-c, columns[k - 1] if k else [Fraction(0)])
             )
         )
-    n = degree + 1
-    entries = [[_parts(column[j] if j < len(column) else Fraction(0)) for column in columns] for j in range(n)]
+    return tuple(tuple(column[j] if j < len(column) else Fraction(0) for column in columns) for j in range(degree + 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _change_matrix(
+    basis: str, to: str, domain: Interval | None, to_domain: Interval | None, degree: int
+) -> _ExactMatrix:
+    """The matrix of `exact_conversion`, with its entries as sums of float64 numbers."""
+    rows = exact_conversion(basis, to, domain, to_domain, degree)
+    entries = [[_parts(value) for value in row] for row in rows]
     parts = [tuple(tuple(entry[1][part] for entry in row) for row in entries) for part in range(_PARTS)]
     while len(parts) > 1 and not any(map(any, parts[-1])):
         parts.pop()
     return _ExactMatrix(tuple(parts), tuple(tuple(entry[0] for entry in row) for row in entries))
-
-
-Interval = tuple[float, float]
 
 
 # --- products ---
@@ -270,7 +274,7 @@ def _tensors(matrix: _ExactMatrix, device: torch.device) -> tuple[Tensor, Tensor
 def convert_sum(
     high: Tensor, low: Tensor, basis: str, to: str, domain: Interval | None, to_domain: Interval | None
 ) -> Tensor:
-    """`convert` for the coefficients ``high + low``, unevaluated: (n,) float64 on the CPU, rounded once."""
+    """`convert` for the coefficients ``high + low``, unevaluated: (n,) float64, rounded once."""
     if basis == to and domain == to_domain:
         return high + low
     parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, high.shape[0] - 1), high.device)

@@ -62,7 +62,11 @@ class Basis:
 
     def steps(self, degree: int) -> tuple[tuple[float, float, float], ...]:
         """The ``degree`` steps up to P_degree, rounded to float64."""
-        return tuple((float(a), float(b), float(c)) for a, b, c in map(self.recurrence, range(degree)))
+        # A quotient of integers is rounded once, as float(a) is, which the compiler of torch 2.11 cannot trace.
+        return tuple(
+            tuple(number.numerator / number.denominator for number in self.recurrence(k))  # pyright: ignore[reportReturnType]
+            for k in range(degree)
+        )
 
 
 def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> RecurrenceStep:

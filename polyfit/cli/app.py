@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
+from collections.abc import Callable
+from typing import Any, TextIO
 
 import typer
 
@@ -34,6 +38,19 @@ def run() -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # terminals show a question mark for a character that they lack
         sys.stdout.reconfigure(errors="replace")
+    output = _Output(sys.stdout)
+    with contextlib.redirect_stdout(output):  # pyright: ignore[reportArgumentType] - it has what print and rich use
+        status = _run()
+        output.flush()
+    if output.error is None:
+        return status
+    output.discard()
+    if isinstance(output.error, BrokenPipeError):  # its reader has gone, as in `polyfit fit ... | head -1`
+        return status
+    return _refuse(f"standard output cannot be written: {output.error.strerror}; files are written all the same")
+
+
+def _run() -> int:
     try:
         status = app(standalone_mode=False)
     except (UserError, TableError) as error:
@@ -50,6 +67,43 @@ def run() -> int:
     if status == INTERRUPTED:
         print("stopped", file=sys.stderr)
     return status or 0
+
+
+class _Output:
+    """Standard output that drops text once it cannot be written, so that a command still writes its files.
+
+    Attributes:
+        error: the first error of writing, or None.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it after an error."""
+        self._unless_broken(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or drop it after an error."""
+        self._unless_broken(self._stream.flush)
+
+    def discard(self) -> None:
+        """Drop what is buffered. Otherwise Python would try to write it when the process ends, and print an error."""
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
+
+    def _unless_broken(self, function: Callable[..., object], *arguments: str) -> None:
+        if self.error is None:
+            try:
+                function(*arguments)
+            except OSError as error:
+                self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _refuse(message: str) -> int:

@@ -21,6 +21,8 @@ from polyfit.cli.output import (
     as_user_error,
     check_outputs,
     console,
+    curve_label,
+    format_time,
     printing_warnings,
     show_reason,
     write,
@@ -66,8 +68,19 @@ class _Run:
         return (self.loss, self.basis, self.rule) == ("mse", "power", optimizers.SGD(lr=_LR))
 
     def train(self, epochs: int, **settings: Any) -> Training:
-        """Run `polyfit.train`."""
+        """Run `polyfit.train`, which returns after Ctrl-C; the reason of the result says so."""
         return train(self.x, self.y, self.start, epochs=epochs, **self._options, **settings)
+
+    def train_all(self, epochs: int, **settings: Any) -> Training:
+        """Run all epochs.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the run.
+        """
+        result = self.train(epochs, **settings)
+        if result.reason == Reason.INTERRUPTED:
+            raise KeyboardInterrupt
+        return result
 
     def train_eagerly(self, epochs: int) -> Tensor:
         """Run the same epochs by eager autograd and return the coefficients."""
@@ -112,6 +125,7 @@ def demo(
     The learning rate is the tutorial's for sgd, mse and power. For all other choices it is chosen.
     """
     check_outputs(picture=out)
+    options.check_run(optimizer, loss, basis, engine)
     with as_user_error():
         run = _run(optimizer, loss, basis, engine)
         title = options.OPTIMIZERS[optimizer].title
@@ -121,7 +135,7 @@ def demo(
             f" {run.rule.lr:.3g}, {epochs} epochs"
         )
         chosen, why = run.explain()
-        run.train(epochs if chosen == "closed_form" else min(epochs, _WARMING_EPOCHS))
+        run.train_all(epochs if chosen == "closed_form" else min(epochs, _WARMING_EPOCHS))
         watching = options.monitors(monitor)
         with printing_warnings(MonitorWarning):
             began = time.perf_counter()
@@ -129,21 +143,27 @@ def demo(
             seconds = time.perf_counter() - began
 
     console.print(f"\n{format_series(result.coef.tolist(), basis, run.domain)}", style="bold")
-    console.print(f"loss {result.loss:.6g} after {result.epochs} epochs in {seconds * 1e3:.2g} ms ({result.engine})")
+    console.print(f"loss {result.loss:.6g} after {result.epochs} epochs in {format_time(seconds)} ({result.engine})")
     console.print(f"{result.engine}: {why}")
-    _show_landscape(run, result)
     show_reason(result.reason)
-    if result.reason != Reason.INTERRUPTED:
-        _compare_with_eager(run, epochs, seconds, eager_epochs)
+    is_interrupted = result.reason == Reason.INTERRUPTED
+    if not is_interrupted:
+        try:
+            _show_landscape(run, result)
+            _compare_with_eager(run, epochs, seconds, eager_epochs)
+        except KeyboardInterrupt:
+            is_interrupted = True
+            console.print("stopped by Ctrl-C: the comparison is not complete")
     figure = plotting.training_figure(
         result.losses,
         run.x,
         run.y,
-        polyval(run.x, result.coef, basis=basis, domain=run.domain),
+        losses.resolve(loss).to_scale_of_y(polyval(run.x, result.coef, basis=basis, domain=run.domain)),
+        fitted_label=curve_label(loss),
         title=f"sin(x), degree {_DEGREE}: {result.epochs} epochs of {title}",
     )
     write(out, "picture", lambda path: plotting.save_figure(figure, path))
-    if result.reason == Reason.INTERRUPTED:
+    if is_interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
@@ -180,7 +200,7 @@ def _show_landscape(run: _Run, result: Training) -> None:
     largest = max_stable_lr(run.x, _DEGREE, reduction="sum", basis="chebyshev", domain=_DOMAIN)
     rule = optimizers.SGD(lr=options.SHARE_OF_MAX_LR * largest)
     better = replace(run, rule=rule, basis="chebyshev", domain=_DOMAIN, engine="auto")
-    epochs, values = better.train(_BETTER_EPOCHS, record_every=1).losses
+    epochs, values = better.train_all(_BETTER_EPOCHS, record_every=1).losses
     near = values <= 1.01 * result.optimal_loss
     if bool(near.any()):
         first = int(epochs[near.nonzero()[0]])
@@ -211,5 +231,5 @@ def _compare_with_eager(run: _Run, epochs: int, seconds: float, eager_epochs: in
     table.add_row("polyfit.train", f"{seconds:.3g}")
     table.add_row("ratio", f"{eager_seconds / seconds:.4g}")
     console.print(table)
-    difference = float((eager - run.train(eager_epochs).coef).abs().max())
+    difference = float((eager - run.train_all(eager_epochs).coef).abs().max())
     console.print(f"largest difference between coefficients after {eager_epochs} epochs: {difference:.1e}")

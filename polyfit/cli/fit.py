@@ -10,6 +10,9 @@ import typer
 from rich.table import Table as RichTable
 
 from polyfit import plotting
+from polyfit._checks import check_choice
+from polyfit._optional import import_optional
+from polyfit.bases import BASES
 from polyfit.cli import options
 from polyfit.cli.output import (
     UserError,
@@ -37,6 +40,7 @@ def fit_command(
         int | None, typer.Option(min=0, help="Instead of --degree: choose the best degree from 0 to this.")
     ] = None,
     criterion: Annotated[str, typer.Option(help=f"Criterion for --max-degree: {', '.join(CRITERIA)}.")] = "bic",
+    delimiter: options.Delimiter = None,
     basis: options.Basis = "chebyshev",
     raw: Annotated[
         bool, typer.Option("--raw", help="Do not map x to the window of the basis. --basis power never maps it.")
@@ -54,8 +58,14 @@ def fit_command(
         raise UserError(
             f"{given}; pass one of them: --degree for this degree, or --max-degree for the best degree up to it"
         )
+    with as_user_error():
+        check_choice("basis", basis, BASES)
+        check_choice("criterion", criterion, CRITERIA)
+    separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
-    table = read_columns(file, x, y)
+    if out is not None:
+        _check_band()
+    table = read_columns(file, x, y, delimiter=separator)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
     show_table(file, table)
@@ -75,6 +85,14 @@ def fit_command(
             curve_of(found), x_values, y_values, x_label=x, y_label=y, x_is_days=table.x.is_date
         )
         write(out, "picture", lambda path: plotting.save_figure(figure, path))
+
+
+def _check_band() -> None:
+    """Check that the confidence band of a picture can be computed."""
+    try:
+        import_optional("scipy.special", "--out", "cli")
+    except ImportError as error:
+        raise UserError(str(error)) from None
 
 
 def _show_fit(table: Table, found: Fit) -> None:

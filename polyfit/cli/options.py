@@ -10,7 +10,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from polyfit import bases, losses, optimizers
-from polyfit.cli.output import UserError
+from polyfit._checks import check_choice
+from polyfit.cli.output import UserError, as_user_error
 from polyfit.monitor import Monitor, ProgressBar, TensorBoard, Visdom
 from polyfit.training import ENGINES
 
@@ -37,6 +38,10 @@ OPTIMIZERS = {name: Choice(rule.__name__, rule, {}) for name, rule in optimizers
 File = Annotated[Path, typer.Argument(help="CSV file with a header line.")]
 XColumn = Annotated[str, typer.Option(help="Column of x: numbers or dates. Dates are read as days since 1970-01-01.")]
 YColumn = Annotated[str, typer.Option(help="Column of y.")]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="What separates the cells of a row: one character, or tab. Without it, it is found."),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Number of updates.")]
 Optimizer = Annotated[str, typer.Option(help=f"Update rule: {', '.join(OPTIMIZERS)}.")]
 Loss = Annotated[str, typer.Option(help=f"Loss: {', '.join(losses.LOSSES)}.")]
@@ -56,32 +61,63 @@ SHARE_OF_MAX_LR = 0.95
 _ADAPTIVE_LR = 0.01
 
 
+def delimiter(value: str | None) -> str | None:
+    """The character for a value of --delimiter.
+
+    Raises:
+        UserError: it is not one character that can separate cells.
+    """
+    if value == "tab":
+        return "\t"
+    if value is not None and (len(value) != 1 or value in '"\r\n'):
+        raise UserError(f"--delimiter {value!r} is not one character; pass a character as ';', or tab")
+    return value
+
+
+def check_run(optimizer: str, loss: str, basis: str, engine: str, lr: float | None = None) -> None:
+    """Check the options of a run that do not depend on the data, before the file is read.
+
+    Raises:
+        UserError: a name is unknown, or the rate is out of range.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise UserError(f"--optimizer {optimizer} is unknown; pass one of {', '.join(OPTIMIZERS)}")
+    with as_user_error():
+        losses.resolve(loss)
+        check_choice("basis", basis, bases.BASES)
+        check_choice("engine", engine, ENGINES)
+    if lr is not None:
+        _rule(optimizer, lr)
+
+
 def update_rule(name: str, lr: float | None, largest: float, loss: str) -> optimizers.Rule:
     """The update rule for a value of --optimizer.
 
     Args:
-        name: the value.
+        name: the value, a key of `OPTIMIZERS`.
         lr: the learning rate, or None to choose one.
         largest: the largest rate at which gradient descent on the squared error is stable.
         loss: the loss that is trained on.
 
     Raises:
-        UserError: the name is unknown, or the rate is out of range or diverges.
+        UserError: the rate is out of range or diverges.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"--optimizer {name} is unknown; pass one of {', '.join(OPTIMIZERS)}")
-    _, rule, settings = OPTIMIZERS[name]
     if lr is None:
-        lr = SHARE_OF_MAX_LR * largest if rule is optimizers.SGD else _ADAPTIVE_LR
-    try:
-        made = rule(lr=lr, **settings)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+        lr = SHARE_OF_MAX_LR * largest if OPTIMIZERS[name].rule is optimizers.SGD else _ADAPTIVE_LR
+    made = _rule(name, lr)
     if name == "sgd" and loss == "mse" and lr > largest:
         raise UserError(
             f"--lr {lr:g} diverges on these data; pass at most {_round_down(largest)}, the largest stable rate"
         )
     return made
+
+
+def _rule(name: str, lr: float) -> optimizers.Rule:
+    _, rule, settings = OPTIMIZERS[name]
+    try:
+        return rule(lr=lr, **settings)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
 
 
 def _round_down(value: float) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 
-from polyfit import plotting
+from polyfit import losses, plotting
 from polyfit.io.files import check_writable
 from polyfit.io.tables import Table
 from polyfit.training import Reason
@@ -94,19 +95,42 @@ def write(path: Path, what: str, write_to: Callable[[Path], object]) -> None:
 
 
 def show_table(file: Path, table: Table) -> None:
-    """Print how many rows were used, and the range of x."""
+    """Print how many rows were used, the range of x, and that of y if it holds dates."""
     skipped = [f"{table.n_missing} skipped for a missing value"]
     if table.n_unreadable:
         skipped.append(f"{table.n_unreadable} for a value that is neither a number nor a date")
     console.print(f"{file}: {table.n_rows} rows, {len(table.x.values)} used, {', '.join(skipped)}")
-    low, high = (table.x.describe(bound) for bound in (min(table.x.values), max(table.x.values)))
-    kind = f"dates, read as {table.x.unit}, " if table.x.is_date else ""
-    console.print(f"{table.x.name}: {kind}{low} .. {high}")
+    if table.first_unreadable is not None:
+        console.print(f"warning: {table.first_unreadable}: the row is left out")
+    for column in [table.x, table.y] if table.y.is_date else [table.x]:
+        low, high = (column.describe(bound) for bound in (min(column.values), max(column.values)))
+        kind = f"dates, read as {column.unit}, " if column.is_date else ""
+        console.print(f"{column.name}: {kind}{low} .. {high}")
 
 
 def describe_r_squared(r_squared: float, y_name: str, digits: int) -> str:
     """R^2 with this number of decimals, or why it is not defined."""
     return f"R^2 {r_squared:.{digits}f}" if math.isfinite(r_squared) else f"R^2 is not defined: {y_name} is constant"
+
+
+def curve_label(loss: str) -> str:
+    """The function that is compared with y, as text: the polynomial, or the probability or rate that it stands for.
+
+    >>> curve_label("mse"), curve_label("poisson_nll")
+    ('polynomial', 'exp(polynomial)')
+    """
+    return re.sub(r"\bp\b", "polynomial", losses.resolve(loss).inverse_link)
+
+
+def format_time(seconds: float) -> str:
+    """A time with three digits.
+
+    >>> format_time(0.00123), format_time(1.6), format_time(1234.5)
+    ('1.23 ms', '1.6 s', '1234 s')
+    """
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
 
 
 def show_reason(reason: Reason) -> None:

@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
-from polyfit import optimizers, plotting
+from polyfit import losses, optimizers, plotting
 from polyfit.bases.formatting import format_shift, format_terms, origin_and_scale
 from polyfit.cli import options
 from polyfit.cli.output import (
@@ -20,6 +20,7 @@ from polyfit.cli.output import (
     as_user_error,
     check_outputs,
     console,
+    curve_label,
     describe_r_squared,
     printing_warnings,
     show_reason,
@@ -49,6 +50,7 @@ def train_command(
     ] = None,
     optimizer: options.Optimizer = "sgd",
     loss: options.Loss = "mse",
+    delimiter: options.Delimiter = None,
     basis: options.Basis = "power",
     engine: options.Engine = "auto",
     patience: Annotated[
@@ -68,8 +70,11 @@ def train_command(
     x is mapped to t in the window of the basis: [0, 1] for laguerre, [-1, 1] for the others. The polynomial is shown
     and saved in t. Rows with a missing value are skipped and counted.
     """
+    options.check_run(optimizer, loss, basis, engine, lr)
+    watching = options.monitors(monitor)
+    separator = options.delimiter(delimiter)
     check_outputs(picture=out, document=save, data=file)
-    table = read_columns(file, x, y)
+    table = read_columns(file, x, y, delimiter=separator)
     x_values = torch.tensor(table.x.values, dtype=torch.float64)
     y_values = torch.tensor(table.y.values, dtype=torch.float64)
     show_table(file, table)
@@ -86,12 +91,12 @@ def train_command(
     with as_user_error(), printing_warnings(MonitorWarning):
         result = train(
             x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
-            engine=engine, monitor=options.monitors(monitor),
+            engine=engine, monitor=watching,
             early_stopping=None if patience is None else EarlyStopping(patience=patience),
         )  # fmt: skip
     if not math.isfinite(result.loss):
         raise UserError(f"the loss became NaN or infinite; pass an --lr below {rule.lr:.4g}, or scale y down")
-    fitted = polyval(x_values, result.coef, basis=basis, domain=domain)
+    fitted = losses.resolve(loss).to_scale_of_y(polyval(x_values, result.coef, basis=basis, domain=domain))
     trained = _Trained(table, optimizer, rule, loss, basis, domain, result, _r_squared(y_values, fitted))
     _show(trained)
     if save is not None:
@@ -105,6 +110,7 @@ def train_command(
             x_label=x,
             y_label=y,
             x_is_days=table.x.is_date,
+            fitted_label=curve_label(loss),
             title=f"{file.name}: degree {degree}, R² = {trained.r_squared:.4f}",
         )
         write(out, "picture", lambda path: plotting.save_figure(figure, path))
@@ -143,15 +149,18 @@ def _r_squared(y: Tensor, fitted: Tensor) -> float:
 def _show(trained: _Trained) -> None:
     x, result = trained.table.x, trained.result
     origin, scale = origin_and_scale(trained.basis, trained.domain)
-    console.print(f"\n{format_terms(result.coef.tolist(), trained.basis, 't')}", style="bold")
+    variable = "t" if x.name != "t" else "u"
+    console.print(f"\n{format_terms(result.coef.tolist(), trained.basis, variable)}", style="bold")
     name = x.name if x.unit is None else f"{x.name} in {x.unit}"
-    console.print(f"with t = ({format_shift(name, origin, 15)}) / {scale:.15g}")
+    console.print(f"with {variable} = ({format_shift(name, origin, 15)}) / {scale:.15g}")
     meaning = "mean squared error" if trained.loss == "mse" else f"mean {trained.loss}"
     console.print(f"loss {result.loss:.6g} ({meaning}) after {result.epochs} epochs ({result.engine})")
     show_reason(result.reason)
     if result.optimal_loss is not None:
         console.print(f"the minimum loss is {result.optimal_loss:.6g}")
-    console.print(describe_r_squared(trained.r_squared, trained.table.y.name, 4))
+    explained = describe_r_squared(trained.r_squared, trained.table.y.name, 4)
+    label = curve_label(trained.loss)
+    console.print(explained if label == "polynomial" else f"{explained} ({label} compared with {trained.table.y.name})")
     if len(x.values) < len(result.coef):
         console.print("fewer rows than coefficients: this is one of many polynomials through the data")
     before = float(result.losses.values[int(0.9 * (len(result.losses.values) - 1))])

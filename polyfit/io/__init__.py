@@ -1,1 +1,1 @@
-"""Files: `files` writes them whole or not at all, `tables` reads columns of numbers."""
+"""Files: `files` writes them whole or not at all, `delimited` reads rows of text, `tables` columns of numbers."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+
+from polyfit.io.delimited import TableError, quoted, read_rows
 
 _DAY = 86400.0  # seconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "."}
 # The number of digits of a date like 20240131.
 _COMPACT_DATE = 8
-
-
-class TableError(ValueError):
-    """A file that cannot be used; the message is for the user who named it."""
+# The largest share of the rows that may have a value which cannot be read. A choice: rows that are left out change the
+# fit, so it is small; a table of a thousand rows may have a few words in it.
+_MOST_UNREADABLE = 0.05
+_ACCEPTED = (
+    "A number is like 1234.5 or 1.2e3: it has a decimal point and no mark for thousands, no unit and no sign of percent"
+    " or currency. A date is like 2024-01-31 or 2024-01-31T12:00"
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,34 @@ class Column:
         return "days since 1970-01-01" if self.is_date else None
 
     def describe(self, value: float) -> str:
-        """A value of this column as text: a date, or a number of six digits."""
+        """A value of this column as text: a date, with the time if it is not midnight, or a number of six digits."""
         if not self.is_date:
             return f"{value:.6g}"
-        return datetime.fromtimestamp(value * _DAY, tz=UTC).date().isoformat()
+        moment = datetime.fromtimestamp(round(value * _DAY), tz=UTC)
+        if value == math.floor(value):
+            return moment.date().isoformat()
+        return moment.replace(tzinfo=None).isoformat()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value that cannot be read.
+
+    Attributes:
+        line: the line at which its row begins; the first line of the file is 1.
+        column: the name of its column.
+        text: the value.
+        is_date: whether the column holds dates.
+    """
+
+    line: int
+    column: str
+    text: str
+    is_date: bool
+
+    def __str__(self) -> str:
+        kind = "date" if self.is_date else "finite number"
+        return f"line {self.line}: {quoted([self.text])} in column {self.column!r} is not a {kind}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +84,7 @@ class Table:
         n_rows: number of rows of data in the file.
         n_missing: number of rows skipped because a value is missing.
         n_unreadable: number of rows skipped because a value is not a number (in a column of dates, not a date).
+        first_unreadable: the first such value, or None.
     """
 
     x: Column
@@ -62,79 +92,83 @@ class Table:
     n_rows: int
     n_missing: int
     n_unreadable: int
+    first_unreadable: Cell | None = None
 
 
-def read_columns(path: Path, x_name: str, y_name: str) -> Table:
+def read_columns(path: Path, x_name: str, y_name: str, *, delimiter: str | None = None) -> Table:
     """Read two columns of a CSV file with a header.
 
-    csv.Sniffer finds the delimiter: comma, semicolon, tab or bar. A column holds dates if most of its values are dates
-    or times of ISO 8601; numbers count as dates if all of them are like 20240131. Dates are read as days since
-    1970-01-01. Times without a zone are UTC.
+    A column holds dates if most of its values are dates or times of ISO 8601; numbers count as dates if all of them
+    are like 20240131. Dates are read as days since 1970-01-01. Times without a zone are UTC.
 
     Args:
         path: the file, in UTF-8.
         x_name: the name of the column of x.
         y_name: the name of the column of y.
+        delimiter: one character; None finds it, see `polyfit.io.delimited.read_rows`.
 
     Raises:
-        TableError: the file or a column does not exist, the file is not CSV, or no row has a value in both columns.
+        TableError: the file or a column does not exist, the file is not CSV or can be read in two ways, a row has more
+            cells than the header, more than one row of 20 has a value that is neither a number nor a date, no row has
+            a value in both columns, or all values of y are like 20240131.
     """
-    header, rows = _read(path)
-    index = [_find(header, name, path) for name in (x_name, y_name)]
+    rows = read_rows(path, (x_name, y_name), delimiter)
+    index = [_find(rows.header, name, path) for name in (x_name, y_name)]
     # In a row that is too short, the last values are missing.
-    cells = [[row[i].strip() if i < len(row) else "" for i in index] for row in rows]
-    present = [pair for pair in cells if not any(cell.lower() in _MISSING for cell in pair)]
-    columns, is_date = [], []
-    for k in range(2):
-        raw = [pair[k] for pair in present]
-        is_date.append(_is_date_column(raw))
-        columns.append([(_days if is_date[k] else _number)(cell) for cell in raw])
-    kept = [(x, y) for x, y in zip(*columns, strict=True) if x is not None and y is not None]
-    n_missing, n_unreadable = len(cells) - len(present), len(present) - len(kept)
-    if not kept:
+    pairs = [tuple(row[i] if i < len(row) else "" for i in index) for row in rows.cells]
+    present = [k for k, pair in enumerate(pairs) if not any(cell.lower() in _MISSING for cell in pair)]
+    n_missing = len(pairs) - len(present)
+    if not present:
         raise TableError(
-            f"{path}: none of {len(cells)} rows can be used: {n_missing} lack a value in {x_name!r} or {y_name!r},"
-            f" {n_unreadable} hold a value that is neither a number nor a date; name other columns with --x and --y"
+            f"{path}: none of {len(pairs)} rows can be used: {n_missing} lack a value in {x_name!r} or {y_name!r};"
+            " name other columns with --x and --y"
         )
-    x_values, y_values = (list(values) for values in zip(*kept, strict=True))
-    return Table(
-        Column(x_name, x_values, is_date[0]), Column(y_name, y_values, is_date[1]), len(cells), n_missing, n_unreadable
-    )
+    x_texts, y_texts = zip(*(pairs[k] for k in present), strict=True)
+    x, y = _Parsed.of(x_name, x_texts), _Parsed.of(y_name, y_texts)
+    lines = [rows.lines[k] for k in present]
+    bad = [k for k, values in enumerate(zip(x.values, y.values, strict=True)) if None in values]
+    first = (x if x.values[bad[0]] is None else y).cell(bad[0], lines[bad[0]]) if bad else None
+    if len(bad) > _MOST_UNREADABLE * len(present):
+        raise TableError(
+            f"{path}, {first}; {len(bad)} of {len(present)} rows have such a value, and more than one of 20 is not left"
+            f" out. Correct these values, or leave them empty. {_ACCEPTED}"
+        )
+    if y.is_date and all(map(_is_compact_date, y_texts)):
+        raise TableError(
+            f"{path}, line {lines[0]}: {y_texts[0]!r} in column {y_name!r} may be a number or a date, and so may all"
+            " values of the column; write dates as 2024-01-31, and numbers with a decimal point, 20240131.0"
+        )
+    left_out = set(bad)
+    return Table(x.without(left_out), y.without(left_out), len(pairs), n_missing, len(bad), first)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The names in the header, and the rows that are not blank."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            sample = file.read(1 << 16).lstrip()
-            file.seek(0)
-            try:
-                dialect: type[csv.Dialect] | csv.Dialect = csv.Sniffer().sniff(sample.split("\n", 1)[0], ",;\t|")
-            except csv.Error:  # a single column, or an empty file
-                dialect = csv.excel
-            rows = [
-                row for row in csv.reader(file, delimiter=dialect.delimiter) if len(row) > 1 or "".join(row).strip()
-            ]
-    except FileNotFoundError:
-        raise TableError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise TableError(f"{path} is a folder; name a CSV file") from None
-    except UnicodeDecodeError:
-        raise TableError(f"{path} is not text in UTF-8; save it as CSV in UTF-8") from None
-    except (OSError, csv.Error) as error:
-        raise TableError(f"{path} cannot be read as CSV: {error}") from None
-    while rows and not any(cell.strip() for cell in rows[0]):
-        del rows[0]
-    if not rows:
-        raise TableError(f"{path} is empty; it needs a header line and rows of data")
-    return [name.strip() for name in rows[0]], rows[1:]
+@dataclass(frozen=True)
+class _Parsed:
+    """A column with None for each value that cannot be read."""
+
+    name: str
+    texts: Sequence[str]
+    is_date: bool
+    values: list[float | None]
+
+    @classmethod
+    def of(cls, name: str, texts: Sequence[str]) -> _Parsed:
+        is_date = _is_date_column(texts)
+        return cls(name, texts, is_date, [(_days if is_date else _number)(text) for text in texts])
+
+    def cell(self, k: int, line: int) -> Cell:
+        return Cell(line, self.name, self.texts[k], self.is_date)
+
+    def without(self, left_out: set[int]) -> Column:
+        kept = [value for k, value in enumerate(self.values) if value is not None and k not in left_out]
+        return Column(self.name, kept, self.is_date)
 
 
 def _find(header: list[str], name: str, path: Path) -> int:
     if header.count(name) == 1:
         return header.index(name)
     problem = "no column" if name not in header else "more than one column"
-    raise TableError(f"{path} has {problem} {name!r}; its columns are {', '.join(map(repr, header))}")
+    raise TableError(f"{path} has {problem} {name!r}; its columns are {quoted(header)}")
 
 
 def _number(cell: str) -> float | None:
@@ -161,7 +195,7 @@ def _days(cell: str) -> float | None:
     return (moment - _EPOCH).total_seconds() / _DAY
 
 
-def _is_date_column(cells: list[str]) -> bool:
+def _is_date_column(cells: Sequence[str]) -> bool:
     """Whether most cells are dates. Numbers count as dates if all of them are like 20240131."""
     numbers = [cell for cell in cells if _number(cell) is not None]
     n_dates = sum(_days(cell) is not None for cell in cells if _number(cell) is None)

@@ -2,7 +2,7 @@ r"""The algebra of least squares that needs no data: matrices of size (degree + 
 
 A fit has the Gram matrix ``G = V.T W V``: V holds the basis functions of the samples, W the weights. A matrix B with ::
 
-    B B.T = the pseudo-inverse of (G + penalty) on the subspace of the coefficients that are free
+    B B.T = the pseudo-inverse of G
 
 gives the rest: the correction ``B (B.T g)`` for the moments g = V.T W r of the residuals r, and the covariance
 ``s**2 B B.T``. Columns of V are scaled to length one before rank and condition are determined, as numpy.polyfit does.
@@ -92,28 +92,26 @@ class Directions(NamedTuple):
         return np.zeros_like(coef) if self.undetermined is None else self.undetermined @ (coef @ self.undetermined)
 
 
-def from_gram(gram: Array, penalty: Array | None = None, free: Array | None = None) -> Directions:
-    """Directions by the eigenvalues of a Gram matrix, which are squares of singular values.
-
-    Args:
-        gram: G, (p, p).
-        penalty: a matrix that is added to G, (p, p).
-        free: orthonormal columns that span the coefficients that may change, (p, q); None for all of them.
-    """
-    matrix = gram if penalty is None else gram + penalty
-    if free is not None:
-        matrix = free.T @ matrix @ free
-    if not len(matrix):
-        return _nothing_free(len(gram))
-    scale = 1.0 / np.sqrt(np.maximum(matrix.diagonal(), _TINY**2))
-    values, vectors = np.linalg.eigh(matrix * scale * scale[:, None])
+def from_gram(gram: Array) -> Directions:
+    """Directions by the eigenvalues of a Gram matrix G, (p, p), which are squares of singular values."""
+    if not len(gram):
+        return _NOTHING_FREE
+    scale = 1.0 / np.sqrt(np.maximum(gram.diagonal(), _TINY**2))
+    values, vectors = np.linalg.eigh(gram * scale * scale[:, None])
     largest, smallest = float(values[-1]), float(values[0])
     rounding = _GRAM_ROUNDINGS * len(values) * _EPS * largest
     n_undetermined = 0 if smallest > rounding else int((values <= rounding).sum())
     condition = math.sqrt(largest / smallest) if smallest > 0.0 else math.inf
     if n_undetermined:
-        scale = np.where(matrix.diagonal() == 0.0, 1.0, scale)
-    return _directions(vectors, np.sqrt(values[n_undetermined:]), n_undetermined, scale, free, condition)
+        scale = np.where(gram.diagonal() == 0.0, 1.0, scale)
+    return _directions(vectors, np.sqrt(values[n_undetermined:]), n_undetermined, scale, condition)
+
+
+def root_of_gram(gram: Array) -> Array:
+    """A matrix R, (p, p), with R.T R = G, by eigenvalues; those that are negative by rounding count as zero."""
+    lengths = np.sqrt(np.maximum(gram.diagonal(), _TINY**2))
+    values, vectors = np.linalg.eigh(gram / lengths / lengths[:, None])
+    return (vectors * np.sqrt(np.maximum(values, 0.0))).T * lengths
 
 
 # Up to this many systems are solved one by one, so that each has the bits of a single solution. More are solved in one
@@ -136,23 +134,16 @@ def corrections(grams: Array, moments: Array) -> Array:
     return solutions
 
 
-def from_triangle(
-    triangle: Array, n_samples: int, penalty_root: Array | None = None, free: Array | None = None
-) -> Directions:
-    """Directions by the singular values of a triangular factor R with R.T R = G.
+def from_triangle(rows: Array, n_samples: int) -> Directions:
+    """Directions by the singular values of a matrix R with R.T R = G.
 
     Args:
-        triangle: R, (p, p).
+        rows: R, (m, p) with m at least p: a triangular factor, or one times columns.
         n_samples: the number of rows that R comes from. Singular values below max(n_samples, p) eps of the largest
             count as zero, as in numpy.linalg.matrix_rank.
-        penalty_root: (m, p); ``penalty_root.T @ penalty_root`` is the penalty.
-        free: as in `from_gram`.
     """
-    rows = triangle if penalty_root is None else np.concatenate((triangle, penalty_root))
-    if free is not None:
-        rows = rows @ free
     if not rows.shape[1]:
-        return _nothing_free(len(triangle))
+        return _NOTHING_FREE
     lengths = np.linalg.norm(rows, axis=0)
     scale = 1.0 / np.maximum(lengths, _TINY)
     _, singular, right = np.linalg.svd(rows * scale, full_matrices=False)
@@ -162,16 +153,14 @@ def from_triangle(
     if n_undetermined:
         scale = np.where(lengths == 0.0, 1.0, scale)
     # Smallest first, the order of eigenvalues.
-    return _directions(right[::-1].T, singular[::-1][n_undetermined:], n_undetermined, scale, free, condition)
+    return _directions(right[::-1].T, singular[::-1][n_undetermined:], n_undetermined, scale, condition)
 
 
-def _nothing_free(size: int) -> Directions:
-    return Directions(np.zeros((size, 0)), None, 1.0)
+# Where all coefficients are fixed.
+_NOTHING_FREE = Directions(np.zeros((0, 0)), None, 1.0)
 
 
-def _directions(
-    vectors: Array, singular: Array, n_undetermined: int, scale: Array, free: Array | None, condition: float
-) -> Directions:
+def _directions(vectors: Array, singular: Array, n_undetermined: int, scale: Array, condition: float) -> Directions:
     """Directions of the unscaled problem.
 
     Args:
@@ -180,12 +169,9 @@ def _directions(
         n_undetermined: how many of the first vectors are undetermined.
         scale: the factor of each column, (q,); 1 for a column of zeros. An undetermined vector may have entries there
             and elsewhere, and a factor of 1 / _TINY would leave nothing of the others.
-        free: as in `from_gram`.
         condition: of the scaled columns.
     """
     unscaled = vectors * scale[:, None]
-    if free is not None:
-        unscaled = free @ unscaled
     if not n_undetermined:
         return Directions(unscaled / singular, None, condition)
     root = unscaled[:, n_undetermined:] / singular
@@ -194,25 +180,18 @@ def _directions(
     return Directions(root - undetermined @ (undetermined.T @ root), undetermined, condition)
 
 
-# --- conditions on coefficients ---
+# --- a penalty ---
 
 
-class LinearConstraints(NamedTuple):
-    """Linear conditions on coefficients, ``rows @ c = values``.
+def penalised_spread(root: Array, gram: Array) -> tuple[Array, float]:
+    """A root of the covariance for variance one, (p, r), and the effective number of coefficients, under a penalty P.
 
-    Attributes:
-        free: orthonormal columns that span the changes of c that the conditions allow, (p, p - f).
-        right_inverse: of the rows (f, p): ``rows @ right_inverse`` is the identity, (p, f).
+    With ``B B.T`` the inverse of G + P, the solution ``B B.T V.T W y`` has the covariance ``B (B.T G B) B.T`` for
+    weights 1/sigma**2. The trace of the inner matrix is that of the hat matrix: the effective number of coefficients.
+
+    Args:
+        root: B, (p, p).
+        gram: G, (p, p).
     """
-
-    free: Array
-    right_inverse: Array
-
-
-def linear_constraints(rows: Array) -> LinearConstraints:
-    """The conditions of independent rows (f, p), by a QR factorisation of their transpose."""
-    norms = np.linalg.norm(rows, axis=1)
-    full, triangle = np.linalg.qr((rows / norms[:, None]).T, mode="complete")
-    count = len(rows)
-    right_inverse = full[:, :count] @ np.linalg.solve(triangle[:count].T, np.diag(1.0 / norms))
-    return LinearConstraints(full[:, count:], right_inverse)
+    values, vectors = np.linalg.eigh(root.T @ gram @ root)
+    return root @ (vectors * np.sqrt(np.maximum(values, 0.0))), float(values.sum())

@@ -1,45 +1,67 @@
-"""What a fit demands of its coefficients: ridge and fixed values, in terms of the internal coefficients.
+r"""Conditions on the coefficients of a fit: ridge and fixed values, in terms of the internal coefficients.
 
-Users state both for the coefficients of their basis and domain. The solution is computed for Chebyshev polynomials on
-the internal domain. With M the matrix that takes internal coefficients to those of the user, ridge is the penalty
-``ridge M1.T M1``, M1 being M without its first row, and fixed coefficients are linear constraints with rows of M.
+Users state both for the coefficients b of their basis and domain. The solution is computed for the coefficients c of
+Chebyshev polynomials on the internal domain, with b = M c. M has singular values over many orders of magnitude where
+the domain lies far from the data. So the conditions are solved in decimal numbers, with M in rational numbers::
+
+    c = start + free @ z,        the penalty is  ridge |offset + slope @ z|**2
+
+The columns of `free` are orthonormal. They span the columns of the inverse of M that belong to free coefficients: the
+functions that may be changed. `start` satisfies the conditions and is orthogonal to them. The rows of `slope` are those
+of M @ free for the coefficients that ridge shrinks.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 
 from polyfit import bases
 from polyfit.bases import Interval
-from polyfit.least_squares import algebra
-from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.estimate import convert_internal
+from polyfit.least_squares import decimals
+from polyfit.least_squares.decimals import Decimals
+
+# Digits beyond those that cancel: more than two float64 numbers hold.
+_SPARE_DIGITS = 50
 
 
-class Conditions(NamedTuple):
-    """Penalty and fixed coefficients of a fit, for its internal coefficients.
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """Ridge and fixed coefficients; see the module for the symbols. All arrays hold decimal numbers.
 
     Attributes:
-        penalty: a matrix that is added to the Gram matrix, (p, p), or None.
-        penalty_root: (m, p); ``penalty_root.T @ penalty_root`` is the penalty.
-        constraints: those of the fixed coefficients, or None.
-        errors: a function of coefficients, high and low, (p,) each: the fixed values less the present ones, (f,).
+        start: (p,).
+        free: (p, q); None for the unit matrix, where no coefficient is fixed.
+        ridge: the factor of the penalty; 0 for none.
+        slope: (m, q); m is 0 without ridge.
+        offset: (m,).
+        to_user: M, (p, p).
+        precision: the number of digits with which to compute.
     """
 
-    penalty: Array | None = None
-    penalty_root: Array | None = None
-    constraints: algebra.LinearConstraints | None = None
-    errors: Callable[[Array, Array], Array] | None = None
+    start: Decimals
+    free: Decimals | None
+    ridge: Decimal
+    slope: Decimals
+    offset: Decimals
+    to_user: Decimals
+    precision: int
 
     @property
-    def free(self) -> Array | None:
-        """Orthonormal columns that span the changes that are allowed; None for all."""
-        return None if self.constraints is None else self.constraints.free
+    def n_free(self) -> int:
+        """The number q of free coefficients."""
+        return len(self.start) if self.free is None else self.free.shape[1]
+
+    def expand(self, z: Decimals) -> Decimals:
+        """``free @ z``."""
+        return z if self.free is None else decimals.product(self.free, z)
+
+    def reduce(self, values: Decimals) -> Decimals:
+        """``free.T @ values``."""
+        return values if self.free is None else decimals.product(self.free.T, values)
 
 
 def checked_fixed(fixed: Mapping[int, float] | None, degree: int) -> dict[int, float]:
@@ -61,30 +83,37 @@ def checked_fixed(fixed: Mapping[int, float] | None, degree: int) -> dict[int, f
 
 def make_conditions(
     degree: int, internal_domain: Interval, basis: str, domain: Interval | None, ridge: float, fixed: dict[int, float]
-) -> Conditions:
-    """The conditions for Chebyshev coefficients on the internal domain.
+) -> Conditions | None:
+    """The conditions for Chebyshev coefficients on the internal domain; None where there are none.
 
     Args:
         degree: of the polynomial.
         internal_domain: the domain of the internal coefficients.
         basis: the basis in which ridge and fixed are meant.
-        domain: its domain, or None for t = x.
+        domain: its domain.
         ridge: the factor of the squared coefficients; the constant is exempt.
         fixed: values of fixed coefficients by their index.
     """
     if not ridge and not fixed:
-        return Conditions()
-    change = bases.conversion_matrix("chebyshev", basis, internal_domain, domain, degree)
-    matrix = np.eye(degree + 1) if change is None else change.numpy()
-    penalty = root = None
-    if ridge:
-        root = math.sqrt(ridge) * matrix[1:]
-        penalty = root.T @ root
-    if not fixed:
-        return Conditions(penalty, root)
-    index, values = list(fixed), np.array(list(fixed.values()))
-
-    def errors(high: Array, low: Array) -> Array:
-        return values - convert_internal(high, low, internal_domain, basis, domain).numpy()[index]
-
-    return Conditions(penalty, root, algebra.linear_constraints(matrix[index]), errors)
+        return None
+    there = bases.exact_conversion("chebyshev", basis, internal_domain, domain, degree)
+    back = bases.exact_conversion(basis, "chebyshev", domain, internal_domain, degree)
+    with decimals.digits(_SPARE_DIGITS):
+        # A row of M times the column of its inverse is 1: the product of lengths is the digits that may cancel.
+        lengths = decimals.norms(decimals.from_fractions(there)) * decimals.norms(decimals.from_fractions(back).T)
+        lost = max(map(decimals.orders, lengths))
+    precision = _SPARE_DIGITS + 2 * max(lost, 0)
+    with decimals.digits(precision):
+        to_user, functions = decimals.from_fractions(there), decimals.from_fractions(back)
+        index = [k for k in range(degree + 1) if k not in fixed]
+        start, free = decimals.zeros(degree + 1), None
+        if fixed:
+            free = decimals.orthonormal_columns(functions[:, index])
+            for k, value in fixed.items():
+                start = start + functions[:, k] * Decimal(value)
+            for _ in range(2):
+                start = start - decimals.product(free, decimals.product(free.T, start))
+        rows = to_user[[k for k in index if k] if ridge else []]
+        slope = rows if free is None else decimals.product(rows, free)
+        offset = decimals.product(rows, start)
+    return Conditions(start, free, Decimal(ridge), slope, offset, to_user, precision)

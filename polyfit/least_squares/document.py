@@ -55,6 +55,8 @@ def write(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
             "spread": estimate.spread.tolist(),
             "null": None if estimate.undetermined is None else estimate.undetermined.tolist(),
             "deviation": estimate.deviation,
+            "rest": None if estimate.rest is None else estimate.rest.tolist(),
+            "frame": None if estimate.frame is None else estimate.frame.tolist(),
         },
     }
     text = json.dumps(_to_json(document), indent=1, allow_nan=False) + "\n"
@@ -92,16 +94,20 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
         return np.array(values, dtype=np.float64)
 
     parts, size = document["estimate"], len(document["coef"])
-    undetermined = parts["null"]
+    undetermined, rest, frame = (parts[name] for name in ("null", "rest", "frame"))
+    frame = None if frame is None else array(frame).reshape(len(frame), size, -1)
+    rows = size if frame is None else frame.shape[2]
     estimate = Estimate(
         array(parts["high"]),
         array(parts["low"]),
         bases.interval(parts["domain"]),
-        array(parts["spread"]).reshape(size, -1),
-        None if undetermined is None else array(undetermined).reshape(size, -1),
+        array(parts["spread"]).reshape(rows, -1 if rows else 0),
+        None if undetermined is None else array(undetermined).reshape(rows, -1),
         float(parts["deviation"]),
+        None if rest is None else array(rest).reshape(-1, size),
+        frame,
     )
-    if not len(estimate.high) == len(estimate.low) == len(estimate.spread) == size:
+    if not len(estimate.high) == len(estimate.low) == size or len(estimate.spread) != rows:
         raise ValueError("its lists of coefficients differ in length")
     domain = document["domain"]
     return {

@@ -17,19 +17,15 @@ from torch import Tensor
 from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.functional import polyval
+from polyfit.least_squares import decimals
 from polyfit.least_squares.algebra import Array
 
 # A coefficient is undetermined if more than this share of its unit vector lies along undetermined directions. Those
 # come from singular vectors, with an error of some eps times the condition of the determined part. So up to condition
 # 1e8, no coefficient that the data determine is taken for undetermined.
 _UNDETERMINED_SHARE = 1e-8
-
-
-def convert_internal(high: Array, low: Array, internal_domain: Interval, basis: str, domain: Interval | None) -> Tensor:
-    """Internal coefficients ``high + low`` in another basis and domain, (degree + 1,), rounded once."""
-    if basis == "chebyshev" and domain == internal_domain:
-        return torch.from_numpy(high + low)
-    return bases.convert_sum(torch.from_numpy(high), torch.from_numpy(low), "chebyshev", basis, internal_domain, domain)
+# Decimal digits of a conversion beyond those that its operands have.
+_SPARE_DIGITS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +38,13 @@ class Estimate:
         high: coefficients, (degree + 1,).
         low: their low parts, (degree + 1,).
         domain: the internal domain, which is mapped onto [-1, 1].
-        spread: (degree + 1, r); ``deviation**2 * spread @ spread.T`` is the covariance.
-        undetermined: orthonormal directions that the data do not determine, (degree + 1, m); None where there are none.
+        spread: (q, r); ``deviation**2 * spread @ spread.T`` is the covariance in terms of the columns of the frame.
+        undetermined: orthonormal directions that the data do not determine, (q, m); None where there are none.
         deviation: the residual standard deviation, or one where sigma is absolute.
+        rest: further parts of the coefficients, (parts, degree + 1): under ridge or fixed coefficients they cancel by
+            more than twice the digits of float64 in a basis far from the data. None where high and low suffice.
+        frame: unevaluated sums of float64 numbers, (parts, degree + 1, q), for the same reason; None for the unit
+            matrix.
     """
 
     high: Array
@@ -53,23 +53,32 @@ class Estimate:
     spread: Array
     undetermined: Array | None
     deviation: float
+    rest: Array | None = None
+    frame: Array | None = None
 
     def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
         """The coefficients in another basis and domain, (degree + 1,), rounded once."""
-        return convert_internal(self.high, self.low, self.domain, basis, domain)
+        if basis == "chebyshev" and domain == self.domain:
+            return torch.from_numpy(self.high + self.low)
+        if self.rest is not None and len(self.rest):
+            parts = np.concatenate((self.high[None], self.low[None], self.rest))
+            return torch.from_numpy(_convert(parts[..., None], self.domain, basis, domain)[:, 0])
+        high, low = torch.from_numpy(self.high), torch.from_numpy(self.low)
+        return bases.convert_sum(high, low, "chebyshev", basis, self.domain, domain)
 
     def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
         """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""
         degree = len(self.high) - 1
-        spread, undetermined, size = self.spread, self.undetermined, np.ones(degree + 1)
-        matrix = bases.conversion_matrix("chebyshev", basis, self.domain, domain, degree)
-        if matrix is not None:
-            change = matrix.numpy()
-            spread, size = change @ spread, np.linalg.norm(change, axis=1)
-            undetermined = None if undetermined is None else change @ undetermined
-        if undetermined is None:
-            return spread.copy(), np.zeros(degree + 1, bool)
-        return spread.copy(), np.linalg.norm(undetermined, axis=1) > _UNDETERMINED_SHARE * size
+        if self.frame is not None:
+            change = _convert(self.frame, self.domain, basis, domain)
+        else:
+            matrix = bases.conversion_matrix("chebyshev", basis, self.domain, domain, degree)
+            change = np.eye(degree + 1) if matrix is None else matrix.numpy()
+        spread = change @ self.spread
+        if self.undetermined is None:
+            return spread, np.zeros(degree + 1, bool)
+        share, size = (np.linalg.norm(rows, axis=1) for rows in (change @ self.undetermined, change))
+        return spread, share > _UNDETERMINED_SHARE * size
 
     def values(self, x: Tensor) -> Tensor:
         """p(x), in float64, in the shape and on the device of x."""
@@ -78,12 +87,25 @@ class Estimate:
     def std(self, x: Tensor) -> Tensor:
         """The standard error of p(x), in float64, in the shape of x; NaN where the data do not determine p(x)."""
         flat = x.reshape(-1)
-        std = torch.linalg.vector_norm(self._evaluate(flat, self.spread.T), dim=0) * self.deviation
-        if self.undetermined is not None:
-            share = torch.linalg.vector_norm(self._evaluate(flat, self.undetermined.T), dim=0)
+        frame = None if self.frame is None else self.frame.sum(0)
+        spread, undetermined = (
+            columns if frame is None or columns is None else frame @ columns
+            for columns in (self.spread, self.undetermined)
+        )
+        assert spread is not None
+        std = torch.linalg.vector_norm(self._evaluate(flat, spread.T), dim=0) * self.deviation
+        if undetermined is not None:
+            share = torch.linalg.vector_norm(self._evaluate(flat, undetermined.T), dim=0)
             std = std.masked_fill(share > _UNDETERMINED_SHARE, torch.nan)
         return std.reshape(x.shape)
 
     def _evaluate(self, x: Tensor, coef: Array) -> Tensor:
         series = torch.tensor(coef, dtype=torch.float64, device=x.device)
         return polyval(x.double(), series, basis="chebyshev", domain=self.domain)
+
+
+def _convert(parts: Array, internal_domain: Interval, basis: str, domain: Interval | None) -> Array:
+    """Columns that are unevaluated sums of internal coefficients, (parts, p, k), in another basis; rounded once."""
+    rows = bases.exact_conversion("chebyshev", basis, internal_domain, domain, parts.shape[1] - 1)
+    with decimals.digits(decimals.DIGITS_OF_FLOAT * len(parts) + _SPARE_DIGITS):
+        return decimals.to_floats(decimals.product(decimals.from_fractions(rows), decimals.from_parts(parts)))

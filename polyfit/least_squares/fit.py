@@ -6,7 +6,7 @@ The steps, and the modules that hold them:
 2. `conditions` states ridge and fixed coefficients in terms of the internal coefficients: those of Chebyshev
    polynomials on the range of the data. Every fit is made in these. The normal equations of a polynomial are badly
    conditioned in powers of x and well conditioned there, and their matrix takes 2 d + 1 sums.
-3. `refinement` computes the solution, with `algebra`, `design` and `residuals`.
+3. `refinement` computes the solution, with `unknowns`, `algebra`, `decimals`, `design` and `residuals`.
 4. `total` computes the sum of squares that R^2 needs.
 5. `statistics` makes a `Fit` of it: the coefficients in the basis and domain of the user, rounded once, and their
    covariance.
@@ -33,7 +33,7 @@ from polyfit.least_squares.data import NAN_POLICIES, Data, prepare, read_series
 from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit, not_finite
-from polyfit.least_squares.total import total_sum_of_squares
+from polyfit.least_squares.total import checked, total_sum_of_squares
 
 # The domains that have a name.
 DOMAINS = ("auto", "data")
@@ -101,14 +101,14 @@ def fit(
         TypeError: data that are not real numbers (complex numbers, dates, texts); a degree that is not an integer;
             fixed that does not map integers to numbers; a domain that is not a pair of numbers.
         ValueError: shapes or devices that differ; NaN or infinity under "raise"; fewer samples than coefficients to
-            fit; negative weights, or no positive one; both weight and sigma; absolute_sigma without either;
-            a name that is unknown.
+            fit, unless ridge is positive; negative weights, or no positive one; both weight and sigma; absolute_sigma
+            without either; a name that is unknown.
 
     Warns:
-        FitWarning: different x became equal in their dtype; the condition is above 1e10; or the data do not determine
-            all coefficients. In the last case `Fit.status` is "rank_deficient", the result is the minimum-norm solution
-            (the smallest sum of squared Chebyshev coefficients on the range of the data), and undetermined coefficients
-            have standard errors NaN.
+        FitWarning: different x became equal in their dtype; the condition is above 1e10; the corrections did not
+            converge (`Fit.status` is "inaccurate"); or the data do not determine all coefficients. In the last case
+            `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared
+            Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
@@ -161,10 +161,10 @@ def fit_samples(
 ) -> Fit:
     """`fit` for samples and arguments that are checked."""
     n_free = degree + 1 - len(fixed)
-    if data.n_samples < n_free:
+    if data.n_samples < n_free and not ridge:
         raise ValueError(
             f"{data.n_samples} samples do not determine {n_free} coefficients of degree {degree}; pass"
-            f" degree={max(0, data.n_samples - 1 + len(fixed))} or less, or more samples"
+            f" degree={max(0, data.n_samples - 1 + len(fixed))} or less, more samples, or ridge > 0"
         )
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
@@ -175,7 +175,7 @@ def fit_samples(
         solution = solve(data, degree, conditions, precision)
         total = total_sum_of_squares(data, solution, about=fixed.get(0))
     return make_fit(
-        solution,
+        solution if fixed else checked(solution, total),
         internal_domain=data.domain,
         basis=basis,
         domain=bounds,

@@ -19,27 +19,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from polyfit import bases
-from polyfit.backends import chunked, operators, select, sizes
+from polyfit.backends import operators, select, sizes
 from polyfit.backends.results import MomentSums
-from polyfit.bases import CHEBYSHEV
-from polyfit.errorfree import two_sum
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array, to_array
 from polyfit.least_squares.conditions import Conditions
 from polyfit.least_squares.data import Data
 from polyfit.least_squares.design import DesignMatrix
 from polyfit.least_squares.residuals import ExtendedResiduals
+from polyfit.least_squares.unknowns import ConstrainedUnknowns, Uncertainty, Unknowns
 
 _EPS = torch.finfo(torch.float64).eps
-# The largest condition at which the Gram matrix is used. Above it, squares of singular values keep less than half of
-# the digits of float64: eps condition**2 is 2e-8.
-_LARGEST_CONDITION = 1e4
 # The relative error of a correction, in eps condition**2 (by G) or eps condition (by QR). Measured on 200 problems: at
 # most 5.3 by G and 119 by QR.
 _CORRECTION_ROUNDINGS = 8.0
@@ -54,70 +49,120 @@ _MOST_CORRECTIONS = 5
 _LARGEST_DECREASE = 4.0
 
 
-class Solution(NamedTuple):
+# A solution is inaccurate if its last correction was above this share of the largest coefficient and refinement did not
+# end by itself.
+_INACCURATE = 2.0**-20
+
+
+# A function of coefficients, high and low, that returns moments and sum of squares of the residuals.
+Residuals = Callable[[Array, Array], tuple[Array, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
     """Coefficients of Chebyshev polynomials on the internal domain, and the equations that they solve.
 
     Attributes:
         high: coefficients, (p,) with p = degree + 1.
         low: their low parts, (p,).
         gram: the Gram matrix G, (p, p).
-        penalty: a matrix that was added to it, (p, p), or None.
-        directions: those of G + penalty.
         rss: the weighted sum of squared residuals.
         moments: sum(w r T_k) of the residuals, (p,).
+        uncertainty: of the coefficients.
         method: how the directions were found, "moments" or "qr".
+        rest: further parts of the coefficients, (parts, p), or None.
+        is_accurate: False where the corrections did not become small.
     """
 
     high: Array
     low: Array
     gram: Array
-    penalty: Array | None
-    directions: algebra.Directions
     rss: float
     moments: Array
+    uncertainty: Uncertainty
     method: str
+    rest: Array | None = None
+    is_accurate: bool = True
 
 
-def solve(data: Data, degree: int, conditions: Conditions, precision: str) -> Solution:
+def solve(data: Data, degree: int, conditions: Conditions | None, precision: str) -> Solution:
     """Solve for the coefficients; the steps are those of the module.
 
     Args:
         data: the samples.
         degree: of the polynomial.
-        conditions: ridge and fixed coefficients.
+        conditions: ridge and fixed coefficients, or None.
         precision: of the residuals, "double" or "extended".
     """
     extended = None
     if precision == "extended":
         extended = ExtendedResiduals(data.x, data.y, data.weight, degree, data.domain)
     matrix = _design_matrix(data, degree, extended)
+    guess = np.zeros(degree + 1) if matrix is not None else first_guess(data, degree)
+    unknowns = Unknowns(guess) if conditions is None else ConstrainedUnknowns(conditions, guess)
     if matrix is not None:
-        of_x, moments = matrix.moments()
-        high, rss = np.zeros(degree + 1), math.inf
+        (of_x, moments), rss = matrix.moments(), math.inf
     else:
-        high = first_guess(data, degree)
-        sums = _pass(data, degree, high, want_gram=True)
+        sums = _pass(data, degree, unknowns.high, want_gram=True)
         assert sums.of_x is not None
         of_x, (moments, rss) = to_array(sums.of_x[0]), _of_residuals(sums)
-    low = np.zeros(degree + 1)
     gram = algebra.gram(of_x, degree)
-    directions, method = _directions(data, degree, gram, conditions)
-    residuals = _residuals(data, degree, matrix, extended)
-    is_refined = matrix is None and extended is None
-    latest = rss, moments
+    if matrix is not None and conditions is not None:
+        moments = moments - gram @ unknowns.high
+    unknowns.determine(gram, data)
+    if unknowns.solved is not None:
+        latest, is_accurate = unknowns.solved, True
+    else:
+        residuals = _residuals(data, degree, matrix, extended)
+        is_refined = matrix is None and extended is None
+        latest, is_accurate = _refine(unknowns, gram, (rss, moments), residuals, precision, is_refined=is_refined)
+    unknowns.finish()
+    return Solution(
+        unknowns.high,
+        unknowns.low,
+        gram,
+        *latest,
+        uncertainty=unknowns.uncertainty(),
+        method=unknowns.method,
+        rest=unknowns.rest(),
+        is_accurate=is_accurate,
+    )
+
+
+def _refine(
+    unknowns: Unknowns,
+    gram: Array,
+    latest: tuple[float, Array],
+    residuals: Residuals,
+    precision: str,
+    *,
+    is_refined: bool,
+) -> tuple[tuple[float, Array], bool]:
+    """Correct the unknowns until corrections no longer count.
+
+    Args:
+        unknowns: with their directions.
+        gram: the Gram matrix.
+        latest: sum of squares and moments of the residuals of the unknowns.
+        residuals: see `_residuals`.
+        precision: of the residuals.
+        is_refined: whether `latest` has this precision.
+
+    Returns:
+        Sum of squares and moments of the residuals at the end, and whether the corrections became small.
+    """
+    condition, method, change = unknowns.directions.condition, unknowns.method, gram[0]
     for _ in range(_MOST_CORRECTIONS):
-        change = _correction(high, low, moments, directions, gram, conditions)
-        high, low = _add(high, low, change)
+        rss, moments = latest
+        change = unknowns.correct(moments)
         if is_refined:
             latest = _after(rss, moments, change, gram)
-            if _is_enough(high, change, rss, latest[0], directions.condition, precision, method):
-                break
+            if _is_enough(unknowns.high, change, rss, latest[0], condition, precision, method):
+                return latest, True
         is_refined = True
-        moments, rss = residuals(high, low)
+        moments, rss = residuals(unknowns.high, unknowns.low)
         latest = rss, moments
-    if directions.undetermined is not None:  # the minimum-norm solution, whatever the first polynomial was
-        high, low = _add(high, low, -directions.undetermined_part(high))
-    return Solution(high, low, gram, conditions.penalty, directions, *latest, method)
+    return latest, _size(change) <= _INACCURATE * _size(unknowns.high)
 
 
 def keeps_digits(before: float, after: float) -> bool:
@@ -157,11 +202,8 @@ def _of_residuals(sums: MomentSums) -> tuple[Array, float]:
     return to_array(sums.of_residuals[0]), float(sums.squares[0])
 
 
-Residuals = Callable[[Array, Array], tuple[Array, float]]
-
-
 def _residuals(data: Data, degree: int, matrix: DesignMatrix | None, extended: ExtendedResiduals | None) -> Residuals:
-    """A function of coefficients, high and low, that returns moments and sum of squares of the residuals."""
+    """The residuals in the precision that was asked for, from the data or from their design matrix."""
     if extended is not None:
         return extended
     if matrix is not None:
@@ -170,44 +212,6 @@ def _residuals(data: Data, degree: int, matrix: DesignMatrix | None, extended: E
 
 
 # --- corrections ---
-
-
-def _directions(data: Data, degree: int, gram: Array, conditions: Conditions) -> tuple[algebra.Directions, str]:
-    """The directions of the problem, and the method that found them."""
-    directions = algebra.from_gram(gram, conditions.penalty, conditions.free)
-    if directions.condition <= _LARGEST_CONDITION and directions.undetermined is None:
-        return directions, "moments"
-    weight = None if data.weight is None else data.weight[None]
-    mapping = bases.affine_map(data.domain, CHEBYSHEV, torch.float64)
-    triangle = to_array(chunked.triangle(data.x[None], weight, degree, mapping))
-    return algebra.from_triangle(triangle, data.n_samples, conditions.penalty_root, conditions.free), "qr"
-
-
-def _correction(
-    high: Array, low: Array, moments: Array, directions: algebra.Directions, gram: Array, conditions: Conditions
-) -> Array:
-    """The change of the coefficients that makes the moments of the residuals zero, under all conditions."""
-    penalty, constraints = conditions.penalty, conditions.constraints
-    if penalty is not None:
-        moments = moments - penalty @ high
-    if constraints is None or conditions.errors is None:
-        return directions.correction(moments)
-    # First the fixed coefficients get their values, then the others answer to the moments after that.
-    required = constraints.right_inverse @ conditions.errors(high, low)
-    moments = moments - gram @ required
-    if penalty is not None:
-        moments = moments - penalty @ required
-    return required + directions.correction(moments)
-
-
-def _add(high: Array, low: Array, change: Array) -> tuple[Array, Array]:
-    """The sum high + low + change as a double-double."""
-    total, error = two_sum(high, change)
-    error += low
-    rounded = total + error
-    total -= rounded
-    error += total
-    return rounded, error
 
 
 def _after(rss: float, moments: Array, change: Array, gram: Array) -> tuple[float, Array]:
@@ -232,7 +236,12 @@ def _is_enough(
         method: of the directions.
     """
     error = _CORRECTION_ROUNDINGS * _EPS * condition ** (2 if method == "moments" else 1)
-    size, last = (max(map(abs, values.tolist())) for values in (high, change))
+    size, last = _size(high), _size(change)
     return last * min(error, 1.0) <= _ENOUGH[precision] * size and (
         keeps_digits(before, after) or last <= _ENOUGH["double"] * size
     )
+
+
+def _size(values: Array) -> float:
+    """The largest magnitude."""
+    return max(map(abs, values.tolist()))

@@ -94,7 +94,8 @@ class Fit:
             the factor by which relative errors may grow.
         status: "ok"; "rank_deficient": some coefficients are undetermined by the data, and the result is the
             minimum-norm solution; "interpolates": as many coefficients as samples, so that residuals say nothing about
-            errors; "not_finite": the data have NaN or infinity, which was propagated.
+            errors; "inaccurate": corrections did not converge, or a constant alone fits better, so that no digit of the
+            coefficients is certain; "not_finite": the data have NaN or infinity, which was propagated.
         solver: "moments" (the normal equations), or "qr" (of the data) where these have too few digits.
         precision: "double" or "extended": that of the residuals in the last correction.
         fixed: the indices of the coefficients that were fixed, in `basis` and `domain`.

@@ -9,19 +9,15 @@ import torch
 from torch import Tensor
 
 from polyfit.bases import Interval
-from polyfit.least_squares import algebra
-from polyfit.least_squares.algebra import Array
-from polyfit.least_squares.estimate import Estimate, convert_internal
+from polyfit.least_squares.estimate import Estimate
 from polyfit.least_squares.refinement import Solution
 from polyfit.least_squares.result import Fit
+from polyfit.least_squares.unknowns import Uncertainty
 from polyfit.least_squares.warn import warn
 
 # The condition above which a fit warns. There the rounding of the data to float64, 1e-16, may become 1e-6 in a
 # coefficient. From 3e10 on, refinement may end before it has found all digits, see `refinement`.
 _ILL_CONDITIONED = 1e10
-# Degrees of freedom below this share of the samples count as none. With ridge they are a difference of the number of
-# samples and a trace; measured, its error is at most 2e-10 n (n = p to 2 p, p up to 12, condition up to 6e3).
-_NO_FREEDOM = 1e-9
 
 
 def make_fit(
@@ -55,18 +51,30 @@ def make_fit(
         precision: of the residuals.
         device: where `Fit.coef` is to lie.
     """
-    directions, degree = solution.directions, len(solution.high) - 1
+    uncertainty, degree = solution.uncertainty, len(solution.high) - 1
     n_free = degree + 1 - len(fixed)
-    spread, n_effective = _spread(directions, solution.gram, solution.penalty)
-    freedom = n_samples - n_effective
-    freedom = freedom if freedom > _NO_FREEDOM * n_samples else 0.0
+    freedom = uncertainty.freedom
     deviation = 1.0 if absolute_sigma else unit * math.sqrt(solution.rss / freedom) if freedom else math.nan
-    high, low = unit * solution.high, unit * solution.low
-    coef = convert_internal(high, low, internal_domain, basis, domain)
+    estimate = Estimate(
+        unit * solution.high,
+        unit * solution.low,
+        internal_domain,
+        uncertainty.spread,
+        uncertainty.undetermined,
+        deviation,
+        None if solution.rest is None else unit * solution.rest,
+        uncertainty.frame,
+    )
+    coef = estimate.coefficients(basis, domain)
     for k, value in fixed.items():
         coef[k] = unit * value
-    status = "rank_deficient" if directions.rank < n_free else "ok" if freedom else "interpolates"
-    message = _warning(directions, degree, n_free, coef, basis, domain)
+    if uncertainty.rank < n_free:
+        status = "rank_deficient"
+    elif not solution.is_accurate:
+        status = "inaccurate"
+    else:
+        status = "ok" if freedom else "interpolates"
+    message = _warning(uncertainty, status, degree, n_free, coef, basis, domain)
     if message is not None:
         warn(message)
     return Fit(
@@ -77,12 +85,12 @@ def make_fit(
         rss=unit * (unit * solution.rss),
         r_squared=1.0 - solution.rss / total if total > 0.0 else math.nan,
         degrees_of_freedom=freedom,
-        rank=directions.rank,
-        condition=directions.condition,
+        rank=uncertainty.rank,
+        condition=uncertainty.condition,
         status=status,
         solver=solution.method,
         precision=precision,
-        estimate=Estimate(high, low, internal_domain, spread, directions.undetermined, deviation),
+        estimate=estimate,
         fixed=tuple(fixed),
         absolute_sigma=absolute_sigma,
         sample_weight=sample_weight,
@@ -109,33 +117,30 @@ def not_finite(n_samples: int, degree: int, basis: str, domain: Interval | None,
     )
 
 
-def _spread(directions: algebra.Directions, gram: Array, penalty: Array | None) -> tuple[Array, float]:
-    """A root of the covariance for variance one, (p, r), and the effective number of coefficients.
-
-    With the penalty P and ``B B.T`` the inverse of G + P, the solution ``B B.T V.T W y`` has the covariance
-    ``B (B.T G B) B.T`` for weights 1/sigma**2. The trace of the inner matrix is that of the hat matrix: the effective
-    number of coefficients.
-    """
-    root = directions.root
-    if penalty is None:
-        return root, float(directions.rank)
-    values, vectors = np.linalg.eigh(root.T @ gram @ root)
-    return root @ (vectors * np.sqrt(np.maximum(values, 0.0))), float(values.sum())
-
-
 def _warning(
-    directions: algebra.Directions, degree: int, n_free: int, coef: Tensor, basis: str, domain: Interval | None
+    uncertainty: Uncertainty,
+    status: str,
+    degree: int,
+    n_free: int,
+    coef: Tensor,
+    basis: str,
+    domain: Interval | None,
 ) -> str | None:
     """The warning about a solution, or None."""
-    if directions.rank < n_free:
+    if status == "rank_deficient":
         return (
-            f"the data determine {directions.rank} of {n_free} coefficients: the result is the minimum-norm solution,"
+            f"the data determine {uncertainty.rank} of {n_free} coefficients: the result is the minimum-norm solution,"
             " and standard errors of undetermined coefficients are NaN. Pass"
-            f" degree={max(0, degree - n_free + directions.rank)} or less, samples at more different x, or ridge > 0"
+            f" degree={max(0, degree - n_free + uncertainty.rank)} or less, samples at more different x, or ridge > 0"
         )
-    if directions.condition > _ILL_CONDITIONED:
+    if status == "inaccurate":
         return (
-            f"the condition is {directions.condition:.1e}: relative errors of the data may grow by this factor in the"
+            f"the coefficients are inaccurate: corrections did not converge at condition {uncertainty.condition:.1e}."
+            " Pass a lower degree, samples that fill their range more evenly, or a domain nearer to the data"
+        )
+    if uncertainty.condition > _ILL_CONDITIONED:
+        return (
+            f"the condition is {uncertainty.condition:.1e}: relative errors of the data may grow by this factor in the"
             " coefficients. Pass a lower degree, samples that fill their range more evenly, or ridge > 0"
         )
     if not all(map(math.isfinite, coef.tolist())):

@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ _EPS = torch.finfo(torch.float64).eps
 # The largest condition at which the total of long data is computed from the solution. A quadratic form of the Gram
 # matrix has a relative error of some eps condition**2, here 2e-13.
 _SMALL_CONDITION = 32.0
+# The largest rss, as a share of the total sum of squares, of a solution without fixed coefficients. A constant alone
+# has the share 1 and no penalty. The rest is for roundings.
+_LARGEST_RSS = 1.0 + 1e-6
 # Elements that a sum over long data holds at a time: 512 KiB.
 _CHUNK = 1 << 16
 
@@ -37,7 +41,7 @@ def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None)
     For few data it comes from the data, for long data from the solution, unless the condition costs too many digits.
     """
     is_few = data.n_samples <= sizes.current().few_samples
-    if not is_few and solution.directions.condition < _SMALL_CONDITION:
+    if not is_few and solution.uncertainty.condition < _SMALL_CONDITION:
         return _from_solution(solution, about)
     sums = _sums_at_once if is_few else _sums_in_chunks
     sum_of_weights, mean, first, total = sums(data, about)
@@ -45,6 +49,11 @@ def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None)
         return _unless_rounding(total, sum_of_weights, about)
     # Divided first: the square may overflow for large weights.
     return _unless_rounding(total - first * (first / sum_of_weights), sum_of_weights, mean)
+
+
+def checked(solution: Solution, total: float) -> Solution:
+    """The solution without fixed coefficients, marked as inaccurate where a constant alone has a smaller rss."""
+    return replace(solution, is_accurate=False) if solution.rss > _LARGEST_RSS * total > 0.0 else solution
 
 
 def _unless_rounding(total: float, sum_of_weights: float, mean: float) -> float:

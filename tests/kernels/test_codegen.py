@@ -18,6 +18,7 @@ from codegen import (
     Resident,
     Variant,
     code_of,
+    compile_recorded,
     record,
     source_of,
     triton_series,
@@ -130,6 +131,19 @@ def test_where_a_run_is_cut_compiles_nothing_anew(name):
     cuts = [(0, 1), (1, 7), (16, 16), (5, 100)]
     runs = [dataclasses.replace(run, first=first, record_every=every) for first, every in cuts]
     assert len({source_of(run.record(DEVICES["sm_90"])).hash() for run in runs}) == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["resident d=5, short series", "descent d=1, sgd"])
+def test_the_epochs_between_records_are_made_once(name, device):
+    # On a GPU every record repeated all epochs before it: Triton 3.6 and 3.7 took a number that the loop over records
+    # carries through its two inner loops for the one that it begins with. No inner loop may begin at such a number.
+    ir = compile_recorded(LOOPS[name].record(DEVICES[device]), DEVICES[device]).asm["ttgir"].splitlines()
+    loops = [(number, re.search(r"scf\.for %\w+ = (%[\w#]+) to", line)) for number, line in enumerate(ir)]
+    outer, *inner = [(number, found[1]) for number, found in loops if found]
+    assert len(inner) == 2
+    for number, bound in inner:
+        assert any(re.match(rf"\s*{bound} = ", line) for line in ir[outer[0] : number]), ir[number]
 
 
 @pytest.mark.parametrize("device", ["sm_90", "gfx942"])

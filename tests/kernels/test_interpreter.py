@@ -43,7 +43,7 @@ def narrow_eager(problem):
 def check_objective(problem, what: str) -> None:
     """All outputs of the objective, together and each alone."""
     truth, eager = problem.to(torch.float64).objective(), narrow_eager(problem).objective()
-    size = float(problem.values().abs().max()) if problem.values().numel() else 0.0
+    size = problem.size()
     compute = torch.float64 if problem.x.dtype == torch.float64 else torch.float32
     arguments = (
         problem.x,
@@ -326,3 +326,36 @@ def test_a_nan_residual_is_nan_in_the_slope(loss):
     assert grad_coef.isnan().all()
     assert grad_y is not None
     assert grad_y.isnan().nonzero().tolist() == [[0, TILE]]
+
+
+def negated(operand: Tensor) -> Tensor:
+    """The same numbers as a view that torch negates lazily."""
+    view = torch.complex(operand, -operand).conj().imag
+    assert view.is_neg()
+    return view
+
+
+@pytest.mark.parametrize("name", ["x", "y", "coef", "weight", "upstream"])
+def test_views_that_are_negated_lazily(name):
+    problem = make_problem(40, 3, n_series=2, shared_x=False, weight=True, upstream=True)
+    operands = {key: getattr(problem, key) for key in ("x", "y", "coef", "weight", "upstream")}
+    wants = {"want_x": True, "want_y": True, "want_weight": True}
+    expected = objective(*operands.values(), None, "power", "mse", 0.0, **wants)
+    operands[name] = negated(operands[name])
+    for ours, theirs in zip(objective(*operands.values(), None, "power", "mse", 0.0, **wants), expected, strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours, theirs)
+
+
+def test_values_of_views_that_are_negated_lazily():
+    problem = make_problem(40, 3, n_series=2, shared_x=False)
+    operands = (torch.randn(2, 40), problem.x, problem.coef)
+    views = [negated(operand) for operand in operands]
+    assert torch.equal(evaluate(*views[1:], None, "power"), evaluate(*operands[1:], None, "power"))
+    wants = {"want_x": True, "want_coef": True}
+    found = evaluate_backward(*views, None, "power", **wants)
+    for ours, theirs in zip(found, evaluate_backward(*operands, None, "power", **wants), strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours, theirs)

@@ -290,3 +290,30 @@ def test_samples_that_are_masked_lie_outside_of_a_far_domain():
     problem = make_problem(33, 8, basis="chebyshev")
     x = 1e5 + torch.round(problem.x * 64) / 64
     check(replace(problem, x=x, domain=(1e5 - 1.5, 1e5 + 1.5)), epochs=2)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in which the interpreter computes
+@pytest.mark.parametrize("loss", ["mse", "log_cosh", "poisson_nll rate"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_samples_of_weight_zero_are_left_out(value, loss):
+    problem = make_problem(70, 3, n_series=2, shared_x=False, weight=True, case=LOSSES[loss])
+    assert problem.weight is not None
+    is_out = torch.zeros(70, dtype=torch.bool)
+    is_out[[3, 4, 64, 69]] = True
+    problem.weight[:, is_out] = 0.0
+    problem.x[:, [3, 64]] = problem.y[:, [4, 69]] = value
+    clean = replace(problem, x=problem.x[:, ~is_out], y=problem.y[:, ~is_out], weight=problem.weight[:, ~is_out])
+    rule = SGD(1e-3)
+    found = run(problem, rule, 3, scale=1.0 / 70)
+    expected = run(clean, rule, 3, scale=1.0 / 70)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.coef, expected.coef, rtol=1e-5, atol=1e-6)
+
+
+def test_views_that_are_negated_lazily():
+    problem = make_problem(70, 3, n_series=2, shared_x=False, weight=True)
+    rule = SGD(1e-3)
+    found = run(problem, rule, 3, layout=lambda operand: torch.complex(operand, -operand).conj().imag)
+    expected = run(problem, rule, 3, layout=lambda operand: operand)
+    assert torch.equal(found.coef, expected.coef)
+    assert torch.equal(found.losses, expected.losses)

@@ -10,6 +10,7 @@ import exact
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from cases import LAYOUTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from polyfit.backends import chunked, operators, sizes
 from polyfit.backends.chunked import matrix
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
+from polyfit.losses import MSE
 
 F64 = torch.float64
 EPS = torch.finfo(F64).eps
@@ -401,7 +403,7 @@ def test_nothing_of_the_size_of_the_data_is_made():
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(1, degree + 1)
     with LargestTensor() as largest:
-        chunked.Objective(x[None], y[None], None, 1, degree, Model("chebyshev"))(coef)
+        chunked.Objective(x[None], y[None], None, 1, degree, Model("chebyshev", None, MSE()))(coef)
         chunked.evaluate_backward(y[None], x[None], coef, Model("legendre"), Wants(coef=True))
     row = sizes.current().chunk(x.device) + matrix._APART
     assert largest.elements <= row * (degree + 2) < n_samples
@@ -569,6 +571,7 @@ def test_import_needs_no_triton():
 # --- bad input
 # ---------------------------------------------------------------------------------------------------------
 
+NESTED = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
 GOOD: dict[str, Any] = {"x": torch.zeros(5), "y": torch.zeros(5), "coef": torch.zeros(3)}
 BAD = [
     ({"x": [0.0, 1.0]}, TypeError, "x is list; pass a torch.Tensor"),
@@ -591,7 +594,52 @@ BAD = [
     ({"impl": "cuda"}, ValueError, "impl='cuda' is unknown"),
     ({"impl": "triton"}, ValueError, "needs tensors on a GPU"),
     ({"domain": (1.0, 1.0)}, ValueError, "lo < hi"),
+    ({"x": None}, TypeError, "x is None; pass a torch.Tensor"),
+    ({"y": None}, TypeError, "y is None; pass a torch.Tensor"),
+    ({"coef": None}, TypeError, "coef is None; pass a torch.Tensor"),
+    ({"x": torch.zeros(5).to_sparse()}, TypeError, r"x has the layout torch.sparse_coo; pass x.to_dense\(\)"),
+    ({"coef": torch.zeros(3).to_sparse()}, TypeError, r"coef has the layout torch.sparse_coo; pass coef.to_dense\(\)"),
+    ({"x": NESTED}, TypeError, "x is a nested tensor; pass one of numbers"),
+    ({"weight": 2.0}, TypeError, r"weight is float; pass a tensor of the shape of y.*full_like\(y, weight\)"),
+    ({"weight": torch.tensor(2.0)}, ValueError, r"weight is a single number and x has shape \(5,\).*expand_as\(x\)"),
+    (
+        {"x": torch.tensor(2.0), "y": torch.zeros(5)},
+        ValueError,
+        r"x is a single number and y has shape \(5,\).*x.expand_as\(y\)",
+    ),
+    ({"loss": polyfit.losses.Huber}, TypeError, r"loss=Huber is a class; pass an object of it, Huber\(\)"),
+    ({"loss": torch.nn.MSELoss}, TypeError, r"loss=MSELoss is a class; pass .* MSELoss\(reduction='none'\)"),
+    ({"loss": None}, TypeError, "loss=None is NoneType; pass a name"),
+    ({"loss": lambda p, y: None}, TypeError, "returned NoneType; a loss takes predictions and targets"),
+    ({"loss": F.mse_loss}, ValueError, r"loss=mse_loss returned shape \(\) for .* \(5,\).*reduction='none'"),
+    ({"loss": torch.nn.MSELoss(reduction="sum")}, ValueError, r"loss=MSELoss returned shape \(\)"),
+    ({"loss": F.mse_loss, "weight": torch.ones(5)}, ValueError, r"loss=mse_loss returned shape \(\)"),
+    ({"loss": F.mse_loss, "reduction": "sum"}, ValueError, r"loss=mse_loss returned shape \(\)"),
 ]
+
+
+def test_losses_of_torch_that_are_not_reduced():
+    generator = torch.Generator().manual_seed(0)
+    x, y, weight = (torch.rand(9, generator=generator, dtype=torch.float64) for _ in range(3))
+    coef = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    expected = (weight * (0.5 - x + 2.0 * x * x - y) ** 2).sum()
+    losses = [torch.nn.MSELoss(reduction="none"), lambda p, y: F.mse_loss(p, y, reduction="none")]
+    for loss in losses:
+        found = polyfit.polynomial_loss(x, y, coef, loss=loss, weight=weight, reduction="sum")
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+        found = polyfit.polynomial_loss(x, y, coef, loss=loss, weight=weight)
+        torch.testing.assert_close(found, expected / weight.sum(), rtol=1e-13, atol=0)
+
+
+def test_a_domain_is_read_once():
+    x = torch.linspace(2.0, 4.0, 5)
+    for reduction in ("mean", "none"):
+        losses = [
+            polyfit.polynomial_loss(x, x, torch.ones(3), reduction=reduction, domain=domain)
+            for domain in ((2.0, 4.0), iter((2.0, 4.0)))
+        ]
+        assert torch.equal(*losses)
+    assert torch.equal(*(polyfit.polyval(x, torch.ones(3), domain=domain) for domain in ((2.0, 4.0), iter((2.0, 4.0)))))
 
 
 @pytest.mark.parametrize(("change", "error", "match"), BAD, ids=[str(list(case[0])) for case in BAD])

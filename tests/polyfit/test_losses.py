@@ -189,3 +189,19 @@ def test_training(loss):
 def test_bad_parameters_are_named(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+@pytest.mark.parametrize("loss", [*losses.kernel_variants().values(), losses.Huber(0.25)], ids=str)
+def test_saved_objects_load_with_weights_only(loss, tmp_path):
+    torch.save({"loss": loss}, tmp_path / "state.pt")
+    assert torch.load(tmp_path / "state.pt", weights_only=True) == {"loss": loss}
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.MSE(), losses.BCEWithLogits(), losses.BCEWithLogits(3.5), losses.PoissonNLL()], ids=str
+)
+def test_a_prediction_on_the_scale_of_y_has_the_smallest_loss(loss):
+    p = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    y = loss.to_scale_of_y(p.detach())
+    (slope,) = torch.autograd.grad(loss.value(p, y).sum(), p)
+    assert slope.abs().max() < 1e-14  # roundings of terms up to exp(3)

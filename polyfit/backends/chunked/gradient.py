@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from polyfit.backends.chunked.objective import Objective
+from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET
 from polyfit.losses import MSE
 
 
@@ -24,7 +25,7 @@ class Gradient:
 
     def __init__(self, objective: Objective) -> None:
         assert objective.kept is not None
-        part, y, weight = objective.kept
+        part, y, weight, is_out = objective.kept
         matrix, n_series, n = part.matrix, part.n_series, part.matrix.n
         n_blocks, block = matrix.n_blocks, matrix.block
         self._functions = functions = matrix.rows.numpy()  # (K, width)
@@ -32,6 +33,9 @@ class Gradient:
         self._values = np.empty((n_series, matrix.width), functions.dtype)
         self._samples = self._values[:, :n]
         self._filling = self._values[:, n:] if matrix.is_filled else None
+        self._is_out = None if is_out is None else is_out.numpy()
+        if is_out is not None:
+            y = torch.where(is_out, HARMLESS_TARGET, y)
         self._p, self._y = torch.from_numpy(self._samples), y.expand(n_series, -1)
         self._y_array, self._weight = y.numpy(), None if weight is None else weight.numpy()
         # (n_blocks, S, B) and (n_blocks, B, K): sums over blocks are float64
@@ -43,6 +47,8 @@ class Gradient:
     def __call__(self, coef: NDArray[Any]) -> NDArray[np.float64]:
         """For coefficients (S, degree + 1): the same shape, in float64."""
         np.matmul(coef.astype(self._values.dtype, copy=False), self._functions, out=self._values)
+        if self._is_out is not None:
+            np.copyto(self._samples, HARMLESS_PREDICTION, where=self._is_out)
         if isinstance(self._loss, MSE):
             np.subtract(self._samples, self._y_array, out=self._samples)
         else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polyfit.backends.chunked import left_out
 from polyfit.backends.chunked.matrix import signs
 from polyfit.backends.chunked.parts import Parts
 from polyfit.backends.results import MomentSums
 from polyfit.bases import AffineMap
+from polyfit.formula import Model
 
 
 def moments(
@@ -27,13 +29,17 @@ def moments(
     takes one more row on the left of the product with the matrix of the functions, instead of as many functions again.
     """
     n_series = max(rows.shape[0] for rows in (x, y, weight) if rows is not None)
-    parts = Parts(x, n_series, degree, mapping, "chebyshev", dtype=torch.float64, is_signed=True)
+    is_out = left_out.zeros(weight)
+    x, x_out = left_out.apart(x, is_out, degree, Model("chebyshev", mapping))
+    parts = Parts(x, n_series, degree, mapping, "chebyshev", dtype=torch.float64, is_signed=True, is_out=x_out)
     size = degree + 1
     signs_of_rows = signs(x, size)
     coef = x.new_zeros((1, size), dtype=torch.float64) if coef is None else coef.double() * signs_of_rows
     total = None
     for part in parts:
         residuals = part.matrix.residuals(part.coefficients(coef.expand(n_series, size)), part.operand(y))
+        if is_out is not None:
+            part.matrix.samples(residuals).masked_fill_(part.rows(is_out), 0.0)
         part_weight = None if weight is None else part.operand(weight)
         total = part.add(part.matrix.normal(residuals, part_weight, want_gram=want_gram), total)
     if total is None:  # no samples
@@ -54,7 +60,8 @@ def triangle(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap |
     Loan, Matrix Computations, 4th ed., 5.1: any orthogonal triangularisation; "tall skinny QR" in later work).
     """
     factor = x.new_zeros((degree + 1, degree + 1), dtype=torch.float64)
-    for part in Parts(x, 1, degree, mapping, "chebyshev", dtype=torch.float64):
+    is_out = left_out.zeros(weight)
+    for part in Parts(x, 1, degree, mapping, "chebyshev", dtype=torch.float64, is_out=is_out):
         rows = part.matrix.functions()[0].T
         if weight is not None:
             rows = rows * part.operand(weight)[0].sqrt().unsqueeze(1)
@@ -66,7 +73,8 @@ def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | Non
     """The Gram matrix sum_n w_n P_j(t_n) P_k(t_n) of each series, (S, degree + 1, degree + 1), in float64."""
     n_series = x.shape[0] if weight is None else max(x.shape[0], weight.shape[0])
     total = x.new_zeros((n_series, (degree + 1) ** 2), dtype=torch.float64)
-    for part in Parts(x, n_series, degree, mapping, basis, dtype=torch.float64):
+    x, is_out = left_out.apart(x, left_out.zeros(weight), degree, Model(basis, mapping))
+    for part in Parts(x, n_series, degree, mapping, basis, dtype=torch.float64, is_out=is_out):
         rows = part.matrix.functions()
         left = rows if weight is None else rows * part.operand(weight).unsqueeze(1)
         total = part.add((left @ rows.transpose(1, 2)).flatten(1), total)

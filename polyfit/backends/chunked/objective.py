@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked import left_out
 from polyfit.backends.chunked.parts import Part, Parts
 from polyfit.backends.chunked.values import derivative, slopes
 from polyfit.backends.results import LossSums, Wants
-from polyfit.formula import Model, compute_dtype
+from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model, compute_dtype
 from polyfit.losses import MSE, Loss
 
 
@@ -29,6 +31,15 @@ class _Terms(NamedTuple):
     losses: Tensor | None = None  # (s, n): l
 
 
+class _Data(NamedTuple):
+    """A part with its operands: y, weight (None for 1) and the samples that are left out (None for none)."""
+
+    part: Part
+    y: Tensor  # (s or 1, n), as the others
+    weight: Tensor | None
+    is_out: Tensor | None
+
+
 class _Wanted(NamedTuple):
     """What is wanted of the samples of a part: sums for the gradient to coef and for the value, losses, slopes to y."""
 
@@ -38,9 +49,11 @@ class _Wanted(NamedTuple):
     to_y: bool
 
 
-def _squared_error(part: Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
-    matrix = part.matrix
-    delta = residual = matrix.residuals(coef, y)
+def _squared_error(data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
+    matrix, weight = data.part.matrix, data.weight
+    delta = residual = matrix.residuals(coef, data.y)
+    if data.is_out is not None:
+        matrix.samples(residual).masked_fill_(data.is_out, 0.0)
     if weight is not None and (wanted.value or wanted.losses):
         delta = matrix.pad(matrix.samples(residual) * weight)
     elif weight is not None:
@@ -53,17 +66,21 @@ def _squared_error(part: Part, coef: Tensor, y: Tensor, weight: Tensor | None, w
     return _Terms(delta, residual, sums)
 
 
-def _other_loss(loss: Loss, part: Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
-    matrix = part.matrix
+def _other_loss(loss: Loss, data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
+    matrix, weight = data.part.matrix, data.weight
     values = matrix.values(coef)
     p = matrix.samples(values)
-    losses = loss.value(p, y.expand_as(p)) if wanted.value or wanted.losses else None
+    y = data.y.expand_as(p)
+    if data.is_out is not None:
+        p.masked_fill_(data.is_out, HARMLESS_PREDICTION)
+        y = y.masked_fill(data.is_out, HARMLESS_TARGET)
+    losses = loss.value(p, y) if wanted.value or wanted.losses else None
     to_y = None
     if wanted.to_y:
-        slope, to_y = loss.slopes(p, y.expand_as(p))
+        slope, to_y = loss.slopes(p, y)
         p.copy_(slope)
     else:
-        loss.slope_(p, y.expand_as(p))
+        loss.slope_(p, y)
     if weight is not None:
         p.mul_(weight)
         to_y = to_y if to_y is None else to_y * weight
@@ -111,19 +128,50 @@ class Objective:
         self._is_squared = isinstance(model.loss, MSE)
         self._slope_factor = 2.0 if self._is_squared else 1.0  # of delta, see _Terms
         self.factor = self._slope_factor * scale
-        at_once = sizes.current().kept if keep else 0
-        self._parts = Parts(x, n_series, degree, model.affine_map, model.basis, at_once=at_once)
-        self._kept = [self._load(part) for part in self._parts] if keep and self._parts.is_one else None
+        self._degree, self._at_once = degree, sizes.current().kept if keep else 0
+        self._is_out = left_out.zeros(weight)
+        self._parts = self._cut(self._is_out)
+        self._kept = None
+        if keep and self._parts.is_one:
+            self._kept = [self._load(part, self._is_out) for part in self._parts]
 
     @property
-    def kept(self) -> tuple[Part, Tensor, Tensor | None] | None:
-        """The only part with its y and weight, where its data lie on a CPU, are kept, and all series share x."""
+    def kept(self) -> _Data | None:
+        """The only part with its operands, where its data lie on a CPU, are kept, and all series share the matrix."""
         is_on_cpu = self._x.device.type == "cpu"
-        return self._kept[0] if is_on_cpu and self._kept and self._x.shape[0] == 1 else None
+        return self._kept[0] if is_on_cpu and self._kept and self._parts.is_shared else None
 
-    def _load(self, part: Part) -> tuple[Part, Tensor, Tensor | None]:
-        weight = self._weight
-        return part, part.operand(self._y), None if weight is None else part.operand(weight)
+    def _cut(self, is_out: Tensor | None) -> Parts:
+        """The data in parts, without the samples that are left out."""
+        model = self._model
+        x, is_out = left_out.apart(self._x, is_out, self._degree, model)
+        return Parts(
+            x, self._n_series, self._degree, model.affine_map, model.basis, at_once=self._at_once, is_out=is_out
+        )
+
+    def _load(self, part: Part, is_out: Tensor | None) -> _Data:
+        weight = None if self._weight is None else part.operand(self._weight)
+        return _Data(part, part.operand(self._y), weight, None if is_out is None else part.rows(is_out))
+
+    def _not_finite(self, coef: Tensor) -> Tensor | None:
+        """Samples (S, N) of weight zero whose loss is not finite; None if there are none."""
+        if self._is_out is None:
+            return None
+        losses = self._x.new_zeros((self._n_series, self._x.shape[1]), dtype=self._parts.dtype)
+        for part in self._cut(None):
+            p = part.matrix.samples(part.matrix.values(part.coefficients(coef)))
+            losses[part.series, part.samples] = self.loss.value(p, part.operand(self._y).expand_as(p))
+        return left_out.not_finite(self._is_out, losses)
+
+    def _data(self, coef: Tensor, wants: Wants) -> Iterator[_Data]:
+        """The parts with their operands."""
+        if self._kept is not None and not wants.weight:
+            return iter(self._kept)
+        is_out, parts = self._is_out, self._parts
+        if wants.weight:  # the loss of a sample of weight zero is its gradient to the weight
+            is_out = self._not_finite(coef)
+            parts = self._cut(is_out)
+        return (self._load(part, is_out) for part in parts)
 
     def __call__(
         self,
@@ -152,8 +200,9 @@ class Objective:
         grad_weight = zeros(self._weight, wants.weight)
         wanted = _Wanted(wants.coef, want_value, losses=wants.weight, to_y=wants.y)
         sums = total_weight = None
-        for part, y, weight in self._kept if self._kept is not None else map(self._load, self._parts):
-            terms = self._terms(part, part.coefficients(wide), y, weight, wanted)
+        for data in self._data(wide, wants):
+            part, weight = data.part, data.weight
+            terms = self._terms(data, part.coefficients(wide), wanted)
             if terms.sums is not None:
                 sums = part.add(terms.sums, sums)
             if want_value and weight is not None:
@@ -167,6 +216,7 @@ class Objective:
                 part.deposit(to_y, grad_y, upstream)
             if grad_weight is not None:
                 losses = part.matrix.samples(terms.residual).square() if terms.losses is None else terms.losses
+                losses = losses if data.is_out is None else losses.masked_fill(data.is_out, 0.0)
                 part.deposit(losses, grad_weight, upstream)
         if sums is None:  # no samples, or no sums wanted
             sums = coef.new_zeros((n_series, coef.shape[1] + want_value), dtype=torch.float64)
@@ -181,10 +231,10 @@ class Objective:
             grad_weight,
         )
 
-    def _terms(self, part: Part, coef: Tensor, y: Tensor, weight: Tensor | None, wanted: _Wanted) -> _Terms:
+    def _terms(self, data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
         if self._is_squared:
-            return _squared_error(part, coef, y, weight, wanted)
-        return _other_loss(self.loss, part, coef, y, weight, wanted)
+            return _squared_error(data, coef, wanted)
+        return _other_loss(self.loss, data, coef, wanted)
 
 
 def _times(sums: Tensor, factor: float, upstream: Tensor | None) -> Tensor:

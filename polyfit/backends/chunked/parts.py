@@ -25,9 +25,14 @@ class Part(NamedTuple):
 
     def operand(self, rows: Tensor) -> Tensor:
         """Rows (S or 1, N) of y, weight or an upstream gradient: (s or 1, n), in the dtype of the matrix."""
-        if not self.is_all:
-            rows = (rows[self.series] if rows.shape[0] > 1 else rows)[:, self.samples]
+        rows = self.rows(rows)
         return rows if rows.dtype == self.dtype else rows.to(self.dtype)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Rows (S or 1, N): (s or 1, n)."""
+        if self.is_all:
+            return rows
+        return (rows[self.series] if rows.shape[0] > 1 else rows)[:, self.samples]
 
     def coefficients(self, coef: Tensor) -> Tensor:
         """Rows (S, K) of coefficients: (s, K)."""
@@ -68,6 +73,12 @@ class Parts:
         dtype: of the matrices; by default what `internal_dtype` says.
         at_once: elements (series x samples) up to which there is one part, if that is more than a chunk.
         is_signed: whether the functions are multiplied by `signs`.
+        is_out: samples whose x is replaced by a harmless one, one row for each row of x or one for all; or None.
+
+    Attributes:
+        dtype: of the matrices.
+        is_one: whether there is one part.
+        is_shared: whether all series share x, and with it a matrix.
     """
 
     def __init__(
@@ -81,11 +92,12 @@ class Parts:
         dtype: torch.dtype | None = None,
         at_once: int = 0,
         is_signed: bool = False,
+        is_out: Tensor | None = None,
     ) -> None:
-        self._is_signed = is_signed
+        self._is_signed, self._is_out = is_signed, is_out
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, steps_of(basis, degree)
-        self._is_shared = x.shape[0] == 1
+        self.is_shared = x.shape[0] == 1
         self.dtype = internal_dtype(x.dtype, x.device) if dtype is None else dtype
         lengths = sizes.current()
         n, size, longest = self._n_samples, lengths.chunk(x.device), lengths.longest_block
@@ -97,7 +109,7 @@ class Parts:
         self._block = lengths.block if n > longest else n
         n_blocks = max(1, min(size, n) // self._block)  # as many as there are, or as fit
         self._series_step = min(n_series, max(1, size // (self._block * n_blocks)))
-        if self._is_shared:  # more series in a product, fewer products
+        if self.is_shared:  # more series in a product, fewer products
             self._series_step = min(n_series, max(1, size // self._block))
             n_blocks = max(1, min(n_blocks, size // (self._block * self._series_step)))
         self._sample_step = self._block * n_blocks
@@ -107,8 +119,8 @@ class Parts:
         if self.is_one:
             if self._n_samples and self._n_series:
                 matrix = self._matrix(self._n_series, self._n_samples)
-                matrix.lay_out(self._x, self._steps, self._mapping, is_signed=self._is_signed)
                 everything = slice(None)
+                self._fill(matrix, everything, everything)
                 yield Part(everything, everything, matrix, self.dtype, self._n_series, True)
             return
         made: dict[tuple[int, int], BasisMatrix] = {}
@@ -116,21 +128,31 @@ class Parts:
             is_laid_out = False
             for series in _slices(self._n_series, self._series_step):
                 shape = (series.stop - series.start, samples.stop - samples.start)
-                if self._is_shared:
+                if self.is_shared:
                     shape = (1, shape[1])
                 if shape not in made:
                     made[shape] = self._matrix(*shape)
                 matrix = made[shape]
-                if not (self._is_shared and is_laid_out):
-                    x = self._x if self._is_shared else self._x[series]
-                    matrix.lay_out(x[:, samples], self._steps, self._mapping, is_signed=self._is_signed)
+                if not (self.is_shared and is_laid_out):
+                    self._fill(matrix, series, samples)
                     is_laid_out = True
                 yield Part(series, samples, matrix, self.dtype, self._n_series, False)
 
+    def _fill(self, matrix: BasisMatrix, series: slice, samples: slice) -> None:
+        """Lay the basis functions of these samples out."""
+
+        def part_of(rows: Tensor) -> Tensor:
+            return (rows[series] if rows.shape[0] > 1 else rows)[:, samples]
+
+        x = part_of(self._x)
+        if self._is_out is not None:
+            x = torch.where(part_of(self._is_out), 0.0 if self._mapping is None else self._mapping.center, x)
+        matrix.lay_out(x, self._steps, self._mapping, is_signed=self._is_signed)
+
     def _matrix(self, n_series: int, n_samples: int) -> BasisMatrix:
-        n_matrices = 1 if self._is_shared else n_series
+        n_matrices = 1 if self.is_shared else n_series
         return BasisMatrix(
-            self._x, n_matrices, n_samples, self._block, self._degree, self.dtype, is_shared=self._is_shared
+            self._x, n_matrices, n_samples, self._block, self._degree, self.dtype, is_shared=self.is_shared
         )
 
 

@@ -27,7 +27,7 @@ def test_every_border_of_chunks(keep, n_samples, n_series, shared, basis, set_si
     weight = torch.rand(n_series, n_samples, dtype=F64).requires_grad_()
     coef = torch.randn(n_series, 3, dtype=F64).requires_grad_()
     upstream = torch.linspace(-1, 2, n_series, dtype=F64)
-    model = Model(basis, bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64))
+    model = Model(basis, bases.affine_map((-2.0, 3.0), bases.BASES[basis], F64), MSE())
 
     losses = plain_loss(x, y, coef, weight, "sum", per_series=True, domain=(-2.0, 3.0), basis=basis)
     to_x, to_y, to_coef, to_weight = torch.autograd.grad(losses, (x, y, coef, weight), upstream)
@@ -99,7 +99,7 @@ def test_gradient_of_small_data_is_autograds(loss, n_samples, n_series, weight_r
 
 
 def test_data_that_are_not_small():
-    x, model = torch.rand(2, 50), Model("power")
+    x, model = torch.rand(2, 50), Model("power", None, MSE())
     many = chunked.Objective(x, x, None, 2, 3, model, keep=True)
     long = chunked.Objective(torch.rand(1, sizes.current().kept + 1), x[:1, :1], None, 1, 3, model, keep=True)
     assert many.kept is None

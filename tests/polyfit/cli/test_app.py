@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Never
 
 import pytest
-from commands import Command, contents, train
+from commands import Command, contents, train, write_csv
 
 import polyfit
 from polyfit.__main__ import main
@@ -94,6 +94,47 @@ def test_the_process_ends_with_status_2_one_line_and_no_traceback(tmp_path: Path
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize(("target", "status"), [("a reader that has gone", 0), ("a full disk", 2)])
+def test_files_are_written_where_standard_output_cannot_be(tmp_path: Path, target, status):
+    write_csv(str(tmp_path / "line.csv"), range(11), range(11))
+    reading, writing = os.pipe()
+    os.close(reading)
+    full = os.open("/dev/full", os.O_WRONLY)
+    root = Path(polyfit.__file__).parents[1]
+    path = os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run(
+        [sys.executable, "-m", "polyfit", "fit", "line.csv", "--x=x", "--y=y", "--degree=1", "--save=a.json"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=full if target == "a full disk" else writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(full)
+    os.close(writing)
+    assert ended.returncode == status
+    assert ended.stderr == (
+        "error: standard output cannot be written: No space left on device; files are written all the same\n"
+        if status
+        else ""
+    )
+    assert set(contents(tmp_path)) == {str(tmp_path / "line.csv"), str(tmp_path / "a.json")}
+
+
+def test_names_of_options_are_checked_before_the_file_is_read(refused: Callable[..., str]):
+    train_absent = ["train", "absent.csv", "--x", "x", "--y", "y", "--degree", 1]
+    fit_absent = ["fit", "absent.csv", "--x", "x", "--y", "y", "--max-degree", 1]
+    assert "--optimizer newton is unknown" in refused(*train_absent, "--optimizer", "newton")
+    assert "loss='hinge' is unknown" in refused(*train_absent, "--loss", "hinge")
+    assert "engine='fast' is unknown" in refused(*train_absent, "--engine", "fast")
+    assert "--monitor radio is unknown" in refused(*train_absent, "--monitor", "radio")
+    assert "--lr=-1.0" in refused(*train_absent, "--lr", -1)
+    assert "criterion='r2' is unknown" in refused(*fit_absent, "--criterion", "r2")
+    for arguments in (train_absent, fit_absent):
+        assert "basis='cubic' is unknown" in refused(*arguments, "--basis", "cubic")
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich", "matplotlib"])
 def test_a_missing_library_is_named_with_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing
@@ -107,6 +148,22 @@ def test_a_missing_library_is_named_with_what_installs_it(
         captured.err == f"error: the command line needs {missing}; install it with: pip install 'fused-polyfit[cli]'\n"
     )
     assert captured.out == ""
+
+
+def test_ctrl_c_while_libraries_load_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "polyfit.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "polyfit.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ("", "stopped\n")
 
 
 def test_main_ends_the_process_with_the_status_of_the_command(monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """`polyfit demo`: what it computes, compares and draws."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from commands import NUMBER, Command, assert_shows_curves, contents
+
+from polyfit.cli import demo
+from polyfit.training import Reason
 
 
 def test_demo_descends_as_numpy_does_in_double(command: Command):
@@ -75,3 +79,25 @@ def test_demo_takes_rules_losses_bases_engines_and_agrees_with_eager(command: Co
     assert outcome.number(rf"^loss {NUMBER} after 100 epochs in .* \({engine}\)$") > 0
     assert outcome.number(rf"largest difference between coefficients after 30 epochs: {NUMBER}") < 1e-5
     assert "100/100" in outcome.out
+
+
+@pytest.mark.parametrize("run", [1, 2, 3, 4])
+def test_ctrl_c_in_any_run_of_the_demo_ends_it_without_a_comparison(
+    command: Command, monkeypatch: pytest.MonkeyPatch, run
+):
+    whole, calls = demo.train, []
+
+    def train(*values, **options):
+        calls.append(options["epochs"])
+        result = whole(*values, **options)
+        ended = torch.full_like(result.reasons, Reason.INTERRUPTED if len(calls) == run else Reason.EPOCHS)
+        return dataclasses.replace(result, reasons=ended)
+
+    monkeypatch.setattr(demo, "train", train)
+    outcome = command("demo", "--epochs", 200, "--eager-epochs", 20, "--out", "demo.png")
+    assert len(calls) == run  # warming, the run, the Chebyshev basis, the comparison
+    assert outcome.status == 130
+    assert "largest difference between coefficients" not in outcome.out
+    assert Path("demo.png").exists() == (run > 1)
+    if run > 2:
+        assert "stopped by Ctrl-C: the comparison is not complete" in outcome.out

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import exact
@@ -66,3 +67,10 @@ def test_bad_options_of_fit_are_refused(refused, command):
     assert outcome.status == 0
     assert "warning: the data determine 1 of 2 coefficients" in outcome.out
     assert "rank_deficient" in outcome.out
+
+
+def test_a_picture_without_scipy_is_refused_before_anything_is_written(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.special", None)  # as if it were not installed
+    line = refused("fit", "line.csv", "--x", "x", "--y", "y", "--degree", 1, "--save", "fit.json", "--out", "fit.png")
+    assert "--out needs scipy.special: " in line
+    assert "pip install 'fused-polyfit[cli]'" in line

@@ -89,3 +89,20 @@ def test_monitors_that_are_unknown_or_not_installed_are_refused(
     assert "'one' is not a port; pass a number" in refused(*train(monitor="visdom:localhost:one"))
     monkeypatch.setitem(sys.modules, "visdom", None)
     assert "pip install 'fused-polyfit[visdom]'" in refused(*train(monitor="visdom"))
+
+
+@pytest.mark.parametrize(
+    ("given", "character"), [(";", ";"), ("tab", "\t"), ("\t", "\t"), ("~", "~"), (None, "|"), (" ", " ")]
+)
+def test_the_delimiter_can_be_given(command: Command, given, character):
+    Path("data.csv").write_text(character.join("xy") + "\n" + "".join(f"{k}{character}{k}\n" for k in range(4)))
+    delimiter = () if given is None else ("--delimiter", given)
+    for arguments in (train("data.csv"), ["fit", "data.csv", "--x", "x", "--y", "y", "--degree", 1]):
+        outcome = command(*arguments, *delimiter)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert "data.csv: 4 rows, 4 used" in outcome.out
+
+
+def test_a_delimiter_of_several_characters_is_refused(refused: Callable[..., str]):
+    for given in (";;", "", '"'):
+        assert f"--delimiter {given!r} is not one character; pass" in refused(*train(delimiter=given))

@@ -35,13 +35,20 @@ def test_every_ending_that_is_offered_can_be_written(tmp_path: Path, ending):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_rows_that_cannot_be_read_are_counted_apart(command: Command):
-    Path("data.csv").write_text("x,y\n1,2\n2,\n3,many\n4,5\n,many\n", "utf-8")
+def test_rows_that_cannot_be_read_are_counted_apart_and_the_first_is_shown(command: Command):
+    rest = "".join(f"{k},{k}\n" for k in range(4, 40))
+    Path("data.csv").write_text(f"x,y\n1,2\n2,\n3,many\n{rest},many\n", "utf-8")
     outcome = command(*train("data.csv"))
-    assert (
-        "5 rows, 2 used, 2 skipped for a missing value, 1 for a value that is neither a number nor a date\n"
-        in outcome.out
+    assert outcome.out.startswith(
+        "data.csv: 40 rows, 37 used, 2 skipped for a missing value, 1 for a value that is neither a number nor a date\n"
+        "warning: line 4: 'many' in column 'y' is not a finite number: the row is left out\n"
     )
+
+
+def test_a_column_of_y_that_holds_dates_is_shown(command: Command):
+    Path("data.csv").write_text("x,y\n1,2024-01-31\n2,2024-02-01 06:30\n", "utf-8")
+    outcome = command("fit", "data.csv", "--x", "x", "--y", "y", "--degree", 1)
+    assert "\nx: 1 .. 2\ny: dates, read as days since 1970-01-01, 2024-01-31 .. 2024-02-01T06:30:00\n" in outcome.out
 
 
 BAD_OUTPUTS = [

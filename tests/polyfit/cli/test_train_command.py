@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import exact
 import numpy as np
@@ -22,6 +23,8 @@ from commands import (
     write_csv,
 )
 from numpy.polynomial import Polynomial
+
+from polyfit import plotting
 
 
 @pytest.mark.parametrize(("degree", "r_squared"), [(1, "0.9737"), (2, "0.9831"), (3, "0.9841")])
@@ -189,7 +192,9 @@ BAD_DATA = [
     pytest.param({"file": "latin.csv"}, "not text in UTF-8", id="another encoding"),
     pytest.param({"x": "z"}, "no column 'z'; its columns are 'x', 'y'", id="x not there"),
     pytest.param({"y": "z"}, "no column 'z'; its columns are 'x', 'y'", id="y not there"),
-    pytest.param({"file": "gaps.csv"}, "none of 3 rows can be used: 2 lack a value", id="no usable row"),
+    pytest.param({"file": "gaps.csv"}, "none of 3 rows can be used: 3 lack a value", id="no usable row"),
+    pytest.param({"file": "decimal.csv"}, "line 2: a row of 4 cells ('0', '5', '1', '25')", id="decimal commas"),
+    pytest.param({"file": "thousands.csv"}, "line 3: '1,000.5' in column 'y' is not a finite number", id="thousands"),
     pytest.param({"file": "constant.csv"}, "all values of 'x' are 2.5", id="constant x"),
     pytest.param({"file": "day.csv"}, "all values of 'x' are 2020-01-31", id="constant date"),
     pytest.param({"file": "narrow.csv"}, "", id="x too narrow to be mapped"),
@@ -218,7 +223,9 @@ def test_bad_input_is_refused_and_older_outputs_stay(refused: Callable[..., str]
     Path("empty.csv").touch()
     Path("header.csv").write_text("x,y\n", "utf-8")
     Path("latin.csv").write_text("x,y,été\n1,2,3\n2,3,4\n", "latin-1")
-    write_csv("gaps.csv", [1, "", 3], ["", 2, "many"])
+    write_csv("gaps.csv", [1, "", 3], ["", 2, ""])
+    Path("decimal.csv").write_text("x,y\n0,5,1,25\n", "utf-8")
+    write_csv("thousands.csv", [1, 2, 3, 4], [998.5, "1,000.5", "1,001.5", 999.5])
     write_csv("constant.csv", [2.5] * 3, [1, 2, 3])
     write_csv("day.csv", ["2020-01-31"] * 3, [1, 2, 3])
     write_csv("narrow.csv", [0, 1e-309], [1, 2])
@@ -249,6 +256,39 @@ def test_patience_ends_a_run_that_no_longer_falls(command: Command):
     assert (outcome.status, outcome.err) == (0, "")
     assert "stopped by --patience: the loss no longer falls" in outcome.out
     assert 500 < outcome.number(rf"after {NUMBER} epochs") < 10_000
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "label"),
+    [
+        ("poisson_nll", np.array([1.0, 2, 3, 3, 7, 8, 14, 20, 31, 40, 66]), "exp(polynomial)"),
+        ("bce_with_logits", np.array([0.0, 0, 0, 1, 0, 0, 1, 1, 0, 1, 1]), "1 / (1 + exp(-polynomial))"),
+    ],
+)
+def test_rates_and_probabilities_are_compared_with_y(command: Command, monkeypatch: pytest.MonkeyPatch, loss, y, label):
+    drawn: dict[str, Any] = {}
+    figure = plotting.training_figure
+
+    def training_figure(*values, **options):
+        drawn.update(options, fitted=values[3])
+        return figure(*values, **options)
+
+    monkeypatch.setattr(plotting, "training_figure", training_figure)
+    x = np.arange(11.0)
+    write_csv("data.csv", x, y)
+    outcome = command(*train("data.csv", loss=loss, epochs=20_000, lr=0.02, save="fit.json", out="fit.png"))
+    assert (outcome.status, outcome.err) == (0, "")
+    # Newton's method on the likelihood, by numpy: the canonical links make the gradient V^T (mean - y).
+    powers, coef, mean = vandermonde(x, 1), np.zeros(2), np.zeros(11)
+    for _ in range(50):
+        mean = np.exp(powers @ coef) if loss == "poisson_nll" else 1 / (1 + np.exp(-powers @ coef))
+        variance = mean if loss == "poisson_nll" else mean * (1 - mean)
+        coef = coef - np.linalg.solve(powers.T * variance @ powers, powers.T @ (mean - y))
+    r_squared = 1 - ((mean - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    assert f"R^2 {r_squared:.4f} ({label} compared with y)\n" in outcome.out
+    assert json.loads(Path("fit.json").read_text("utf-8"))["r_squared"] == pytest.approx(r_squared, abs=1e-6)
+    np.testing.assert_allclose(drawn["fitted"], mean, atol=1e-5 * y.max())
+    assert drawn["fitted_label"] == label
 
 
 def test_ctrl_c_in_a_run_saves_the_last_coefficients(command: Command, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polyfit.io.tables import Column, Table, TableError, read_columns
+from polyfit.io.tables import Cell, Column, Table, TableError, read_columns
 
 Read = Callable[..., Table]
 
@@ -20,10 +21,10 @@ Read = Callable[..., Table]
 def read(tmp_path: Path) -> Read:
     """Reads columns x and y of a file that holds the given text."""
 
-    def read_text(text: str | bytes, x: str = "x", y: str = "y") -> Table:
+    def read_text(text: str | bytes, x: str = "x", y: str = "y", delimiter: str | None = None) -> Table:
         path = tmp_path / "data.csv"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return read_columns(path, x, y)
+        return read_columns(path, x, y, delimiter=delimiter)
 
     return read_text
 
@@ -145,8 +146,16 @@ def test_each_column_is_dates_or_numbers_for_itself(read: Read):
     table = read("x,y\n20200131,20200199\n20200201,20200131\n")
     assert table.x == Column("x", [days("2020-01-31"), days("2020-02-01")], is_date=True)
     assert table.y == Column("y", [20200199.0, 20200131.0], is_date=False)
-    swapped = read("x,y\n1,2020-01-31\n2,2020-02-01\n")
+    swapped = read("x,y\n1,2020-01-31\n2,20200201\n")
     assert swapped.y == Column("y", [days("2020-01-31"), days("2020-02-01")], is_date=True)
+
+
+@pytest.mark.parametrize("name", ["y", "x"])
+def test_eight_digits_as_y_are_refused_if_they_may_be_dates(read: Read, name):
+    text = "x,y\n20200131,20200101\n20200201,20200131\n"
+    with pytest.raises(TableError, match=rf"line 2: '2020\d+' in column '{name}' may be a number or a date"):
+        read(text, y=name)
+    assert read(text.replace(",20200101", ",20200101.0")).y.values == [20200101.0, 20200131.0]
 
 
 def test_compact_and_dashed_dates_share_a_column(read: Read):
@@ -155,14 +164,15 @@ def test_compact_and_dashed_dates_share_a_column(read: Read):
 
 
 def test_numbers_and_words_among_dates_are_unreadable(read: Read):
-    table = read(one_column(["2020-01-31", "soon", "2020-02-01", "3.5", "2020-02-02", "2020-02-30", "2020-02-03"]))
-    assert table.x == Column("x", [days("2020-01-31") + k for k in range(4)], is_date=True)
+    table = read(one_column(["2020-01-31", "soon", "2020-02-01", "3.5", "2020-02-30", *["2020-02-02"] * 60]))
+    assert table.x == Column("x", [days("2020-01-31"), days("2020-02-01"), *[days("2020-02-02")] * 60], is_date=True)
     assert (table.n_missing, table.n_unreadable) == (0, 3)
+    assert str(table.first_unreadable) == "line 3: 'soon' in column 'x' is not a date"
 
 
 def test_a_date_among_numbers_is_unreadable(read: Read):
-    table = read(one_column(["1", "2", "2020-01-31", "3"]))
-    assert table.x == Column("x", [1.0, 2.0, 3.0], is_date=False)
+    table = read(one_column(["1", "2", "2020-01-31", *["3"] * 20]))
+    assert table.x == Column("x", [1.0, 2.0, *[3.0] * 20], is_date=False)
     assert table.n_unreadable == 1
 
 
@@ -179,19 +189,20 @@ def test_any_dates_are_read_as_numpy_counts_days(folder: Path, dates: list[date]
     ("cell", "described"),
     [
         ("2020-01-31", "2020-01-31"),
-        ("1958-03-29T23:59:59", "1958-03-29"),
+        ("1958-03-29T23:59:59", "1958-03-29T23:59:59"),
+        ("2024-01-31 06:30", "2024-01-31T06:30:00"),
         ("0001-01-01", "0001-01-01"),
         ("9999-12-31", "9999-12-31"),
     ],
 )
-def test_a_day_is_described_as_the_date_it_was_read_from(read: Read, cell, described):
+def test_a_date_is_described_as_it_was_written(read: Read, cell, described):
     column = read(one_column([cell])).x
     assert column.describe(column.values[0]) == described
 
 
 @pytest.mark.parametrize("cell", ["0001-01-01T00:00+05:00", "9999-12-31T23:00-05:00"])
 def test_a_time_outside_the_calendar_in_utc_is_described_or_unreadable(read: Read, cell):
-    column = read(one_column(["2020-01-31", "2020-02-01", cell])).x
+    column = read(one_column(["2020-01-31", *["2020-02-01"] * 30, cell])).x
     assert all(column.describe(value) for value in column.values)
 
 
@@ -216,10 +227,32 @@ def test_missing_values_are_skipped_and_counted(read: Read, cell):
     "cell", ["many", "1,5", "1.2.3", "0x10", "12 m", "--", "inf", "-inf", "Infinity", "1e999", "-1e999", "\0"]
 )
 def test_values_that_are_no_finite_number_are_counted_apart(read: Read, cell):
-    table = read(f'x;y\n1;10\n"{cell}";20\n3;"{cell}"\n4;\n5;50\n')
-    assert table.x == Column("x", [1.0, 5.0], is_date=False)
-    assert table.y == Column("y", [10.0, 50.0], is_date=False)
-    assert (table.n_rows, table.n_missing, table.n_unreadable) == (5, 1, 2)
+    rest = "".join(f"{k};{10 * k}\n" for k in range(5, 50))
+    table = read(f'x;y\n1;10\n"{cell}";20\n3;"{cell}"\n4;\n{rest}')
+    assert table.x == Column("x", [1.0, *range(5, 50)], is_date=False)
+    assert table.y == Column("y", [10.0, *range(50, 500, 10)], is_date=False)
+    assert (table.n_rows, table.n_missing, table.n_unreadable) == (49, 1, 2)
+    assert table.first_unreadable == Cell(3, "x", cell, is_date=False)
+
+
+@pytest.mark.parametrize(("n_rows", "n_bad"), [(4, 1), (20, 2), (39, 2), (12, 10), (1, 1)])
+def test_more_than_one_unreadable_row_of_20_is_refused_with_the_first_value(read: Read, n_rows, n_bad):
+    bad = "".join(f'{k},"1,{k:03}.5"\n' for k in range(n_bad))
+    text = "x,y\n" + "".join(f"{k},{k}\n" for k in range(n_rows - n_bad)) + bad
+    said = rf"line {n_rows - n_bad + 2}: '1,000\.5' in column 'y' is not a finite number; {n_bad} of {n_rows} rows"
+    with pytest.raises(TableError, match=said):
+        read(text)
+
+
+def test_one_unreadable_row_of_20_is_left_out(read: Read):
+    table = read("x,y\n" + "1,2\n" * 19 + "3,many\n")
+    assert (len(table.x.values), table.n_unreadable) == (19, 1)
+    assert str(table.first_unreadable) == "line 21: 'many' in column 'y' is not a finite number"
+
+
+def test_a_line_is_counted_in_the_file_where_cells_hold_line_ends(read: Read):
+    table = read('\nx,note,y\n1,"two\n\nlines",2\n\n' + "1,,2\n" * 20 + "1,,many\n")
+    assert table.first_unreadable == Cell(27, "y", "many", is_date=False)
 
 
 def test_a_row_with_one_value_missing_and_one_unreadable_counts_as_missing(read: Read):
@@ -240,8 +273,24 @@ def test_a_row_that_is_too_short_lacks_its_last_values(read: Read):
     assert (table.n_rows, table.n_missing) == (4, 2)
 
 
-def test_cells_beyond_the_header_are_not_read(read: Read):
-    assert read("x,y\n1,2,99\n3,4,,\n").y.values == [2.0, 4.0]
+def test_blank_cells_beyond_the_header_are_no_values(read: Read):
+    assert read("x,y\n1,2,\n3,4,, \n5,6\n").y.values == [2.0, 4.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # Decimal commas, the names of rows that R writes, a mark for thousands.
+        ("x,y\n0,5,1,25\n", r"line 2: a row of 4 cells ('0', '5', '1', '25') under a header of 2 ('x', 'y')"),
+        ('"x","y"\n"1",0.5,2.5\n"2",1,3\n', r"line 2: a row of 3 cells ('1', '0.5', '2.5') under a header of 2"),
+        ("x,y\n1,234\n\n2,1,234\n", r"line 4: a row of 3 cells ('2', '1', '234')"),
+        ("value\n1\n1,5\n", r"line 3: a row of 2 cells ('1', '5') under a header of 1 ('value')"),
+        ("x;y\n1;2\n3;4;;5\n", r"line 3: a row of 4 cells ('3', '4', '', '5')"),
+    ],
+)
+def test_a_row_with_more_cells_than_the_header_is_refused_with_its_line(read: Read, text, said):
+    with pytest.raises(TableError, match=re.escape(said)):
+        read(text)
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t"])
@@ -270,6 +319,44 @@ def test_delimiter_is_found(read: Read, delimiter, names, quote):
     table = read(text, x=names[0], y=names[1])
     assert table.x == Column(names[0], [1.0, 3.0], is_date=False)
     assert table.y == Column(names[1], [2.0, 4.0], is_date=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "values"),
+    [
+        ("Datum;Temperatur, Grad;y\n1;2,5;3\n", ("Datum", "y"), ([1.0], [3.0])),
+        ("Datum;Temperatur, Grad;y\n1;2;3\n", ("Temperatur, Grad", "y"), ([2.0], [3.0])),
+        ("a|b;c\n1|2\n3|4\n", ("a", "b;c"), ([1.0, 3.0], [2.0, 4.0])),
+        ("a\tb, in m\n1\t2\n3\n", ("a", "b, in m"), ([1.0], [2.0])),
+        ('"a;b",c\n"1",2\n', ("a;b", "c"), ([1.0], [2.0])),
+    ],
+)
+def test_a_header_with_several_delimiters_is_read_by_the_rows_and_the_names(read: Read, text, names, values):
+    table = read(text, *names)
+    assert (table.x.values, table.y.values) == values
+
+
+def test_a_file_that_can_be_read_in_two_ways_is_refused_unless_the_delimiter_is_given(read: Read):
+    text = "a;b, c;d\n1;2,5;3\n"
+    with pytest.raises(
+        TableError,
+        match=r"by commas \(columns 'a;b', 'c;d'\) or semicolons \(columns 'a', 'b, c', 'd'\); .*--delimiter",
+    ):
+        read(text, "x", "y")
+    with pytest.raises(TableError, match="no column 'x'; its columns are 'a', 'b, c', 'd'"):
+        read(text, "x", "y", delimiter=";")
+    assert read("x y\n1 2\n", delimiter=" ").y.values == [2.0]
+
+
+def test_blanks_before_a_quote_do_not_hide_it(read: Read):
+    table = read('x, place, y\n1, "Rue 7, 12, Lyon", 3.5\n  2,"a",  "4"\n')
+    assert (table.x.values, table.y.values) == ([1.0, 2.0], [3.5, 4.0])
+
+
+@pytest.mark.parametrize(("text", "line"), [('x,y\n1,2\n"3,4\n5,6\n', 3), ('x,y\n1,2\n\n1,"1"5\n3,4\n', 4)])
+def test_a_quote_that_ends_elsewhere_than_its_cell_is_refused(read: Read, text, line):
+    with pytest.raises(TableError, match=f"line {line}: the row that begins here cannot be read as CSV: .*quote"):
+        read(text)
 
 
 def test_quoted_cells_may_hold_delimiters_quotes_and_line_ends(read: Read):
@@ -322,8 +409,8 @@ def test_a_header_without_rows_is_refused(read: Read, text):
 
 
 def test_no_usable_row_is_refused_with_the_counts(read: Read):
-    with pytest.raises(TableError, match="none of 4 rows can be used: 3 lack a value in 'x' or 'y', 1 hold a value"):
-        read("x,y\n1,\n,2\nNA,NA\n3,many\n")
+    with pytest.raises(TableError, match="none of 3 rows can be used: 3 lack a value in 'x' or 'y';"):
+        read("x,y\n1,\n,2\nNA,NA\n")
 
 
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(read: Read):

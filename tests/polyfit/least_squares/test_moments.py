@@ -10,6 +10,7 @@ import operator
 import warnings
 from fractions import Fraction
 
+import exact
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,22 @@ def test_state_goes_through_a_file_and_copies_are_apart():
     assert torch.equal(again.fit().coef, before)
     again.update(x, y)
     assert torch.equal(again.fit().coef, moments.fit().coef)
+
+
+def test_ridge_determines_more_coefficients_than_there_are_samples():
+    x, y, weight = make_data(3)
+    fit = Moments(4, domain=(-1, 4)).update(x, y, weight).fit(ridge=0.1)
+    truth = exact.fit(x, y, 4, weight=weight, basis="chebyshev", domain=(-1.0, 4.0), ridge=0.1)
+    np.testing.assert_allclose(fit.coef.numpy(), [float(value) for value in truth.coef], rtol=1e-12)
+    assert fit.rank == 5
+    # Degrees of freedom are a difference of the number of samples and a trace.
+    assert fit.degrees_of_freedom == pytest.approx(float(truth.freedom), rel=1e-9)
+
+
+def test_a_constant_is_not_called_inaccurate():
+    moments = Moments(2, domain=(-1, 4)).update(make_data(50)[0], torch.full((50,), 0.1, dtype=torch.float64))
+    with pytest.warns(FitWarning, match="residuals are smaller than the rounding errors"):
+        assert moments.fit().status == "ok"
 
 
 def test_empty_moments_add_nothing():

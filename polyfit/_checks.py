@@ -36,7 +36,20 @@ def check_choice(name: str, value: object, accepted: Collection[object], alterna
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def plain_number(value: object) -> object:
+    """A number of numpy, and an array or a tensor of one real number, as a float; everything else as it is.
+
+    >>> plain_number(torch.tensor(0.5)), plain_number(3), plain_number("3")
+    (0.5, 3.0, '3')
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and value.dtype != torch.bool and not value.is_complex():
+        return float(value.detach())
+    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iuf":
+        return float(value.reshape(()))
+    return float(value) if _is_number(value) else value  # pyright: ignore[reportArgumentType]
 
 
 def check_number(
@@ -72,12 +85,20 @@ def check_rate(value: object) -> None:
         raise ValueError(f"lr={value!r} is not a rate to descend with; pass a positive finite number")
 
 
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse what is not an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_count(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Refuse what is not an int of at least `least`, and at most `most`; integers of numpy and of torch become ints."""
+    is_bool = isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool)
+    try:
+        count = None if is_bool else operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        count = None
+    if count is None:
         raise TypeError(f"{name}={value!r} is {type(value).__name__}; pass an int of at least {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} is too small; pass at least {least}")
+    if count < least:
+        raise ValueError(f"{name}={count} is too small; pass at least {least}")
+    if most is not None and count > most:
+        raise ValueError(f"{name}={count} is too large; pass at most {most}")
+    return count
 
 
 def checked_degree(degree: int, name: str = "degree") -> int:
@@ -254,10 +275,11 @@ def check_finite(named: dict[str, Tensor | None], remedy: str) -> None:
     for name, tensor in named.items():
         if tensor is None or bool((is_finite := tensor.isfinite()).all()):
             continue
-        where = int(is_finite.logical_not().nonzero()[0])
+        where = is_finite.logical_not().nonzero()[0].tolist()
         count = tensor.numel() - int(is_finite.sum())
         many = "1 value that is" if count == 1 else f"{count} values that are"
-        found.append(f"{name} has {many} not finite, the first is {name}[{where}] = {float(tensor[where])}")
+        place = ", ".join(map(str, where))
+        found.append(f"{name} has {many} not finite, the first is {name}[{place}] = {float(tensor[tuple(where)])}")
     if found:
         raise ValueError("; ".join(found) + f": {remedy}")
 
@@ -266,8 +288,9 @@ def check_weights(weight: Tensor) -> None:
     """Refuse negative weights."""
     is_negative = weight < 0
     if bool(is_negative.any()):
-        where = int(is_negative.nonzero()[0])
+        where = is_negative.nonzero()[0].tolist()
+        place = ", ".join(map(str, where))
         raise ValueError(
-            f"weight[{where}] is {float(weight[where])!r}, and {int(is_negative.sum())} weights are negative;"
+            f"weight[{place}] is {float(weight[tuple(where)])!r}, and {int(is_negative.sum())} weights are negative;"
             " weights are 1/sigma**2: pass numbers from 0 on"
         )

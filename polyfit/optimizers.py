@@ -15,6 +15,7 @@ table.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit._checks import check_number, check_rate
+from polyfit._checks import check_count, check_number, check_rate, plain_number
 
 Array: TypeAlias = NDArray[np.float64]
 Constants: TypeAlias = tuple[float, float, float, float]
@@ -44,6 +45,16 @@ class Schedule(Protocol):
         ...
 
 
+def _make_plain(record: Any) -> None:
+    """Turn the numbers of a dataclass into floats: those of numpy, tensors of one number, and ints where it says float.
+
+    So SGD(1) is SGD(1.0), and a rule can be compared with another, printed and kept.
+    """
+    for field in dataclasses.fields(record):
+        if str(field.type).startswith("float"):
+            object.__setattr__(record, field.name, plain_number(getattr(record, field.name)))
+
+
 @dataclass(frozen=True)
 class Step:
     """``lr * gamma ** (epoch // step_size)``, as torch.optim.lr_scheduler.StepLR.
@@ -57,8 +68,9 @@ class Step:
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         check_rate(self.lr)
-        check_number("step_size", self.step_size, 1)
+        object.__setattr__(self, "step_size", check_count("step_size", self.step_size, 1))
         check_number("gamma", self.gamma, 0.0, is_open=True)
 
     def rate(self, epoch: int) -> float:
@@ -78,6 +90,7 @@ class Exponential:
     gamma: float
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         check_rate(self.lr)
         check_number("gamma", self.gamma, 0.0, is_open=True)
 
@@ -99,8 +112,9 @@ class Cosine:
     minimum: float = 0.0
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         check_rate(self.lr)
-        check_number("epochs", self.epochs, 1)
+        object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1))
         check_number("minimum", self.minimum, 0.0)
 
     def rate(self, epoch: int) -> float:
@@ -126,9 +140,10 @@ class Warmup:
     start_factor: float = 1.0 / 3.0
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         if not isinstance(self.then, Schedule):
             check_rate(self.then)
-        check_number("epochs", self.epochs, 1)
+        object.__setattr__(self, "epochs", check_count("epochs", self.epochs, 1))
         check_number("start_factor", self.start_factor, 0.0, is_open=True)
 
     def rate(self, epoch: int) -> float:
@@ -215,7 +230,7 @@ class SGD:
     """Gradient descent with momentum, torch.optim.SGD.
 
     Args:
-        lr: learning rate, a positive number or a schedule.
+        lr: learning rate, a positive number or a schedule. Numbers may be of numpy, or tensors of one element.
         momentum: share of the last step that is kept, from 0 on.
         dampening: share of the gradient that is left out of the momentum, from the second update on.
         weight_decay: times the coefficients is added to the gradient.
@@ -238,6 +253,7 @@ class SGD:
     title: ClassVar[str] = "gradient descent"
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_lr(self.lr)
         check_number("momentum", self.momentum, 0.0)
         check_number("dampening", self.dampening)
@@ -291,9 +307,17 @@ class _AdaptiveMoments:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_lr(self.lr)
-        for i, beta in enumerate(self.betas):
+        try:
+            betas = tuple(plain_number(beta) for beta in self.betas)
+        except TypeError:
+            betas = ()
+        if len(betas) != 2 or isinstance(self.betas, str):
+            raise TypeError(f"betas={self.betas!r} is not a pair of numbers; pass two, such as betas=(0.9, 0.999)")
+        for i, beta in enumerate(betas):
             check_number(f"betas[{i}]", beta, 0.0, 1.0)
+        object.__setattr__(self, "betas", betas)
         check_number("eps", self.eps, 0.0)
         check_number("weight_decay", self.weight_decay, 0.0)
 
@@ -421,6 +445,7 @@ class RMSprop:
     title: ClassVar[str] = "RMSprop"
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         _check_lr(self.lr)
         check_number("alpha", self.alpha, 0.0)
         check_number("eps", self.eps, 0.0)

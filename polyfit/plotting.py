@@ -44,6 +44,14 @@ def sample_step(n_samples: int) -> int:
     return max(1, -(-n_samples // _MOST_SAMPLES))
 
 
+def _thinned(values: Tensor) -> Tensor:
+    """Up to 5000 elements at even steps, and the last one."""
+    step = sample_step(len(values))
+    if step == 1:
+        return values
+    return torch.cat((values[:-1:step], values[-1:]))
+
+
 def training_figure(
     losses: tuple[Tensor, Tensor],
     x: Tensor,
@@ -59,7 +67,8 @@ def training_figure(
     """The loss curve (log axis) beside the data and the fit.
 
     Args:
-        losses: epochs and losses, as `polyfit.Training.losses` has them.
+        losses: epochs and losses, as `polyfit.Training.losses` has them. Of more than 5000 records, or samples, an even
+            part is drawn, the last one always.
         x: samples, (N,).
         y: targets, (N,).
         fitted: values of the polynomial at x on the scale of y, (N,).
@@ -71,16 +80,18 @@ def training_figure(
     """
     figure = _new_figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs, values = losses
-    marker = "o" if len(epochs) == 1 else ""  # a line through one point is invisible
+    epochs, values = (_thinned(numbers) for numbers in losses)
+    is_finite = values.isfinite()
+    marker = "o" if int(is_finite.sum()) == 1 else ""  # a line through one point is invisible
     left.plot(epochs.numpy(), values.numpy(), color="tab:red", linewidth=1.6, marker=marker)
-    if bool((values > 0).any()):
+    shown = values[is_finite]
+    if bool((shown > 0).any()) and not bool((shown < 0).any()):  # a log axis would hide losses below zero
         left.set_yscale("log")
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
     left.grid(alpha=0.3, which="both")
 
-    order = x.argsort()[:: sample_step(x.shape[0])]
+    order = _thinned(x.argsort())
     x, y, fitted = (values.detach()[order].cpu().double() for values in (x, y, fitted))
     right.plot(x.numpy(), y.numpy(), ".", color="0.55", markersize=3, label="data")
     right.plot(x.numpy(), fitted.numpy(), color="tab:blue", linewidth=1.8, label=fitted_label)

@@ -18,6 +18,7 @@ Ctrl-C in a monitor ends the run.
 """
 
 from polyfit.monitor.calling import Monitor, MonitorWarning
+from polyfit.monitor.printer import Printer
 from polyfit.monitor.progress import ProgressBar
 from polyfit.monitor.recorder import Recorder
 from polyfit.monitor.records import Losses, View
@@ -28,6 +29,7 @@ __all__ = [
     "Losses",
     "Monitor",
     "MonitorWarning",
+    "Printer",
     "ProgressBar",
     "Recorder",
     "TensorBoard",

@@ -133,7 +133,8 @@ class MonitorGroup:
             function(*args)
         except Exception as error:  # no error of a monitor may end a run
             self._entries.remove(entry)
-            _warn(f"the monitor {entry.name} raised {error!r}; it is not called any more, and the run continues")
+            reason = f"{type(error).__name__}: {error}"  # repr leaves out the path of an OSError
+            _warn(f"the monitor {entry.name} raised {reason}; it is not called any more, and the run continues")
 
 
 def _warn(message: str) -> None:

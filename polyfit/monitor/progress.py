@@ -35,7 +35,7 @@ class ProgressBar:
     def __init__(self, epochs: int | None = None, description: str = "training") -> None:
         progress = import_optional("rich.progress", "ProgressBar", "cli")
         self._progress = progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),  # brackets hold units
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("loss {task.fields[loss]:.6g}"),

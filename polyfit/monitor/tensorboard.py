@@ -87,4 +87,4 @@ class TensorBoard:
 
         canvas = FigureCanvasAgg(plotting.training_figure(losses, *data_and_fit(self._view, coef)))
         canvas.draw()
-        return np.asarray(canvas.buffer_rgba())[..., :3]
+        return np.array(canvas.buffer_rgba())[..., :3]  # a copy: torch warns of a buffer that cannot be written to

@@ -79,7 +79,7 @@ class Visdom:
 
     def _show_losses(self, epochs: np.ndarray[Any, Any], values: np.ndarray[Any, Any], update: str | None) -> None:
         options = {"title": "loss", "xlabel": "epoch", "ylabel": "loss"}
-        if (values > 0).any():
+        if (values > 0).any() and not (values < 0).any():
             options["ytype"] = "log"
         self._connection.line(
             X=epochs, Y=_finite(values), win=self._window, env=self._env, update=update, opts=options

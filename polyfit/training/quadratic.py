@@ -35,6 +35,10 @@ from polyfit.backends import operators
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array, to_array
 
+OVERFLOWS = (
+    "the curvature of the squared loss overflows float64: the polynomials of the basis are too large on these x; pass"
+    " domain=(lowest, highest x), or scale x"
+)
 # Digits of float64 that a reference at the minimum may cost: roundings of its coefficients, as polynomials, and the
 # rounding of H along the direction of its smallest eigenvalue. It leaves 12 digits of the loss at the start.
 _LARGEST_AMPLIFICATION = 1e3
@@ -116,7 +120,10 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     center = algebra.corrections(grams, of_y)
     best = internal.to_user(center)
     internal_hessian = 2.0 * scale * grams
-    hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
+    with np.errstate(all="ignore"):
+        hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
+    if not np.isfinite(hessian).all():
+        raise ValueError(OVERFLOWS)
     eigenvalues = _eigenvalues(hessian, internal_hessian, internal.from_internal)
 
     is_from_start = _costs_digits(best, center, internal.to_internal) | (

@@ -24,6 +24,14 @@ class Reason(enum.IntEnum):
     DIVERGED = 4  # the loss became NaN or infinite
     INTERRUPTED = 5  # Ctrl-C was pressed
 
+    def __str__(self) -> str:
+        """The name.
+
+        >>> print(Reason.EPOCHS)
+        EPOCHS
+        """
+        return self.name
+
 
 @dataclass(frozen=True)
 class EarlyStopping:
@@ -58,12 +66,16 @@ class EarlyStopping:
             check_limit(name, value, -math.inf if name == "loss" else 1 if name == "patience" else 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Training:
     """The result of a run of `polyfit.train`.
 
     The attributes after `path` say how far from the optimum the run ended. They are known for the squared loss and None
-    for other losses. With ``per_series=True`` numbers are tensors (*batch).
+    for other losses. With ``per_series=True`` numbers are tensors (*batch). ``print(result)`` shows the run in a few
+    words.
+
+    Optimum and smallest loss are those of the loss alone. A rule with weight decay does not go there: SGD, for example,
+    goes to the minimum of ``loss + weight_decay * sum(coef**2) / 2``.
 
     Attributes:
         coef: coefficients after the last update, lowest degree first.
@@ -73,8 +85,8 @@ class Training:
         updates: number of epochs that each series made, () or (*batch) int64.
         reasons: why each series ended, codes of `Reason`, () or (*batch) int8.
         path: the coefficients at each record, (records, *coef.shape), with ``keep_path=True``.
-        optimum: the coefficients of the smallest loss.
-        optimal_loss: the smallest loss.
+        optimum: the coefficients of the smallest loss, without weight decay.
+        optimal_loss: the smallest loss, without weight decay.
         max_stable_lr: for SGD at a constant rate, the largest rate that does not diverge.
         slowest_rate: for SGD at a constant rate, the factor by which an update multiplies the error along the slowest
             direction of descent.
@@ -94,6 +106,21 @@ class Training:
     slowest_rate: Any = None
     condition: Any = None
     _state: dict[str, Any] = field(default_factory=dict, repr=False)
+    _checksums: Any = field(default=None, repr=False)  # `polyfit.training.resuming.Checksums` of the data
+
+    def __repr__(self) -> str:
+        """The run in a few words."""
+        counts = self.reasons.flatten().bincount(minlength=len(Reason)).tolist()
+        ends = [str(Reason(code)) + (f" {n}" if self.reasons.numel() > 1 else "") for code, n in enumerate(counts) if n]
+        words = [
+            f"engine={self.engine!r}",
+            f"epochs={self.epochs}",
+            f"ended by {', '.join(ends)}" if ends else "no series",
+            f"loss {_span(self.loss)}",
+            *([] if self.optimal_loss is None else [f"smallest {_span(self.optimal_loss)}"]),
+            f"coef {tuple(self.coef.shape)} {str(self.coef.dtype).removeprefix('torch.')}",
+        ]
+        return f"Training({', '.join(words)})"
 
     @property
     def loss(self) -> Any:
@@ -138,4 +165,11 @@ class Training:
 
         With the engines moments, resident and stepwise a resumed run gives the same bits as a run that was never cut.
         """
-        return dict(self._state)
+        return {**self._state, "checksums": self._checksums.values}
+
+
+def _span(values: Any) -> str:
+    """A number, or the range of many."""
+    if not isinstance(values, Tensor):
+        return f"{values:.6g}"
+    return f"{float(values.min()):.6g} to {float(values.max()):.6g}" if values.numel() else "of none"

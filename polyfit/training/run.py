@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import functional, losses, optimizers
-from polyfit._checks import check_count
+from polyfit._checks import check_count, data_tensors
 from polyfit._problem import canonical_problem
 from polyfit.backends import chunked, native, select, triton
 from polyfit.monitor import Monitor, View
@@ -21,27 +22,27 @@ from polyfit.monitor.calling import MonitorGroup
 from polyfit.training import dynamics
 from polyfit.training.engines import ClosedForm, Engine, Graphed, Launching, State, Stepping
 from polyfit.training.passes import batches, data_pass, quadratic_pass
-from polyfit.training.quadratic import Quadratic, make_quadratic
-from polyfit.training.request import Plan, Request, make_plan, scaled_problem
+from polyfit.training.quadratic import OVERFLOWS, Quadratic, make_quadratic
+from polyfit.training.request import Plan, Request, make_plan, scaled_problem, sound_samples
 from polyfit.training.result import EarlyStopping, Training
-from polyfit.training.resuming import resumed, state_dict
+from polyfit.training.resuming import Checksums, resumed, state_dict
 from polyfit.training.supervision import Interrupts, Supervisor
 
 
 def train(
-    x: Tensor,
-    y: Tensor,
-    coef: Tensor,
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    coef: ArrayLike | Tensor,
     *,
     optimizer: optimizers.Rule,
     epochs: int,
     loss: str | losses.Loss = "mse",
     reduction: str = "mean",
     per_series: bool = False,
-    weight: Tensor | None = None,
+    weight: ArrayLike | Tensor | None = None,
     basis: str = "power",
     domain: Sequence[float] | None = None,
-    lr_scale: Tensor | None = None,
+    lr_scale: ArrayLike | Tensor | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     record_every: int = 100,
@@ -62,7 +63,8 @@ def train(
     Ctrl-C ends the run after the present epoch, and the result so far is returned. A second Ctrl-C raises.
 
     Args:
-        x: samples, ``(*batch, N)``; any shape with a 1-D `coef`.
+        x: samples, ``(*batch, N)``; any shape with a 1-D `coef`. A tensor, or anything that numpy.asarray takes.
+            Integers become float64. x, y, coef and weight are promoted to one dtype.
         y: targets, as for `polynomial_loss`.
         coef: the start, ``(*batch, degree + 1)``, lowest degree first. It is not changed.
         optimizer: the update rule, one of `polyfit.optimizers`: SGD, Adam, AdamW or RMSprop. Its rate may be a
@@ -72,12 +74,13 @@ def train(
         reduction: "mean" or "sum". The learning rate refers to it.
         per_series: whether each series has a loss of its own, with "mean" over its own samples. Each series then also
             ends by itself, and its losses are recorded. Otherwise there is one loss, over everything.
-        weight: as for `polynomial_loss`.
+        weight: as for `polynomial_loss`. A sample of weight zero is left out, whatever it holds.
         basis: as for `polynomial_loss`.
         domain: as for `polynomial_loss`.
         lr_scale: factors of the learning rate, one for each series: ``(*batch)``, or a shape that broadcasts to it.
         batch_size: samples of a batch; the last batch of an epoch may have fewer. Each batch gives one update, and
             `shuffled` draws the batches anew in each epoch. A schedule counts epochs. None for all samples at once.
+            The gradient of a batch whose weights are all zero is zero.
         seed: of the shuffling.
         record_every: record the loss over all samples once in so many epochs, and at the first and the last one.
         keep_path: keep the coefficients of each record.
@@ -96,9 +99,11 @@ def train(
         optimum and how far from it the run ended.
 
     Raises:
-        TypeError: as for `polynomial_loss`; a count that is not an int, an optimizer of another kind.
-        ValueError: as for `polynomial_loss`; a count out of range, an engine that is unknown or does not apply, a rate
-            that must diverge, the state of another run.
+        TypeError: as for `polynomial_loss`; data that are not real numbers, a count that is not an int, an optimizer of
+            another kind.
+        ValueError: as for `polynomial_loss`; data or a start that are not finite; weights that are negative, or all
+            zero in a series; a count out of range, more records than memory holds, an engine that is unknown or does
+            not apply, a rate that must diverge, the state of another run.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(-1, 1, 101, dtype=torch.float64)
@@ -114,11 +119,13 @@ def train(
     References:
         The updates are those of torch.optim.
     """
-    request = Request(
-        x, y, coef, optimizer, epochs, loss, reduction, per_series, weight, basis, domain, lr_scale, batch_size, seed,
-        record_every, keep_path, early_stopping, monitor, engine, impl, check_stability, resume,
+    request = Request.of(
+        x=x, y=y, coef=coef, optimizer=optimizer, epochs=epochs, loss=loss, reduction=reduction, per_series=per_series,
+        weight=weight, basis=basis, domain=domain, lr_scale=lr_scale, batch_size=batch_size, seed=seed,
+        record_every=record_every, keep_path=keep_path, early_stopping=early_stopping, monitor=monitor, engine=engine,
+        impl=impl, check_stability=check_stability, resume=resume,
     )  # fmt: skip
-    with torch.no_grad(), select.without_autocast(x.device):
+    with torch.no_grad(), select.without_autocast(request.x.device):
         return _run(make_plan(request))
 
 
@@ -144,14 +151,13 @@ def _run(plan: Plan) -> Training:
     state = engine.start(plan.start)
     if request.resume is not None:
         state = resumed(plan, request.resume, engine, supervisor, state)
-    monitors.begin(
-        View(request.x.detach(), request.y.detach(), request.epochs, _evaluator(request.basis, request.domain))
-    )
+    monitors.begin(View(request.x, request.y, request.epochs, _evaluator(request.basis, request.domain)))
     with Interrupts(supervisor):
         state = engine.run(state, request.epochs, supervisor)
         diverged = supervisor.finish(state.epoch, engine.losses(state.coef), state.coef)
         if diverged is not None:
             state = state.with_coef(engine.settle(supervisor, state, state.epoch, diverged))
+        supervisor.settle(state.coef, lambda: engine.losses(state.coef))
         result = _result(plan, state, quadratic, supervisor)
         with contextlib.suppress(KeyboardInterrupt):  # the run is complete: only the monitors are still to be ended
             monitors.end(result.losses, result.coef)
@@ -306,6 +312,7 @@ def _result(plan: Plan, state: State[Any], quadratic: Quadratic | None, supervis
         supervisor.path(),
         **({} if quadratic is None else _optimum(plan, quadratic, supervisor)),
         _state=state_dict(plan, state, supervisor),
+        _checksums=Checksums(plan),
     )
 
 
@@ -331,10 +338,10 @@ def _optimum(plan: Plan, quadratic: Quadratic, supervisor: Supervisor) -> dict[s
 
 
 def max_stable_lr(
-    x: Tensor,
+    x: ArrayLike | Tensor,
     degree: int,
     *,
-    weight: Tensor | None = None,
+    weight: ArrayLike | Tensor | None = None,
     reduction: str = "mean",
     basis: str = "power",
     domain: Sequence[float] | None = None,
@@ -361,21 +368,27 @@ def max_stable_lr(
     References:
         Any text on descent: the error along an eigenvector of H with eigenvalue v shrinks by 1 - lr v an update.
     """
-    check_count("degree", degree, 0)
-    start = torch.zeros(degree + 1, dtype=x.dtype, device=x.device)
+    degree = check_count("degree", degree, 0)
+    given = data_tensors({"x": x, "weight": weight})
+    samples, weights = (None if part is None else part.detach().reshape(-1) for part in given.values())
+    assert samples is not None
+    start = torch.zeros(degree + 1, dtype=samples.dtype, device=samples.device)
     problem = canonical_problem(
-        x.detach().reshape(-1),
-        x.detach().reshape(-1),
+        samples,
+        torch.zeros_like(samples),
         start,
         loss="mse",
-        weight=None if weight is None else weight.detach().reshape(-1),
+        weight=weights,
         reduction=reduction,
         per_series=False,
         basis=basis,
         domain=domain,
         impl="auto",
     )
+    problem = sound_samples(problem)
     weight_row = None if problem.weight is None else problem.weight[None]
     gram = chunked.gram(problem.x[None], weight_row, degree, problem.model.affine_map, problem.model.basis)[0]
+    if not bool(gram.isfinite().all()):
+        raise ValueError(OVERFLOWS)
     largest = float(torch.linalg.eigvalsh(2.0 * gram)[-1]) * scaled_problem(problem, reduction, per_series=False)[1]
     return 2.0 / largest if largest > 0 else math.inf

@@ -212,7 +212,9 @@ class Supervisor(Observer):
             conditions.append((totals <= stopping.loss, Reason.LOSS))
         if stopping.gradient_norm is not None:
             norm = norms()
-            norm = norm if self._per_series else np.sqrt((norm * norm).sum(keepdims=True))
+            if not self._per_series:
+                with np.errstate(all="ignore"):  # the loss shows that a run diverges
+                    norm = np.sqrt((norm * norm).sum(keepdims=True))
             conditions.append((norm <= stopping.gradient_norm, Reason.GRADIENT))
         if stopping.patience is not None:
             conditions.append((epoch - self._best_epoch >= stopping.patience, Reason.PATIENCE))
@@ -229,10 +231,10 @@ class Supervisor(Observer):
         if self._keep_path:
             now, ended = self._as_coef(coef()), self.ended
             if ended is not None and self._path:  # a compiled loop may have made more epochs of series that ended
-                kept = torch.from_numpy(ended.copy()).view(*now.shape[:-1], 1).to(now.device)
-                now = torch.where(kept, self._path[-1], now)
+                now = self._merged(ended, self._path[-1], now)
             self._path.append(now)
-        if self._monitors:
+        # Of a single loss that diverged the engine finds the epoch yet: monitors get that record at the end.
+        if self._monitors and not (len(totals) == 1 and not np.isfinite(totals[0])):
             try:
                 self._monitors(epoch, lambda: float(np.mean(totals)), lambda: self._as_coef(coef()), is_last=is_last)
             except KeyboardInterrupt:  # within a monitor: the same as at any other place
@@ -247,6 +249,31 @@ class Supervisor(Observer):
         self._updates = np.where(groups, epochs, self._updates)
         if len(groups) == 1:  # that record belongs to the coefficients of this epoch
             self._epochs[-1] = int(epochs[0])
+
+    def settle(self, coef: Any, losses: Callable[[], Array]) -> None:
+        """Let the records of series that became NaN or infinite end with their last coefficients.
+
+        Args:
+            coef: coefficients of the result, (S, p).
+            losses: gives those of them, (S,).
+        """
+        has_diverged = self._reasons == Reason.DIVERGED
+        if not has_diverged.any():
+            return
+        totals = np.asarray(self.totals(losses()), np.float64)
+        is_after = (np.array(self._epochs)[:, None] >= self._updates) & has_diverged
+        values = np.concatenate(self._values)
+        self._values = [np.where(is_after & ~np.isfinite(totals), totals, values)]
+        if self._keep_path:
+            last = self._as_coef(coef)
+            for i in np.flatnonzero(is_after.any(1)):
+                self._path[i] = self._merged(self._of_series(is_after[i]), last, self._path[i])
+
+    @staticmethod
+    def _merged(series: Mask, values: Tensor, others: Tensor) -> Tensor:
+        """Coefficients (*batch, p) of `values` for some series (S,), and of `others` for the rest."""
+        rows = torch.from_numpy(series.copy()).view(*values.shape[:-1], 1).to(values.device)
+        return torch.where(rows, values, others)
 
     def finish(self, epoch: int, losses: Array, coef: Any) -> Mask | None:
         """End the run; the series (S,) that became NaN or infinite since the last record, None if none did.
@@ -318,7 +345,7 @@ class Supervisor(Observer):
             running += [Reason.LOSS, Reason.PATIENCE, Reason.GRADIENT]
         self._is_running = np.isin(self._reasons, running)
         self._n_running = int(self._is_running.sum())
-        kept = torch.ones(len(state["epochs"]), dtype=torch.bool)
+        kept = torch.ones(len(state["epochs"]), dtype=torch.bool, device="cpu")
         if self._n_running:  # the resumed run takes the last record again where it is one of its own
             kept = (state["epochs"] % self.every == 0) & (state["epochs"] < epoch)
         self._epochs = state["epochs"][kept].tolist()

@@ -105,18 +105,18 @@ def test_a_table_does_not_depend_on_where_it_is_cut(name):
 BAD = [
     (lambda: SGD(-0.1), ValueError, "lr=-0.1 is not a rate to descend with"),
     (lambda: SGD("0.1"), TypeError, "lr='0.1' is not a number"),  # pyright: ignore[reportArgumentType]
-    (lambda: SGD(0.1, momentum=-1), ValueError, "momentum=-1 is out of range; pass a finite number from 0 on"),
+    (lambda: SGD(0.1, momentum=-1), ValueError, "momentum=-1.0 is out of range; pass a finite number from 0 on"),
     (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov=True needs momentum"),
     (lambda: SGD(0.1, 0.9, dampening=0.1, nesterov=True), ValueError, "nesterov=True needs momentum"),
     (lambda: Adam(math.nan), ValueError, "lr=nan is not a rate"),
     (lambda: Adam(betas=(0.9, 1.0)), ValueError, r"betas\[1\]=1.0 is out of range; .* from 0 and below 1"),
     (lambda: AdamW(eps=-1e-8), ValueError, "eps=-1e-08 is out of range"),
     (lambda: RMSprop(weight_decay=math.inf), ValueError, "weight_decay=inf is out of range"),
-    (lambda: Step(0.1, step_size=0), ValueError, "step_size=0 is out of range"),
+    (lambda: Step(0.1, step_size=0), ValueError, "step_size=0 is too small"),
     (lambda: Exponential(0.1, gamma=0.0), ValueError, "gamma=0.0 is out of range; pass a finite number above 0"),
-    (lambda: Cosine(0.1, epochs=0), ValueError, "epochs=0 is out of range"),
+    (lambda: Cosine(0.1, epochs=0), ValueError, "epochs=0 is too small"),
     (lambda: Warmup(0.0, epochs=3), ValueError, "lr=0.0 is not a rate"),
-    (lambda: Warmup(0.1, epochs=3, start_factor=0), ValueError, "start_factor=0 is out of range"),
+    (lambda: Warmup(0.1, epochs=3, start_factor=0), ValueError, "start_factor=0.0 is out of range"),
 ]
 
 

@@ -122,7 +122,7 @@ def as_array(values: Any) -> Array:
 def copied_like(values: Any, zeros: Values) -> Values:
     """A copy of values as an array or a tensor, whichever `zeros` is, with its dtype and on its device."""
     if isinstance(zeros, Tensor):
-        return torch.as_tensor(values).to(zeros, copy=True)
+        return (values if isinstance(values, Tensor) else torch.from_numpy(values)).to(zeros, copy=True)
     return np.array(values.numpy() if isinstance(values, Tensor) else values, dtype=zeros.dtype)
 
 
@@ -148,4 +148,5 @@ def gradient_norms(gradient: Any) -> Array:
     """Euclidean norms (S,) of gradients (S, p)."""
     if isinstance(gradient, Tensor):
         return gradient.double().norm(dim=1).cpu().numpy()
-    return np.linalg.norm(gradient.astype(np.float64), axis=1)
+    with np.errstate(all="ignore"):  # the loss shows that a run diverges
+        return np.linalg.norm(gradient.astype(np.float64), axis=1)

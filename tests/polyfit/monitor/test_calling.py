@@ -172,12 +172,20 @@ def test_a_monitor_that_fails_gives_one_warning_and_the_run_continues(when: str)
     with pytest.warns(MonitorWarning) as caught:
         a_run(monitors, losses, COEF)
     assert [str(one.message) for one in caught] == [
-        "the monitor Fails raised OSError('disk full'); it is not called any more, and the run continues"
+        "the monitor Fails raised OSError: disk full; it is not called any more, and the run continues"
     ]
     assert caught[0].filename == a_run.__code__.co_filename  # the line outside polyfit that called it
     assert fails.calls == ["begin", "record 0", "record 10", "record 20", "end"][: WHEN[when]]
     assert recorder.epochs == losses.epochs.tolist()
     assert monitors
+
+
+def test_the_path_of_a_file_error_is_shown(tmp_path):
+    def save(epoch: int, loss: float, coef: object) -> None:
+        (tmp_path / "none" / "coef.txt").write_text("")
+
+    with pytest.warns(MonitorWarning, match=r"raised FileNotFoundError: .*none.coef\.txt"):
+        a_run(MonitorGroup(save), some_losses(3), COEF)
 
 
 def test_a_group_is_false_after_its_last_monitor_failed():

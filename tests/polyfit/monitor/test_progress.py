@@ -37,6 +37,12 @@ def test_progress_bar_without_a_terminal(capsys: pytest.CaptureFixture[str], epo
     assert f"loss {float(losses.values[-1]):.6g} " in out
 
 
+@pytest.mark.parametrize("description", ["speed [m/s]", "run [/s]", "[bold]"])
+def test_a_description_is_shown_as_it_is(capsys: pytest.CaptureFixture[str], description: str):
+    a_run(MonitorGroup(ProgressBar(description=description)), some_losses(11), COEF, view=a_view(epochs=100))
+    assert description in capsys.readouterr().out
+
+
 def test_progress_bar_serves_one_run_after_the_other(capsys: pytest.CaptureFixture[str]):
     with ProgressBar() as bar:
         for epochs in (10, 40):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import pickle
 import signal
 from typing import Any
 
@@ -219,9 +220,8 @@ def test_operands_with_any_strides_train_alike(layout, engine, rule):
     result = polyfit.train(x, y, start, epochs=60, **options, **ENGINES[engine])
     for i in range(3):
         lr = 0.05 * float(scale.expand(3)[i])
-        loss, coef, _ = eager(
-            *(part[i].clone() for part in (x, y, start)), lambda p, lr=lr: MAKERS[rule](p, lr), 60, weight=weight[i]
-        )[-1]
+        make = lambda p, lr=lr: MAKERS[rule](p, lr)  # noqa: E731
+        loss, coef, _ = eager(x[i].clone(), y[i].clone(), start[i].clone(), make, 60, weight=weight[i])[-1]
         torch.testing.assert_close(result.coef[i], coef, rtol=1e-9, atol=1e-12)
         assert float(result.losses.values[-1, i]) == pytest.approx(loss, rel=1e-9)
     if engine != "closed_form":
@@ -237,8 +237,8 @@ def test_rates_of_series_that_make_no_sense_are_refused():
         run(torch.ones(2))
     with pytest.raises(ValueError, match="not positive and finite"):
         run(torch.tensor([1.0, -1.0, 1.0]))
-    with pytest.raises(TypeError, match="lr_scale is not a tensor of floats"):
-        run([1.0, 2.0, 3.0])
+    with pytest.raises(TypeError, match="lr_scale is list, which does not hold real numbers"):
+        run(["1", None, 2.0])
 
 
 # --- go on ---
@@ -325,6 +325,104 @@ def test_a_state_knows_the_rate_of_each_series(engine):
     # A factor that serves all series is that of each.
     state = polyfit.train(x, y, start, epochs=50, lr_scale=torch.tensor(0.5), **options).state_dict()
     polyfit.train(x, y, start, epochs=60, lr_scale=torch.full((3,), 0.5), resume=state, **options)
+
+
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
+def test_a_state_of_other_data_is_refused(engine):
+    x, y, start = data()
+    weight = torch.ones_like(x)
+    options: dict[str, Any] = {"optimizer": SGD(0.1), **ENGINES[engine]}
+    state = polyfit.train(x, y, start, weight=weight, epochs=20, **options).state_dict()
+    given: dict[str, Any] = {"x": x, "y": y, "coef": start, "weight": weight}
+    polyfit.train(epochs=30, resume=state, **given, **options)
+    for name, tensor in given.items():
+        bumped = tensor.clone()
+        bumped[3] = np.nextafter(float(bumped[3]), math.inf)  # the last bit of one number
+        for other in (bumped, None) if name == "weight" else (bumped,):
+            with pytest.raises(ValueError, match=f"a run with another {name}: its values differ; pass the {name} that"):
+                polyfit.train(epochs=30, resume=state, **{**given, name: other}, **options)
+    order = torch.arange(len(x)).flip(0)  # the same sums
+    with pytest.raises(ValueError, match="a run with another x"):
+        polyfit.train(x[order], y[order], start, weight=weight, epochs=30, resume=state, **options)
+    with pytest.raises(ValueError, match=r"a run with x.shape=\(80,\), not \(79,\)"):
+        polyfit.train(x[1:], y[1:], start, weight=weight[1:], epochs=30, resume=state, **options)
+
+
+def test_data_in_float32_and_with_strides_have_one_checksum():
+    x, y, start = data(3, dtype=torch.float32)
+    options: dict[str, Any] = {"optimizer": Adam(0.01), "per_series": True}
+    state = polyfit.train(x, y, start, epochs=20, **options).state_dict()
+    x, y, start = (LAYOUTS["transposed"](part) for part in (x, y, start))
+    polyfit.train(x, y, start, epochs=30, resume=state, **options)
+
+
+def test_a_result_that_was_pickled_goes_on_and_holds_no_data():
+    x, y, start = data(n=100_000)
+    result = polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=20)
+    pickled = pickle.dumps(result)
+    assert len(pickled) < 20_000
+    state = pickle.loads(pickled).state_dict()
+    further = polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=30, resume=state)
+    assert torch.equal(further.coef, polyfit.train(x, y, start, optimizer=Adam(0.01), epochs=30).coef)
+
+
+class Halving:
+    """A schedule of the user's, without a text of its own."""
+
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
+
+    def rate(self, epoch: int) -> float:
+        return self.lr * 0.5 ** (epoch // 100)
+
+
+@pytest.mark.parametrize("engine", ["moments", "stepwise"])
+def test_a_run_with_a_schedule_of_ones_own_goes_on(engine):
+    x, y, start = data()
+    run = functools.partial(polyfit.train, x, y, start, engine=engine)
+    whole = run(optimizer=Adam(Halving(0.1)), epochs=300)
+    state = run(optimizer=Adam(Halving(0.1)), epochs=150).state_dict()
+    assert torch.equal(run(optimizer=Adam(Halving(0.1)), epochs=300, resume=state).coef, whole.coef)
+    with pytest.raises(ValueError, match=r"whose rate at epoch 0 was 0\.1, not 0\.2; pass the schedule"):
+        run(optimizer=Adam(Halving(0.2)), epochs=300, resume=state)
+    with pytest.raises(ValueError, match="a run with optimizer=Adam"):
+        run(optimizer=Adam(0.1), epochs=300, resume=state)
+
+
+@pytest.mark.parametrize("engine", ["closed_form", "moments", "stepwise"])
+def test_a_state_that_was_changed_is_refused(engine):
+    x, y, start = data()
+    options: dict[str, Any] = {"optimizer": SGD(0.1, momentum=0.5), "epochs": 60, "engine": engine, "record_every": 10}
+    state = polyfit.train(x, y, start, **{**options, "epochs": 30}, keep_path=True).state_dict()
+
+    def refused(
+        changed: dict[str, Any], kind: type[Exception] = ValueError, match: str = "the state is damaged"
+    ) -> None:
+        with pytest.raises(kind, match=match):
+            polyfit.train(x, y, start, resume=changed, **options)
+
+    for name in state:
+        missing = {key: value for key, value in state.items() if key != name}
+        if name in {"version", "engine", "supervisor"}:
+            refused(missing, TypeError, "resume is not the state of a run")
+        elif name != "lr_scale" and not (engine == "closed_form" and name in {"coef", "memory"}):
+            refused(missing)
+    for name in state["supervisor"]:
+        if name != "path":
+            records = {key: value for key, value in state["supervisor"].items() if key != name}
+            refused({**state, "supervisor": records}, match=f"the state is damaged: '{name}' is missing")
+        records = {**state["supervisor"], name: torch.zeros(7, 7)}
+        refused({**state, "supervisor": records}, match=f"'{name}' is torch.float32 of shape")
+    refused({**state, "version": 2}, match="the state is of version 2, and this polyfit reads version 3; begin the run")
+    refused({**state, "epoch": -1})
+    refused({**state, "rates": [(1, 2, 3)]})
+    refused({**state, "lr_scale": 3.0})
+    reasons = torch.tensor([99], dtype=torch.int8)
+    refused({**state, "supervisor": {**state["supervisor"], "reasons": reasons}})
+    if engine != "closed_form":
+        refused({**state, "coef": state["coef"][:, 1:]}, match="'coef' is torch.float64 of shape")
+        refused({**state, "memory": []}, match="'memory' has 0 tensors in place of 1")
+        refused({**state, "memory": [None]}, match=r"'memory\[0\]' is missing")
 
 
 # --- Ctrl-C ---

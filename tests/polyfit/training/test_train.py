@@ -258,6 +258,81 @@ def test_a_run_that_leaves_the_finite_numbers_says_at_which_epoch(engine, epochs
     assert before.reason == Reason.EPOCHS
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("epochs", [500, 1000])
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
+def test_records_of_a_run_that_diverges_end_with_its_coefficients(engine, epochs):
+    name, impl = ALL_ENGINES[engine]
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    seen: list[tuple[int, float, torch.Tensor]] = []
+    monitor = lambda epoch, loss, coef: seen.append((epoch, loss, coef))  # noqa: E731
+    result = polyfit.train(
+        x, torch.exp(x), torch.zeros(3, dtype=F64), optimizer=SGD(1.4), epochs=epochs, engine=name, impl=impl,
+        check_stability=False, record_every=300, keep_path=True, monitor=monitor,
+        early_stopping=EarlyStopping(gradient_norm=0.0),
+    )  # fmt: skip
+    assert result.path is not None
+    assert result.losses.epochs.tolist() == [0, 300, result.epochs]
+    torch.testing.assert_close(result.path[-1], result.coef, rtol=0, atol=0, equal_nan=True)
+    assert not math.isfinite(result.loss)
+    # Monitors may skip records on the way; the last one is that of the result.
+    epoch, loss, coef = seen[-1]
+    assert (epoch, seen[0][0]) == (result.epochs, 0)
+    assert not math.isfinite(loss)
+    torch.testing.assert_close(coef, result.coef, rtol=0, atol=0, equal_nan=True)
+    assert all(math.isfinite(before) for _, before, _ in seen[:-1])
+
+
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
+def test_the_path_of_a_series_that_diverged_ends_with_its_coefficients(engine):
+    name, impl = ALL_ENGINES[engine]
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    result = polyfit.train(
+        x, torch.exp(x), torch.zeros(2, 3, dtype=F64), optimizer=SGD(1.4), epochs=800, engine=name, impl=impl,
+        check_stability=False, record_every=200, keep_path=True, per_series=True, lr_scale=[0.1, 1.0],
+    )  # fmt: skip
+    assert result.reasons.tolist() == [Reason.EPOCHS, Reason.DIVERGED]
+    assert result.losses.epochs.tolist() == [0, 200, 400, 600, 800]
+    assert result.path is not None
+    for record, epoch in enumerate(result.losses.epochs.tolist()):
+        is_over = epoch >= int(result.updates[1])
+        assert torch.equal(result.path[record][1], result.coef[1]) == is_over
+        assert bool(result.losses.values[record, 1].isfinite()) != is_over
+    assert torch.equal(result.path[-1], result.coef)
+
+
+def test_a_result_prints_itself_in_a_line():
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    result = polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.5), epochs=300)
+    assert str(result.reason) == f"{result.reason}" == "EPOCHS"
+    assert str(result) == repr(result)
+    assert str(result).startswith("Training(engine='closed_form', epochs=300, ended by EPOCHS, loss ")
+    assert str(result).endswith("coef (2,) float64)")
+    many = polyfit.train(
+        x, x, torch.zeros(3, 2), optimizer=Adam(0.5), epochs=3, per_series=True, loss="huber",
+        early_stopping=EarlyStopping(loss=1e9),
+    )  # fmt: skip
+    assert str(many).startswith("Training(engine='stepwise', epochs=0, ended by LOSS 3, loss ")
+    assert len(str(many)) < 120
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", None, SGD, 0.1, torch.optim.SGD])
+def test_explain_refuses_what_is_no_rule(optimizer):
+    x = torch.linspace(-1, 1, 50)
+    with pytest.raises(TypeError, match=r"optimizer is .*; pass a rule, say polyfit\.optimizers\.SGD\(lr=1e-3\)"):
+        polyfit.training.explain(x, x, torch.zeros(2), optimizer=optimizer)
+
+
+def test_the_optimum_is_that_of_the_loss_without_weight_decay():
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    y = 1.0 + 2.0 * x
+    result = polyfit.train(x, y, torch.zeros(2, dtype=F64), optimizer=SGD(0.1, weight_decay=1.0), epochs=2000)
+    assert result.optimum is not None
+    np.testing.assert_allclose(result.optimum.numpy(), [1.0, 2.0], rtol=1e-13)
+    curvatures = np.array([2.0, 2.0 * float((x**2).mean())])  # of the mean squared error
+    np.testing.assert_allclose(result.coef.numpy(), curvatures / (curvatures + 1.0) * [1.0, 2.0], rtol=1e-12)
+
+
 def test_shares_that_are_none_are_refused():
     x = torch.linspace(-1, 1, 50, dtype=F64)
     result = polyfit.train(x, x, torch.zeros(2, dtype=F64), optimizer=SGD(0.1), epochs=3)
@@ -360,7 +435,10 @@ BAD = [
     ({"engine": "fast"}, ValueError, "engine='fast' is unknown; pass one of 'auto', 'closed_form', 'moments'"),
     ({"reduction": "none"}, ValueError, "pass 'mean' or 'sum'"),
     ({"x": torch.zeros(4)}, ValueError, "last axis is samples"),
-    ({"x": torch.zeros(5, dtype=torch.int32)}, TypeError, "torch.int32"),
+    ({"x": torch.zeros(5, dtype=torch.complex64)}, TypeError, r"torch.complex64, .*; pass x\.real"),
+    ({"x": ["a"] * 5}, TypeError, "x is list of <U1, which does not hold real numbers"),
+    ({"epochs": 2**63}, ValueError, "epochs=9223372036854775808 is too large; pass at most 9007199254740992"),
+    ({"epochs": 10**12}, ValueError, "are 1e\\+10 records, 80 GB; pass record_every=932, or more"),
     ({"x": torch.zeros(0), "y": torch.zeros(0)}, ValueError, "no samples"),
     ({"x": torch.zeros(2, 5), "coef": torch.zeros(1, 3)}, ValueError, r"pass coef.expand\(\(2, 3\)\)"),
 ]

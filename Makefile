@@ -2,6 +2,7 @@
 #   make demo    the tutorial's run: sin(x), degree 5, 80000 epochs, with a picture at the end
 #   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
 #   make matrix  the reference tests as other processors run them; PYTHONS="python3.12 ..." adds interpreters
+#   make attack  random hostile problems for an hour; SECONDS=600 SEED=7 KINDS=fit,train change what it does
 #   make gpu     on a machine with a GPU: `make gpu PYTHON=python3` uses that interpreter and installs nothing
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Workers have threads of their own, as many as cores: those that wait must not spin, or they keep others from working.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint format reference matrix interpreter codegen codegen-full ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full ceilings wheel bench gpu clean
 
 setup: $(STAMP)
 
@@ -45,8 +46,13 @@ reference: setup
 matrix: setup
 	$(BIN)/python tests/matrix.py $(addprefix --python=,$(PYTHONS)) $(LEGS)
 
+# `make test` holds a short form of it. The seed is printed, and the status is 1 if anything is wrong.
+SECONDS ?= 3600
+attack: setup
+	$(BIN)/python tests/attack/run.py --seconds $(SECONDS) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
+
 interpreter: setup
-	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels
+	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels tests/attack
 
 codegen: setup
 	$(PYTEST) -m codegen tests/kernels

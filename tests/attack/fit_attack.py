@@ -185,7 +185,8 @@ def attack_far_squares(rng: Rng, judge: Judge) -> None:
 def attack_inputs(rng: Rng, judge: Judge) -> None:
     """Containers, dtypes, layouts, default device and default dtype; the numbers are easy."""
     problem = draw(rng, places=("near zero", "shifted", "years"), largest_degree=4)
-    problem.options.pop("weight", None)
+    if "zeros" not in problem.place:
+        problem.options.pop("weight", None)
     with_form(rng, problem)
     dtypes = (torch.float64, torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
     dtype = one_of(rng, dtypes)
@@ -194,9 +195,9 @@ def attack_inputs(rng: Rng, judge: Judge) -> None:
         values = getattr(problem, name)
         values = (16.0 * values if own == torch.int64 else values).to(own)
         setattr(problem, name, values)
-    if chance(rng, 0.4):
+    if "weight" not in problem.options and chance(rng, 0.4):
         problem.options["weight"] = torch.from_numpy(weights(rng, len(problem.x), one_of(rng, ("uniform", "integers"))))
-    elif chance(rng, 0.4):
+    elif "weight" not in problem.options and chance(rng, 0.4):
         with_sigma(rng, problem)
     # numpy has no bfloat16, and lists hold Python's numbers: float64
     containers = ("tensor", "tensor", "numpy", "numpy, reversed", "list")

@@ -284,7 +284,8 @@ class Moments:
             domain=self._domain,
             fixed={},
             n_samples=self._n_samples,
-            total=max(squares - float(of_y[0]) ** 2 / float(gram[0, 0]), 0.0),
+            # Divided first: the square may overflow for large weights.
+            total=max(squares - float(of_y[0]) * (float(of_y[0]) / float(gram[0, 0])), 0.0),
             unit=1.0,
             sigma_unit=1.0,
             absolute_sigma=False,

@@ -368,3 +368,15 @@ def test_the_warning_of_a_domain_says_where_the_data_are():
         FitWarning, match=r"domain is \(0, 3000\), and x has the mean 2005 and the standard deviation 8.9"
     ):
         moments.fit()
+
+
+def test_large_weights():
+    # sum(w y)**2 would be 1e402.
+    x, y, weight = make_data(50)
+    weight = 1e200 * weight
+    fit = Moments(2, domain=(-1, 4)).update(x, y, weight).fit()
+    truth = exact.fit(x, y, 2, weight=weight, basis="chebyshev", domain=(-1.0, 4.0))
+    assert truth.r_squared is not None
+    assert fit.r_squared == pytest.approx(float(truth.r_squared), rel=1e-13)
+    for ours, exactly in zip(fit.coef.tolist(), truth.coef, strict=True):
+        assert ours == pytest.approx(float(exactly), rel=1e-12)

@@ -152,9 +152,9 @@ def data_tensor(name: str, value: object) -> Tensor:
 
     Returns:
         A tensor of one of `DTYPES`, in the shape of the data. A tensor stays on its device and is returned as it is if
-        its dtype is one of these. Other data are placed on the CPU, whatever torch's default device is, and share their
-        memory with the result where torch can. Integers and booleans become float64. The masked elements of a
-        numpy.ma.MaskedArray become NaN.
+        its dtype is one of these, unless torch negates it lazily. Other data are placed on the CPU, whatever torch's
+        default device is, and share their memory with the result where torch can. Integers and booleans become float64.
+        The masked elements of a numpy.ma.MaskedArray become NaN.
 
     Raises:
         TypeError: complex numbers, dates, texts, objects; lists of unequal lengths; a sparse, nested or quantised
@@ -203,7 +203,7 @@ def _tensor_of_data(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.double()
     check_tensor(name, tensor)
-    return tensor
+    return tensor.resolve_neg()  # numpy, and views of another dtype, refuse what torch negates lazily
 
 
 def data_tensors(named: Mapping[str, object]) -> dict[str, Tensor | None]:

@@ -233,3 +233,22 @@ def nearly_the_same(x: Tensor) -> Tensor:
 )
 def test_equal_x_that_are_meant_are_not_warned_of(x):
     polyfit.fit(x, nearly_the_same(x), 0)
+
+
+def negated(values: Any) -> Tensor:
+    """A view that torch negates when it is read."""
+    tensor = torch.tensor(values, dtype=F64)
+    view = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+    assert view.is_neg()
+    return view
+
+
+def test_views_that_torch_negates_lazily_are_data():
+    x, y, weight = (torch.tensor(values, dtype=F64) for values in (X, Y, [1, 2, 3, 4, 5, 6]))
+    truth = exact.fit(x, y, 1, weight=weight)
+    fit = polyfit.fit(negated(X), negated(Y), 1, weight=negated([1, 2, 3, 4, 5, 6]), basis="power")
+    moments = Moments(1, domain=(0.0, 7.0)).update(negated(X), negated(Y), negated([1, 2, 3, 4, 5, 6])).fit()
+    for result in (fit, moments.in_basis("power")):
+        for ours, exactly in zip(result.coef.tolist(), truth.coef, strict=True):
+            assert ours == pytest.approx(float(exactly), rel=64 * EPS)
+    assert fit(negated([2.0]))[0] == pytest.approx(float(truth.value(2.0)), rel=8 * EPS)

@@ -274,3 +274,20 @@ def test_default_device_and_dtype_change_nothing(setting, engine):
         assert before.path is not None
         assert torch.equal(run.path, before.path)
     assert largest == max_stable_lr(x, 3)
+
+
+@pytest.mark.parametrize("name", EVERY_ENGINE)
+def test_views_that_torch_negates_lazily_are_data(name):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.rand(40, dtype=F64, generator=generator) for _ in range(2))
+    y, start = (torch.randn(2, n, dtype=F64, generator=generator) for n in (40, 3))
+    scales = torch.tensor([0.5, 1.0], dtype=F64)
+
+    def negated(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+
+    def run(change: Any) -> Any:
+        options = {"weight": change(weight), "lr_scale": change(scales), **ENGINES[name]}
+        return polyfit.train(change(x), change(y), change(start), optimizer=SGD(0.1), epochs=20, **options)
+
+    assert torch.equal(run(negated).coef, run(lambda tensor: tensor).coef)

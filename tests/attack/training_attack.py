@@ -5,7 +5,7 @@ What "right" means
     place, in another order. The largest difference that this makes, D, is what the data and float64 decide of the
     course of the run. A loss at a record, and the polynomial at a sample, are right if they are within ::
 
-        1e-8 of their size + 64 D + what 2**-42 of the terms of p - y makes
+        1e-8 of their size (1e-7 for adaptive rules) + 64 D + what 2**-42 of the terms of p - y makes
 
     of the first run. The tests of the engines ask 1e-9 of well-conditioned runs of 500 epochs.
 """
@@ -31,6 +31,8 @@ from polyfit.optimizers import SGD, Adam, AdamW, Exponential, RMSprop
 
 F64 = torch.float64
 _FLOOR = 1e-8
+# Of rules that scale a gradient by its own size: a small gradient brings all of its error along.
+_ADAPTIVE_FLOOR = 1e-7
 _SHARE = 64.0
 # Of the terms of p - y: 1000 roundings over the epochs of a run.
 _ROUNDINGS = 2.0**-42
@@ -267,7 +269,8 @@ def attack(rng: Rng, judge: Judge, engines: tuple[tuple[str, str], ...], loss: s
     # The rounding of p - y: of the largest y and of the terms of the largest coefficients of the run.
     terms = torch.maximum(given.start.abs(), course.coef.abs()).unsqueeze(-2)
     largest = float((table(given).abs() * terms).sum(-1).max()) + float(given.y.abs().max())
-    judge_course(judge, given, result, course, others, _ROUNDINGS * largest)
+    floor = _FLOOR if isinstance(rule, SGD) else _ADAPTIVE_FLOOR
+    judge_course(judge, given, result, course, others, _ROUNDINGS * largest, floor)
     if len(given.start) == 1 and loss == "mse" and not rule.weight_decay:
         judge_optimum(judge, given, result, _ROUNDINGS * largest)
 
@@ -281,7 +284,7 @@ def total_weight(given: Given) -> float:
 
 
 def judge_course(
-    judge: Judge, given: Given, result: Any, course: Course, others: list[Course], rounding: float
+    judge: Judge, given: Given, result: Any, course: Course, others: list[Course], rounding: float, floor: float
 ) -> None:
     """The losses at records, and the polynomial after the last update."""
     total, losses = total_weight(given), np.abs(course.losses)
@@ -293,12 +296,12 @@ def judge_course(
     ours = result.losses.values.double().numpy()
     if not judge.true(f"{ours.shape} records, expected {losses.shape}", ours.shape == losses.shape):
         return
-    allowed = _FLOOR * losses + _SHARE * difference + of_rounding
+    allowed = floor * losses + _SHARE * difference + of_rounding
     judge.within_all(f"losses ({result.engine})", ours, course.losses, allowed)
     coef = result.coef.double().reshape(len(given.start), -1, 1)
     p = (table(given) @ coef).squeeze(-1).numpy()
     difference = np.max([np.abs(run.values - course.values) for run in others])
-    allowed = _FLOOR * np.abs(course.values).max(-1, keepdims=True) + _SHARE * difference + rounding
+    allowed = floor * np.abs(course.values).max(-1, keepdims=True) + _SHARE * difference + rounding
     judge.within_all(f"p at the end ({result.engine})", p, course.values, allowed)
 
 

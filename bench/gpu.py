@@ -259,9 +259,11 @@ def headline(bench: Bench) -> None:
         narrow = tuple(part[:, :count].to(dtype) for part in (x, y))
         coef = coefs[5].to(dtype)
         timed(
-            f"objective {name} d=5", 2 * size * count, lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain)
+            f"objective {name} d=5",
+            2 * size * count,
+            lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain),  # pyright: ignore[reportCallIssue]
         )
-        timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))
+        timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))  # pyright: ignore[reportCallIssue]
         del narrow
     series, length = (3, 64) if bench.small else (1_000_000, 64)
     x, y = bench.uniform(series, length), bench.normal(series, length, seed=1)

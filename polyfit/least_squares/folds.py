@@ -234,7 +234,7 @@ def _by_qr(data: Data, coef: Tensor, folds: int) -> Folds:
         before, rest = float(whole[:, -1] @ whole[:, -1]), float(whole[-1, -1]) ** 2
         if keeps_digits(before, rest):
             break
-        center = center + change
+        center = np.asarray(center + change)
         triangles = _triangles(data, center, folds)
     total = _joined(triangles)
     training = _without_each(triangles) if folds > 1 else total[None]

@@ -153,17 +153,17 @@ def test_samples_of_weight_zero_are_left_out(value):
     x, y, weight = make_data(TILE + 9, 1, 1, 1)
     is_out = torch.zeros(TILE + 9, dtype=torch.bool)
     is_out[[3, 4, TILE, TILE + 8]] = True
-    weight[0, is_out] = 0.0
+    weight[0, is_out] = 0.0  # pyright: ignore[reportOptionalSubscript]
     x[0, [3, TILE]] = y[0, [4, TILE + 8]] = value
     found = moments(x, y, weight, 4, MAPPING)
-    clean = [operand[:, ~is_out] for operand in (x, y, weight)]
-    truth = true_moments(*clean, 4, MAPPING, 0.0)
-    assert_no_worse_than_eager(found, eager_moments(*clean, 4, MAPPING, 0.0), truth, 4)
+    clean = [operand[:, ~is_out] for operand in (x, y, weight)]  # pyright: ignore[reportOptionalSubscript]
+    truth = true_moments(*clean, 4, MAPPING, 0.0)  # pyright: ignore[reportCallIssue]
+    assert_no_worse_than_eager(found, eager_moments(*clean, 4, MAPPING, 0.0), truth, 4)  # pyright: ignore[reportCallIssue]
 
 
 def test_views_that_are_negated_lazily():
     data = make_data(40, 3, 3, 3)
-    negated = [torch.complex(operand, -operand).conj().imag for operand in data]
+    negated = [torch.complex(operand, -operand).conj().imag for operand in data]  # pyright: ignore[reportArgumentType, reportOptionalOperand]
     assert all(operand.is_neg() for operand in negated)
-    for ours, expected in zip(moments(*negated, 3, MAPPING), moments(*data, 3, MAPPING), strict=True):
+    for ours, expected in zip(moments(*negated, 3, MAPPING), moments(*data, 3, MAPPING), strict=True):  # pyright: ignore[reportCallIssue]
         assert torch.equal(ours, expected)

@@ -167,7 +167,7 @@ def test_second_derivatives(reduction):
         leaves = [tensor.clone().requires_grad_() for tensor in (x, y, coef, weight)]
         first = torch.autograd.grad(function(*leaves).sum(), leaves, create_graph=True)
         total = sum((part * torch.linspace(1, 2, part.numel(), dtype=part.dtype)).sum() for part in (first[2],))
-        return torch.autograd.grad(total, leaves)
+        return torch.autograd.grad(total, leaves)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def ours(x, y, coef, weight):
         return polyfit.polynomial_loss(x, y, coef, loss="log_cosh", weight=weight, reduction=reduction)
@@ -239,7 +239,7 @@ def test_moments(layout):
     for series in range(sums.squares.shape[0]):
         own = [operand[series] if operand.dim() == 2 else operand for operand in (x, y, weight)]
         counts = own[2] != 0
-        part = operators.moments(*(operand[counts] for operand in own), 3, (-1.5, 1.5), None, "torch")
+        part = operators.moments(*(operand[counts] for operand in own), 3, (-1.5, 1.5), None, "torch")  # pyright: ignore[reportCallIssue]
         assert part.of_x is not None
         torch.testing.assert_close(sums.of_x[series], part.of_x[0], rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(sums.of_residuals[series], part.of_residuals[0], rtol=1e-11, atol=1e-12)

@@ -40,10 +40,10 @@ def _operands() -> dict[str, Tensor]:
 def test_views_that_are_negated_lazily(impl, name):
     operands = _operands()
     leaf = operands[name].clone().requires_grad_()
-    expected = polynomial_loss(**{**operands, name: leaf})
+    expected = polynomial_loss(**{**operands, name: leaf})  # pyright: ignore[reportArgumentType]
     expected.backward()
     operands[name] = _negated(operands[name]).requires_grad_()
-    loss = polyfit.polynomial_loss(**operands, impl=impl)
+    loss = polyfit.polynomial_loss(**operands, impl=impl)  # pyright: ignore[reportArgumentType]
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(operands[name].grad, leaf.grad, rtol=1e-11, atol=1e-13)
@@ -57,7 +57,7 @@ def test_values_at_views_that_are_negated_lazily(impl):
     upstream = operands["y"]
     found = torch.autograd.grad(values, (x, coef), _negated(upstream))
     leaves = [operands[name].clone().requires_grad_() for name in ("x", "coef")]
-    expected = polyval(*leaves)
+    expected = polyval(*leaves)  # pyright: ignore[reportArgumentType]
     torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(found, torch.autograd.grad(expected, leaves, upstream), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
@@ -67,15 +67,15 @@ def test_moments_and_loops_on_views_that_are_negated_lazily():
     x, y, coef, weight = (operand[:40] for operand in _operands().values())
     views = [_negated(operand) for operand in (x, y, weight)]
     for ours, theirs in zip(
-        operators.moments(*views, 3, (-1.0, 2.0), None, "torch"),
+        operators.moments(*views, 3, (-1.0, 2.0), None, "torch"),  # pyright: ignore[reportCallIssue]
         operators.moments(x, y, weight, 3, (-1.0, 2.0), None, "torch"),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-    model = polyfit.formula.Model("power")
+    model = polyfit.formula.Model("power")  # pyright: ignore[reportAttributeAccessIssue]
     results = []
     for data in (views, (x, y, weight)):
-        call, gradient = operators.bound_objective(*data, coef.unsqueeze(0), model, "torch", 1.0)
+        call, gradient = operators.bound_objective(*data, coef.unsqueeze(0), model, "torch", 1.0)  # pyright: ignore[reportCallIssue]
         assert gradient is not None
         results.append((*call(coef.unsqueeze(0), True), torch.from_numpy(gradient(coef.unsqueeze(0).numpy()))))
     for ours, theirs in zip(*results, strict=True):

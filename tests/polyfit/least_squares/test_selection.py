@@ -145,7 +145,9 @@ def test_degrees_without_degrees_of_freedom_are_left_out(n):
     x = torch.linspace(0, 1, n, dtype=torch.float64)
     y = 2 * x + 1 + 0.1 * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
     for criterion in ("aic", "bic"):
-        with pytest.warns(FitWarning, match=rf"coefficients for {n} samples; it is meant for many .*criterion='aicc' or 'cv'"):
+        with pytest.warns(
+            FitWarning, match=rf"coefficients for {n} samples; it is meant for many .*criterion='aicc' or 'cv'"
+        ):
             selection = polyfit.select_degree(x, y, n - 1, criterion=criterion).selection
         assert selection is not None
         assert selection.degrees == tuple(range(n - 1))

@@ -365,7 +365,7 @@ def from_numpy(series: Series) -> tuple[Tensor, str, tuple[float, float]]:
         raise TypeError(
             f"series has coefficients of {series.coef.dtype}; pass one of floating-point numbers: series.coef.real, say"
         )
-    coef = torch.tensor(series.coef.tolist(), dtype=torch.float64)
+    coef = torch.tensor(series.coef.tolist(), dtype=torch.float64, device="cpu")
     return coef, names[0], _fold(series.domain.tolist(), series.window.tolist(), resolve(names[0]).window)
 
 

@@ -28,6 +28,12 @@ def set_defaults() -> Iterator[Callable[[str, torch.dtype], None]]:
     torch.set_default_dtype(torch.float32)
 
 
+def loss(*operands: Any, **options: Any) -> Tensor:
+    x, y, coef, weight = operands
+    options = {"basis": "laguerre", "domain": (0.0, 1.0), **options}
+    return polyfit.polynomial_loss(x, y, coef, weight=weight, **options)
+
+
 def _results(dtype: torch.dtype, impl: str) -> list[Tensor]:
     """Losses, values and their derivatives, for one series and for several."""
     generator = torch.Generator(device="cpu").manual_seed(0)
@@ -40,18 +46,14 @@ def _results(dtype: torch.dtype, impl: str) -> list[Tensor]:
         leaves = [operand.requires_grad_() for operand in (x, y, coef, weight)]
         for name, kind in losses.LOSSES.items():
             for options in ({"reduction": "mean", "per_series": True}, {"reduction": "none"}):
-
-                def loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, **more: Any) -> Tensor:
-                    arguments = {"weight": weight, "basis": "laguerre", "domain": (0.0, 1.0), **more}
-                    return polyfit.polynomial_loss(x, y, coef, **arguments)
-
                 value = loss(*leaves, loss=name, impl=impl, **options)
                 first = torch.autograd.grad(value.sum(), leaves, create_graph=True)
-                second = torch.autograd.grad(sum(part.double().sum() for part in first), leaves)
+                total = torch.stack([part.double().sum() for part in first]).sum()
+                second = torch.autograd.grad(total, leaves)
                 results += [value, *first, *second]
             results.append(loss(missing, y, coef, weight, loss=name, impl=impl))
             results.append(loss(missing, y, coef, weight, loss=kind().value))
-        plain = [operand.detach() for operand in (x, y, coef, weight)]
+        plain: Any = [operand.detach() for operand in (x, y, coef, weight)]
         results.append(grad(lambda coef: loss(*plain[:2], coef, plain[3], impl=impl))(plain[2]))  # noqa: B023
         results.append(jvp(lambda coef: loss(*plain[:2], coef, plain[3]), (plain[2],), (plain[2],))[1])  # noqa: B023
         if batch:

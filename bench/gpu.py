@@ -1,7 +1,7 @@
 """The kernels on a GPU: right first, then timed beside a copy of as many bytes: `python -m bench.gpu [PHASE ...]`.
 
-Phases, in order of worth: smoke, headline, training, policy. Each result is printed and, with --out FOLDER, written as
-a JSON line when it is there: a run that is cut off loses only what it had not measured.
+Phases, in order of worth: smoke, headline, many, training, policy. Each result is printed and, with --out FOLDER,
+written as a JSON line when it is there: a run that is cut off loses only what it had not measured.
 `--warm` compiles everything that the phases launch, in a minute or two, and its times say nothing: several phases can
 do so at once, and what is timed after that finds all kernels in the cache. `--small` takes small sizes: with
 TRITON_INTERPRET=1 every line runs on a machine without a GPU.
@@ -237,11 +237,12 @@ def headline(bench: Bench) -> None:
         8 * n,
         lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=False, want_coef=True),
     )
-    timed(
-        "evaluate_backward to x d=5",
-        12 * n,
-        lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=True, want_coef=True),
-    )
+    for d in (1, 5, 10):
+        timed(
+            f"evaluate_backward to x d={d}",
+            12 * n,
+            lambda d=d: evaluate_backward(y, x, coefs[d], None, "power", want_x=True, want_coef=True),
+        )
     timed(
         "objective chebyshev, domain, d=5",
         8 * n,
@@ -290,12 +291,23 @@ def headline(bench: Bench) -> None:
         )
         timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))  # pyright: ignore[reportCallIssue]
         del narrow
+
+
+def many(bench: Bench) -> None:
+    """A million short series."""
+    copy = bench.copy_rate()
+    plain = (None, None, None, "power", "mse", 0.0)
     series, length = (3, 64) if bench.small else (1_000_000, 64)
     x, y = bench.uniform(series, length), bench.normal(series, length, seed=1)
     coef = bench.normal(series, 4, seed=2)
-    graphed("objective, a million series of 64, d=3", 8 * series * length, lambda: objective(x, y, coef, *plain))
-    graphed("evaluate, a million series of 64, d=3", 8 * series * length, lambda: evaluate(x, coef, None, "power"))
-    graphed("moments, a million series of 64, d=3", 8 * series * length, lambda: moments(x, y, None, 3, None))
+
+    def timed(name: str, n_bytes: float, function: Callable[[], Any]) -> None:
+        seconds = bench.replayed(function)
+        bench.report(name, ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, bytes=n_bytes)
+
+    timed("objective, a million series of 64, d=3", 8 * series * length, lambda: objective(x, y, coef, *plain))
+    timed("evaluate, a million series of 64, d=3", 8 * series * length, lambda: evaluate(x, coef, None, "power"))
+    timed("moments, a million series of 64, d=3", 8 * series * length, lambda: moments(x, y, None, 3, None))
 
 
 def training(bench: Bench) -> None:
@@ -429,7 +441,7 @@ def policy(bench: Bench) -> None:
         timed(f"resident n={n_samples}, 20000 epochs", 0.0, run)
 
 
-PHASES = {"smoke": smoke, "headline": headline, "training": training, "policy": policy}
+PHASES = {"smoke": smoke, "headline": headline, "many": many, "training": training, "policy": policy}
 
 
 def main() -> int:

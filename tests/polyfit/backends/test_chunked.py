@@ -130,4 +130,5 @@ def test_the_gradient_to_x_of_many_series_takes_a_chunk():
     assert largest <= max(coef.nbytes, 2 * 4 * (degree + 2) * sizes.current().chunk(x.device))
     wide = x.double().requires_grad_()
     plain_loss(wide, y.double(), coef.double(), reduction="sum").backward()
-    torch.testing.assert_close(grad_x.double(), wide.grad, rtol=1e-5, atol=1e-3)  # pyright: ignore[reportOptionalMemberAccess]
+    assert grad_x is not None
+    torch.testing.assert_close(grad_x.double(), wide.grad, rtol=1e-5, atol=1e-3)

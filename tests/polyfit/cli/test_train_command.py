@@ -334,5 +334,6 @@ def test_every_engine_ends_at_the_same_loss_in_an_ill_conditioned_basis(command:
     for _ in range(500):
         coef -= lr * 2.0 / len(co2) * (design.T @ (design @ coef - co2))
     loss = float(((design @ coef - co2) ** 2).mean())
-    found = float(re.search(rf"loss ({NUMBER})", outcome.out)[1])
-    assert found == pytest.approx(loss, rel=1e-5)
+    found = re.search(rf"loss ({NUMBER})", outcome.out)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(loss, rel=1e-5)

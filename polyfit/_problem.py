@@ -73,12 +73,21 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 1 else tensor.reshape(-1)
 
 
+def memory_order(samples: Sequence[Tensor]) -> list[int] | None:
+    """The order of axes in which all samples, of one shape, lie in memory without gaps; None for the order they have.
+
+    In this order a view gives them on one axis. Samples that have no such order in common are copied in theirs.
+    """
+    first = samples[0]
+    if first.dim() < 2 or all(tensor.is_contiguous() for tensor in samples):
+        return None
+    order = sorted(range(first.dim()), key=lambda axis: -first.stride(axis))
+    return order if all(tensor.permute(order).is_contiguous() for tensor in samples) else None
+
+
 def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
-    """Whether all samples belong to one series and a view gives them on one axis."""
-    shape = samples[0].shape
-    return coef.dim() == 1 and all(
-        tensor.shape == shape and (tensor.dim() <= 1 or tensor.is_contiguous()) for tensor in samples
-    )
+    """Whether all samples belong to one series and have one shape: they are then put on one axis."""
+    return coef.dim() == 1 and all(tensor.shape == samples[0].shape for tensor in samples)
 
 
 def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
@@ -132,8 +141,12 @@ def canonical_problem(
     basis: str,
     domain: Sequence[float] | None,
     impl: str,
+    in_any_order: bool = False,
 ) -> Problem:
-    """Check the arguments of `polynomial_loss` and give its operands canonical shapes, as views where possible."""
+    """Check the arguments of `polynomial_loss` and give its operands canonical shapes, as views where possible.
+
+    With in_any_order, samples of one series may come in the order in which they lie in memory.
+    """
     check_operands({"x": x, "y": y, "coef": coef}, weight)
     losses.check_object(loss)
     if callable(loss) and not isinstance(loss, losses.Loss):
@@ -152,6 +165,9 @@ def canonical_problem(
             "reduction='mean' over no samples is not defined; pass at least one sample, or reduction='sum'"
         )
     if not batch or (not per_series and is_flat(coef, list(samples.values()))):
+        order = memory_order(list(samples.values())) if in_any_order else None
+        if order is not None:
+            x, y, weight = (None if part is None else part.permute(order) for part in (x, y, weight))
         flat_weight = None if weight is None else flat(weight)
         return Problem(flat(x), flat(y), coef, flat_weight, model, impl, torch.Size(()), bounds)
     coef, (x_rows, y_rows, weight_rows) = broadcast(coef, (x, y, weight), batch)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
 from polyfit._checks import DTYPES
-from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat
+from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat, memory_order
 from polyfit.backends import resolve_impl
 
 
@@ -81,8 +81,14 @@ def polyval(
     model = formula.Model(basis, mapping)
     impl = resolve_impl(impl, x.device, coef.shape[-1] - 1)
     if is_flat(coef, (x,)):
-        values = autograd.polyval(flat(x), coef, model, impl)
-        return values if x.dim() == 1 else values.view(x.shape)
+        if x.dim() == 1:
+            return autograd.polyval(x, coef, model, impl)
+        order = memory_order([x])
+        if order is None:
+            return autograd.polyval(flat(x), coef, model, impl).view(x.shape)
+        in_memory = x.permute(order)  # as other elementwise operations, in the layout of x
+        values = autograd.polyval(flat(in_memory), coef, model, impl).view(in_memory.shape)
+        return values.permute([order.index(axis) for axis in range(x.dim())])
     batch = batch_shape(coef, {"x": x})
     coef, (rows,) = broadcast(coef, (x,), batch)
     assert rows is not None
@@ -173,6 +179,7 @@ def polynomial_loss(
         basis=basis,
         domain=domain,
         impl=impl,
+        in_any_order=True,
     )
     if reduction == "none":
         return _loss_of_each(x, y, coef, weight, problem.model, problem.domain, problem.impl)

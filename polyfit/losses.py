@@ -20,7 +20,7 @@ cauchy(scale)                 scale**2 / 2 log(1 + (r / scale)**2)
 `value` is differentiable PyTorch, made of operations that every transform supports. (torch's huber_loss has no second
 derivative in forward mode, and its mse_loss fails under vmap.) `slopes` gives the derivatives to p and y in closed
 form; at a kink they equal those of autograd of `value`. Large residuals and logits neither overflow nor lose their
-digits.
+digits. Where a residual is NaN, so are the loss and its derivatives.
 
 `LOSSES` holds the losses by name, `kernel_variants` an object for each variant that a kernel compiles.
 """
@@ -45,9 +45,37 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
+def within(parameter: float, dtype: torch.dtype) -> float:
+    """A positive parameter as a normal number of a dtype: the smallest or the largest for one beyond them."""
+    info = torch.finfo(dtype)
+    return min(max(parameter, info.tiny), info.max)
+
+
+def _sign(residual: Tensor) -> Tensor:
+    """The sign: zero at zero, NaN where the residual is NaN (for which torch.sign gives zero)."""
+    return torch.where(residual.isnan(), residual, torch.sign(residual))
+
+
+def _sign_(residual: Tensor) -> Tensor:
+    """The same, written over the residual: two products make any number but zero larger than 1 in size."""
+    largest = torch.finfo(residual.dtype).max
+    return residual.mul_(largest).mul_(largest).clamp_(-1.0, 1.0)
+
+
+def _nan_of(residual: Tensor) -> Tensor:
+    """Zero, with derivatives of zero; NaN, with derivatives of NaN, where the residual is NaN."""
+    nan = torch.where(residual.isnan(), residual, 0.0)
+    return nan * nan
+
+
+def _size(residual: Tensor) -> Tensor:
+    """The absolute value, with a derivative of NaN where the residual is NaN (for which that of torch.abs is zero)."""
+    return residual.abs() + _nan_of(residual)
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A pointwise loss; see the subclasses.
+    """A pointwise loss; see the subclasses. A loss of your own is a function of predictions and targets.
 
     Attributes:
         name: a key of `LOSSES`.
@@ -56,6 +84,13 @@ class Loss:
 
     name: ClassVar[str] = ""
     parameter: ClassVar[str | None] = None
+
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ != __name__:
+            raise TypeError(
+                f"{cls.__name__} is a subclass of a loss of polyfit; these are final, since kernels know them by name:"
+                " pass a function of predictions and targets as loss="
+            )
 
     @classmethod
     def variants(cls) -> tuple[Loss, ...]:
@@ -111,14 +146,14 @@ class L1(Loss):
     name: ClassVar[str] = "l1"
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return (p - y).abs()
+        return _size(p - y)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        slope = torch.sign(p - y)
+        slope = _sign(p - y)
         return slope, -slope
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return p.sub_(y).sign_()
+        return _sign_(p.sub_(y))
 
 
 @dataclass(frozen=True)
@@ -138,16 +173,19 @@ class Huber(Loss):
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p - y
-        size = residual.abs()
-        near = 0.5 * residual * residual
-        return torch.where(size <= self.delta, near, self.delta * (size - 0.5 * self.delta))
+        size, delta = _size(residual), within(self.delta, p.dtype)
+        is_near = size <= delta
+        near = torch.where(is_near, residual, 0.0)
+        return torch.where(is_near, 0.5 * near * near, delta * (size - 0.5 * delta))
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        slope = (p - y).clamp(-self.delta, self.delta)
+        delta = within(self.delta, p.dtype)
+        slope = (p - y).clamp(-delta, delta)
         return slope, -slope
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return p.sub_(y).clamp_(-self.delta, self.delta)
+        delta = within(self.delta, p.dtype)
+        return p.sub_(y).clamp_(-delta, delta)
 
 
 @dataclass(frozen=True)
@@ -171,20 +209,27 @@ class SmoothL1(Loss):
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p - y
-        size = residual.abs()
+        size = _size(residual)
         if self.beta == 0:
             return size
-        near = (0.5 / self.beta) * residual * residual
-        return torch.where(size < self.beta, near, size - 0.5 * self.beta)
+        beta = within(self.beta, p.dtype)
+        is_near = size < beta
+        near = torch.where(is_near, residual, 0.0)
+        return torch.where(is_near, (0.5 / beta) * near * near, size - 0.5 * beta)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         residual = p - y
-        slope = torch.sign(residual) if self.beta == 0 else (residual * (1.0 / self.beta)).clamp(-1.0, 1.0)
+        if self.beta == 0:
+            slope = _sign(residual)
+            return slope, -slope
+        slope = (residual * (1.0 / within(self.beta, p.dtype))).clamp(-1.0, 1.0)
         return slope, -slope
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p.sub_(y)
-        return residual.sign_() if self.beta == 0 else residual.mul_(1.0 / self.beta).clamp_(-1.0, 1.0)
+        if self.beta == 0:
+            return _sign_(residual)
+        return residual.mul_(1.0 / within(self.beta, p.dtype)).clamp_(-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -195,11 +240,12 @@ class LogCosh(Loss):
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p - y
-        # An even function of r through softplus, which is smooth at zero: abs would not be.
-        far = residual + _softplus(-2.0 * residual) - math.log(2.0)
+        is_near = residual.abs() < 0.5
+        size = _size(torch.where(is_near, 1.0, residual))
+        far = size + torch.log1p(torch.exp(-2.0 * size)) - math.log(2.0)
         # Near zero that cancels; half the logarithm of 1 + sinh(r)**2 does not.
-        near = residual.abs() < 0.5
-        return torch.where(near, 0.5 * torch.log1p(torch.sinh(torch.where(near, residual, 0.0)) ** 2), far)
+        near = 0.5 * torch.log1p(torch.sinh(torch.where(is_near, residual, 0.0)) ** 2)
+        return torch.where(is_near, near, far)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = torch.tanh(p - y)
@@ -228,14 +274,14 @@ class Quantile(Loss):
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         short = y - p
-        return torch.maximum(self.q * short, (self.q - 1.0) * short)
+        return torch.maximum(self.q * short, (self.q - 1.0) * short) + _nan_of(short)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        slope = 0.5 * torch.sign(p - y) + (0.5 - self.q)
+        slope = 0.5 * _sign(p - y) + (0.5 - self.q)
         return slope, -slope
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return p.sub_(y).sign_().mul_(0.5).add_(0.5 - self.q)
+        return _sign_(p.sub_(y)).mul_(0.5).add_(0.5 - self.q)
 
 
 @dataclass(frozen=True)
@@ -341,23 +387,39 @@ class Cauchy(Loss):
         check_number("scale", self.scale, 0.0, is_open=True)
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        ratio = (p - y) * (1.0 / self.scale)
-        # Beyond the root of the largest number a square would overflow; 1 is then far below half an ulp of it.
-        large = ratio.abs() > _LARGE_RATIO
-        square = torch.where(large, 0.0, ratio) ** 2
-        log = torch.where(large, 2.0 * torch.log(torch.where(large, ratio.abs(), 1.0)), torch.log1p(square))
-        return (0.5 * self.scale**2) * log
+        residual, scale = p - y, within(self.scale, p.dtype)
+        is_far = residual.abs() * (1.0 / scale) > _far(p.dtype)
+        # As r**2 / 2 times log(1 + u) / u, u = (r / scale)**2: the square of the scale may overflow, or u be zero.
+        near = torch.where(is_far, 0.0, residual)
+        near = 0.5 * near * (near * _log1p_by_itself((near * (1.0 / scale)) ** 2))
+        # Far off, 1 is below half an ulp of u; not log(u), which may overflow.
+        size = torch.where(is_far, residual.abs(), scale)
+        far = (scale * (torch.log(size) - math.log(scale))) * scale
+        return torch.where(is_far, far, near) + _nan_of(residual)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        residual = p - y
-        ratio = residual * (1.0 / self.scale)
-        large = ratio.abs() > _LARGE_RATIO
-        square = torch.where(large, 0.0, ratio) ** 2
-        slope = torch.where(large, self.scale / ratio, residual / (1.0 + square))
+        residual, scale = p - y, within(self.scale, p.dtype)
+        ratio = residual * (1.0 / scale)
+        is_far = ratio.abs() > _far(p.dtype)
+        square = torch.where(is_far, 0.0, ratio) ** 2
+        slope = torch.where(is_far, scale * (scale / residual), residual / (1.0 + square))
         return slope, -slope
 
 
-_LARGE_RATIO = 1e15
+def _far(dtype: torch.dtype) -> float:
+    """A ratio r / scale beyond which 1 is below half an ulp of the square of the ratio."""
+    return 1e8 if dtype == torch.float64 else 1e4  # 2**26.5 = 9.5e7 and 2**12 = 4096
+
+
+def _log1p_by_itself(u: Tensor) -> Tensor:
+    """The function log(1 + u) / u for u >= 0, which is 1 at 0."""
+    # The next term of the series is u**4 / 5 < 2e-17; and 1 / u**3, of a second derivative, stays below 1e12.
+    is_small = u < 1e-4
+    small = torch.where(is_small, u, 0.0)
+    large = torch.where(is_small, 1.0, u)
+    series = 1.0 - small * (1.0 / 2.0 - small * (1.0 / 3.0 - small * (1.0 / 4.0)))
+    return torch.where(is_small, series, torch.log1p(large) / large)
+
 
 LOSSES = {loss.name: loss for loss in (MSE, L1, Huber, SmoothL1, LogCosh, Quantile, BCEWithLogits, PoissonNLL, Cauchy)}
 

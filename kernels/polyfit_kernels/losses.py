@@ -82,10 +82,13 @@ def pointwise(p, y, parameter, LOSS: tl.constexpr):
     elif LOSS == "cauchy":
         inverse = 1.0 / parameter
         ratio = r * inverse
-        is_far = tl.abs(ratio) > 1e15  # its square may overflow
+        is_far = tl.abs(ratio) > 1e8  # 1 is then below half an ulp of its square
         square = tl.where(is_far, 0.0, ratio * ratio)
-        log = tl.where(is_far, 2.0 * tl.log(tl.where(is_far, tl.abs(ratio), 1.0)), _log1p(square))
-        value = 0.5 * parameter * parameter * log
+        # r**2 / 2 times log(1 + u) / u, by Kahan's formula; the square of the parameter could overflow.
+        w = 1.0 + square
+        log = tl.log(tl.where(is_far, tl.abs(r), w))
+        near = 0.5 * r * (r * tl.where(w == 1.0, 1.0, log * (1.0 / tl.where(w == 1.0, 1.0, w - 1.0))))
+        value = tl.where(is_far, parameter * (parameter * (log - tl.log(parameter))), near)
         slope = tl.where(is_far, parameter * (1.0 / tl.where(is_far, ratio, 1.0)), r * (1.0 / (1.0 + square)))
         to_y = -slope
     else:  # poisson_nll in its four variants

@@ -137,7 +137,9 @@ class PolynomialLoss(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep operands and gradients; only the loss is differentiable."""
         *operands, ctx.terms, _ = inputs
-        ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
+        # A compiled call drops the other outputs, and torch 2.11 fails to mark them where a shape is symbolic.
+        if not torch.compiler.is_compiling():
+            ctx.mark_non_differentiable(*(part for part in output[1:] if part is not None))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*operands, *output[1:])
 

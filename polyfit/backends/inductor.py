@@ -6,7 +6,8 @@ row is added up in the dtype that computes, rows in float64: sums are as exact a
 rows, take the chunked pass.
 
 A loop is compiled when its kind is first met (basis, loss, degree, dtype, which operands are shared, which gradients
-are wanted). That takes seconds; sizes do not matter. It needs a C++ compiler.
+are wanted), and once more for each number of threads. That takes seconds; sizes do not matter. It needs a C++ compiler.
+If torch.compile refuses to compile for one more setting of torch, the chunked pass takes all samples.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
         *operands, mapping = tensors
         return body(*operands, Model(basis, mapping, loss), axes=2, **constants)
 
-    # torch.compile counts recompilations by code object, and gives up after a few.
+    # torch.compile counts recompilations by code object, and gives up after 8: other settings of torch are other kinds.
     own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
     return torch.compile(own, dynamic=True, fullgraph=True, options=_options())
 
@@ -96,7 +97,19 @@ def _detached(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _kind(*tensors: Tensor | None) -> tuple[Any, ...]:
-    return tuple(None if tensor is None else (tensor.dim(), tensor.dtype) for tensor in tensors)
+    """What a loop is compiled for: kinds of operands, and the settings that change most often."""
+    settings = torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return (*settings, *(None if tensor is None else (tensor.dim(), tensor.dtype) for tensor in tensors))
+
+
+def _run(function: str, kind: tuple[Any, ...], *tensors: Tensor | None, **constants: Any) -> Any:
+    """What the loop of that kind gives; None if torch.compile has compiled it for too many settings of torch."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    try:
+        return _loop(function, (*kind, *_kind(*tensors)))(*tensors, **constants)
+    except FailOnRecompileLimitHit:
+        return None
 
 
 def _joined(main: Tensor | None, rest: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -132,8 +145,10 @@ def objective(
         upstream,
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("objective", (model.basis, model.loss, n_coef, *_kind(*tensors), *wants))
-    main = loop(*tensors, basis=model.basis, loss=model.loss, wants=wants)
+    kind = (model.basis, model.loss, n_coef, *wants)
+    main = _run("objective", kind, *tensors, basis=model.basis, loss=model.loss, wants=wants)
+    if main is None:
+        return leftover(slice(None))
     rest = leftover(slice(n_main, None)) if n_main < n_samples else LossSums(*(None,) * 6)
     return LossSums(
         *(_plus(a, b) for a, b in zip(main[:3], rest[:3], strict=True)),
@@ -152,8 +167,9 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
         coef.squeeze(0) if n_series == 1 else coef,
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("evaluate", (model.basis, coef.shape[1], *_kind(*tensors)))
-    main = loop(*tensors, basis=model.basis, loss=model.loss)
+    main = _run("evaluate", (model.basis, coef.shape[1]), *tensors, basis=model.basis, loss=model.loss)
+    if main is None:
+        return chunked.evaluate(x, coef, model)
     rest = chunked.evaluate(x[:, n_main:], coef, model) if n_main < n_samples else None
     values = _joined(main, rest, x)
     assert values is not None
@@ -174,8 +190,10 @@ def evaluate_backward(
         coef.squeeze(0) if n_series == 1 else coef,
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    loop = _loop("evaluate_backward", (model.basis, coef.shape[1], *_kind(*tensors), *wants))
-    main = loop(*tensors, basis=model.basis, loss=model.loss, wants=wants)
+    kind = (model.basis, coef.shape[1], *wants)
+    main = _run("evaluate_backward", kind, *tensors, basis=model.basis, loss=model.loss, wants=wants)
+    if main is None:
+        return chunked.evaluate_backward(grad, x, coef, model, wants)
     rest = (None, None)
     if n_main < n_samples:
         rest = chunked.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, model, wants)

@@ -16,7 +16,7 @@ from torch import Tensor
 from polyfit.backends.results import LossSums, MomentSums, Wants
 from polyfit.bases import CHEBYSHEV, affine_map
 from polyfit.formula import Model, compute_dtype
-from polyfit.losses import MSE
+from polyfit.losses import MSE, within
 from polyfit_kernels import launch
 
 # The largest degree whose descent on the quadratic runs in a kernel.
@@ -30,6 +30,12 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+def _kernel_loss(model: Model, dtype: torch.dtype) -> tuple[str, float]:
+    """The variant of the loss and its parameter, as a normal number of the dtype that computes."""
+    variant, parameter = model.kernel_loss
+    return variant, within(parameter, compute_dtype(dtype)) if parameter > 0.0 else parameter
+
+
 def objective(
     x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, upstream: Tensor | None, model: Model, wants: Wants
 ) -> LossSums:
@@ -39,7 +45,7 @@ def objective(
     with _on(x.device):
         return LossSums(
             *launch_objective(
-                x, y, coef, weight, upstream, model.affine_map, model.basis, *model.kernel_loss,
+                x, y, coef, weight, upstream, model.affine_map, model.basis, *_kernel_loss(model, x.dtype),
                 want_coef=wants.coef, want_x=wants.x, want_y=wants.y, want_weight=wants.weight,
             )
         )  # fmt: skip
@@ -159,8 +165,8 @@ def resident_loop(
     def loop(coef: Tensor, memory: Tensor, table: Tensor, *rest: Any) -> None:
         with _on(coef.device):
             launch_resident(
-                x, y, weight, coef, memory, model.affine_map, model.basis, *model.kernel_loss, rule, constants, table,
-                lr_scale, scale, *rest,
+                x, y, weight, coef, memory, model.affine_map, model.basis, *_kernel_loss(model, x.dtype), rule,
+                constants, table, lr_scale, scale, *rest,
             )  # fmt: skip
 
     return loop

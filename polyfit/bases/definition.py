@@ -123,7 +123,7 @@ def interval(domain: Sequence[float]) -> tuple[float, float]:
         lo, hi = (float(bound) for bound in domain)
     except (TypeError, ValueError):
         raise TypeError(f"domain={domain!r} is not a pair of numbers; pass (lo, hi) with lo < hi, or None") from None
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+    if not -math.inf < lo < hi < math.inf:  # math.isfinite is not for torch.compile, to which they may be symbols
         raise ValueError(f"domain=({lo!r}, {hi!r}) is not an interval; pass finite bounds with lo < hi")
     return lo, hi
 
@@ -135,6 +135,12 @@ def widened(lo: float, hi: float) -> tuple[float, float]:
     if not _SMALLEST < abs(lo) < _LARGEST:
         return lo - 1.0, lo + 1.0
     return (0.0, 2.0 * lo) if lo > 0.0 else (2.0 * lo, 0.0)
+
+
+def _in_float32(number: float) -> float:
+    """A number rounded to 24 bits by Veltkamp's splitting (Dekker, Numer. Math. 18, 1971): torch.compile traces it."""
+    shifted = (2.0**29 + 1.0) * number
+    return shifted - (shifted - number)
 
 
 def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype) -> AffineMap | None:
@@ -152,11 +158,12 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
     half_width = 0.5 * hi - 0.5 * lo
     middle = 0.5 * lo + 0.5 * hi
     scale = 0.5 * (window_hi - window_lo) / half_width if half_width > 0.0 else math.inf
-    if not 0.0 < scale < torch.finfo(dtype).max:
+    info = torch.finfo(dtype)
+    if not (info.tiny <= scale <= info.max and -info.max <= middle <= info.max):
         raise ValueError(
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
         )
-    center = middle if dtype == torch.float64 else torch.tensor(middle, dtype=dtype, device="cpu").item()
+    center = middle if dtype == torch.float64 else _in_float32(middle)
     # (lo - center) and (hi - center) round once each; their mean is the rounding error of `center`.
     lost = 0.5 * (lo - center) + 0.5 * (hi - center)
     return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)

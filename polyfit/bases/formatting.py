@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from polyfit.bases.definition import BASES
 
+# Decimal digits that tell all float64 numbers apart.
+_ALL_DIGITS = 17
+_MORE_DIGITS_OF_MAP = 3
 _SYMBOLS = {"chebyshev": "T", "legendre": "P", "hermite": "H", "hermite_e": "He", "laguerre": "L"}
 
 
@@ -74,7 +77,7 @@ def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float]
         coef: coefficients, lowest degree first.
         basis: the basis of the coefficients.
         domain: the interval that is mapped onto the window of the basis, or None for t = x.
-        digits: significant digits.
+        digits: significant digits of the coefficients. The map has three more, as its error grows with the degree.
 
     >>> format_series([0.5, -2.0, 0.25], "chebyshev", (0.0, 10.0))
     'y = 0.5 - 2 T_1(t) + 0.25 T_2(t), t = (x - 5)/5'
@@ -84,11 +87,12 @@ def format_series(coef: Sequence[float], basis: str, domain: tuple[float, float]
     if domain is None or domain == BASES[basis].window:
         return format_terms(coef, basis, "x", digits)
     origin, scale = origin_and_scale(basis, domain)
-    # So many digits that rounding moves the origin by less than a thousandth of the domain.
-    half = 0.5 * domain[1] - 0.5 * domain[0]
-    places = max(digits, math.ceil(math.log10(max(abs(origin) / half, 1.0))) + 4)
-    shifted = "x" if origin == 0.0 else f"({format_shift('x', origin, places)})"
-    return f"{format_terms(coef, basis, 't', digits)}, t = {shifted}/{scale:.{digits}g}"
+    # A relative error of t becomes one of up to degree**2 times as much in T_k(t) (Markov). The digits of the origin
+    # are counted from those of the scale.
+    places = digits + _MORE_DIGITS_OF_MAP
+    of_origin = places + math.ceil(math.log10(max(abs(origin) / scale, 1.0)))
+    shifted = "x" if origin == 0.0 else f"({format_shift('x', origin, min(of_origin, _ALL_DIGITS))})"
+    return f"{format_terms(coef, basis, 't', digits)}, t = {shifted}/{scale:.{min(places, _ALL_DIGITS)}g}"
 
 
 def _format_sum(coef: Sequence[float], functions: Iterable[str], digits: int) -> str:

@@ -33,6 +33,14 @@ def to_array(rows: Tensor) -> Array:
     return rows.double().cpu().numpy()
 
 
+def row_lengths(rows: Array) -> Array:
+    """The lengths of rows (m, n), also where squares overflow or underflow."""
+    largest = np.abs(rows).max(1, initial=0.0)
+    # A power of two, so that no digit changes; 1 for rows of zeros.
+    scale = np.ldexp(1.0, np.clip(np.frexp(largest)[1], -1000, 1000))
+    return np.linalg.norm(rows / scale[:, None], axis=1) * scale
+
+
 # --- moments of Chebyshev polynomials: T_i T_j = (T_{i+j} + T_{|i-j|}) / 2 ---
 
 

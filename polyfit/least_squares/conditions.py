@@ -82,7 +82,13 @@ def checked_fixed(fixed: Mapping[int, float] | None, degree: int) -> dict[int, f
 
 
 def make_conditions(
-    degree: int, internal_domain: Interval, basis: str, domain: Interval | None, ridge: float, fixed: dict[int, float]
+    degree: int,
+    internal_domain: Interval,
+    basis: str,
+    domain: Interval | None,
+    ridge: float,
+    fixed: dict[int, float],
+    sigma_unit: float = 1.0,
 ) -> Conditions | None:
     """The conditions for Chebyshev coefficients on the internal domain; None where there are none.
 
@@ -93,6 +99,7 @@ def make_conditions(
         domain: its domain.
         ridge: the factor of the squared coefficients; the constant is exempt.
         fixed: values of fixed coefficients by their index.
+        sigma_unit: weights are measured in 1/sigma_unit**2.
     """
     if not ridge and not fixed:
         return None
@@ -116,4 +123,5 @@ def make_conditions(
         rows = to_user[[k for k in index if k] if ridge else []]
         slope = rows if free is None else decimals.product(rows, free)
         offset = decimals.product(rows, start)
-    return Conditions(start, free, Decimal(ridge), slope, offset, to_user, precision)
+        penalty = Decimal(ridge) * Decimal(sigma_unit) ** 2
+    return Conditions(start, free, penalty, slope, offset, to_user, precision)

@@ -60,3 +60,8 @@ class DesignMatrix:
         residual = self._y - coef @ self._functions
         weighted = residual if self._weight is None else residual * self._weight
         return self._functions @ weighted, float(weighted @ residual)
+
+    def rows(self, coef: Array) -> Array:
+        """The rows sqrt(w) (T_0, ..., T_degree, r) with the residuals r = y - p(x), (N, degree + 2)."""
+        rows = np.concatenate((self._functions, (self._y - coef @ self._functions)[None])).T
+        return rows if self._weight is None else rows * np.sqrt(self._weight)[:, None]

@@ -7,6 +7,7 @@ and domain of the user.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from polyfit import bases
 from polyfit.bases import Interval
 from polyfit.functional import polyval
 from polyfit.least_squares import decimals
-from polyfit.least_squares.algebra import Array
+from polyfit.least_squares.algebra import Array, row_lengths
 
 # A coefficient is undetermined if more than this share of its unit vector lies along undetermined directions. Those
 # come from singular vectors, with an error of some eps times the condition of the determined part. So up to condition
@@ -45,6 +46,8 @@ class Estimate:
             more than twice the digits of float64 in a basis far from the data. None where high and low suffice.
         frame: unevaluated sums of float64 numbers, (parts, degree + 1, q), for the same reason; None for the unit
             matrix.
+        residual_std: sqrt(rss / degrees of freedom), also where rss overflows or underflows; NaN without degrees of
+            freedom.
     """
 
     high: Array
@@ -55,6 +58,7 @@ class Estimate:
     deviation: float
     rest: Array | None = None
     frame: Array | None = None
+    residual_std: float = math.nan
 
     def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
         """The coefficients in another basis and domain, (degree + 1,), rounded once."""
@@ -65,6 +69,36 @@ class Estimate:
             return torch.from_numpy(_convert(parts[..., None], self.domain, basis, domain)[:, 0])
         high, low = torch.from_numpy(self.high), torch.from_numpy(self.low)
         return bases.convert_sum(high, low, "chebyshev", basis, self.domain, domain)
+
+    def cancellation(self, coef: Array, basis: str, domain: Interval | None) -> float:
+        """How many times as large as their sum the terms of a series are: a condition number of its evaluation.
+
+        Infinite where terms overflow, and NaN for a polynomial of NaN.
+
+        The terms are ``|coef[k] P_k(t)|``, the sum is p. Both are the largest of points over the internal domain.
+
+        Args:
+            coef: the coefficients of this polynomial in the basis and domain, (degree + 1,).
+            basis: of the series.
+            domain: of the series, or None.
+        """
+        if basis == "chebyshev" and domain == self.domain:
+            return 1.0  # the terms are at most 2 (degree + 1) times as large: a coefficient is a mean of 2 p T_k
+        lo, hi = self.domain
+        nodes = np.cos(np.linspace(math.pi, 0.0, 2 * len(coef) + 1))  # the ends, and two for each half wave
+        mapping = bases.affine_map(domain, bases.resolve(basis), torch.float64)
+        t = (0.5 * hi - 0.5 * lo) * nodes + (0.5 * lo + 0.5 * hi)
+        if mapping is not None:
+            t = (t - mapping.center) * mapping.scale + mapping.shift
+        function, before, terms = np.ones_like(t), np.zeros_like(t), np.zeros_like(t)
+        with np.errstate(all="ignore"):
+            for k, (a, b, c) in enumerate(bases.resolve(basis).steps(len(coef))):
+                terms += np.abs(coef[k] * function)
+                function, before = (a * t + b) * function - c * before, function
+            size = np.abs(np.polynomial.chebyshev.chebval(nodes, self.high)).max()
+            ratio = float(terms.max() / size) if size > 0.0 else 1.0
+        # A function that overflows times a coefficient that underflows: float64 does not hold the term.
+        return math.inf if math.isnan(ratio) and np.isfinite(self.high).all() else ratio
 
     def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
         """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""
@@ -77,7 +111,7 @@ class Estimate:
         spread = change @ self.spread
         if self.undetermined is None:
             return spread, np.zeros(degree + 1, bool)
-        share, size = (np.linalg.norm(rows, axis=1) for rows in (change @ self.undetermined, change))
+        share, size = (row_lengths(rows) for rows in (change @ self.undetermined, change))
         return spread, share > _UNDETERMINED_SHARE * size
 
     def values(self, x: Tensor) -> Tensor:
@@ -93,7 +127,9 @@ class Estimate:
             for columns in (self.spread, self.undetermined)
         )
         assert spread is not None
-        std = torch.linalg.vector_norm(self._evaluate(flat, spread.T), dim=0) * self.deviation
+        # Columns near 1 in size: the squares of a spread for weights of 1e200 underflow.
+        size = float(np.abs(spread).max(initial=0.0)) or 1.0
+        std = torch.linalg.vector_norm(self._evaluate(flat, spread.T / size), dim=0) * size * self.deviation
         if undetermined is not None:
             share = torch.linalg.vector_norm(self._evaluate(flat, undetermined.T), dim=0)
             std = std.masked_fill(share > _UNDETERMINED_SHARE, torch.nan)

@@ -105,10 +105,11 @@ def fit(
             without either; a name that is unknown.
 
     Warns:
-        FitWarning: different x became equal in their dtype; the condition is above 1e10; the corrections did not
-            converge (`Fit.status` is "inaccurate"); or the data do not determine all coefficients. In the last case
-            `Fit.status` is "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared
-            Chebyshev coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
+        FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
+            of x far from zero do; the condition is above 1e10; the corrections did not converge (`Fit.status` is
+            "inaccurate"); or the data do not determine all coefficients. In the last case `Fit.status` is
+            "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared Chebyshev
+            coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(0, 10, 21, dtype=torch.float64)
@@ -171,7 +172,7 @@ def fit_samples(
     bounds = data.domain if bounds == "data" else bounds
     fixed = {k: value / data.unit for k, value in fixed.items()}
     with select.without_autocast(data.x.device), np.errstate(all="ignore"):
-        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed)
+        conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed, data.sigma_unit)
         solution = solve(data, degree, conditions, precision)
         total = total_sum_of_squares(data, solution, about=fixed.get(0))
     return make_fit(
@@ -183,11 +184,12 @@ def fit_samples(
         n_samples=data.n_samples,
         total=total,
         unit=data.unit,
-        absolute_sigma=absolute_sigma,
+        sigma_unit=data.sigma_unit,
+        absolute_sigma=bool(absolute_sigma),
         sample_weight=data.sample_weight,
         precision=precision,
         device=data.x.device,
-    )
+    ).warn_of_cancellation()
 
 
 def checked_domain(domain: Sequence[float] | str | None, basis: str) -> Interval | Literal["data"] | None:

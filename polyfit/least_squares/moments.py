@@ -28,6 +28,10 @@ _EPS = torch.finfo(torch.float64).eps
 # A residual sum of squares is the difference of s and a quadratic form. Below this many eps s it is noise. Measured on
 # polynomials without noise: at most 5 (n from 20 to 1e5, degrees 1 to 10).
 _NOISE = 64.0
+# The condition above which a fit warns. Coefficients have a relative error of some eps condition**2, here 2e-6.
+_LARGEST_CONDITION = 1e5
+# The standard deviation of t below which data fill little of the domain. It is 0.58 where they fill it evenly.
+_NARROW = 0.1
 # Degrees of freedom below this share of the samples count as none. With ridge they are a difference of the number of
 # samples and a trace; measured, its error is at most 2e-10 n (n = p to 2 p, p up to 12, condition up to 6e3).
 _NO_FREEDOM = 1e-9
@@ -49,7 +53,8 @@ class Moments:
     in twice the digits of float64: a million parts lose no more digits than one.
 
     Moments have limits that `polyfit.fit` on the data does not have. They do not resolve a residual sum of squares
-    below about 1e-14 of that of y about the offset, nor problems with a condition above about 1e7.
+    below about 1e-14 of that of y about the offset. Above condition 1e5 they keep fewer than 6 digits of the
+    coefficients, and `fit` warns. Data that fill little of the domain have such a condition.
 
     Args:
         degree: d, the largest degree that can be fitted.
@@ -144,7 +149,8 @@ class Moments:
         """
         given = read_series(x, y, weight, remedy=_REMEDY)
         impl = select.resolve_fit_impl(impl, given.x.device)
-        x, y, weight, _ = given if given.weight is None else given.of(given.weight != 0)
+        used = given if given.weight is None else given.of(given.weight != 0)
+        x, y, weight = used.x, used.y, used.weight
         if not x.shape[0]:
             return self
         with torch.no_grad(), select.without_autocast(x.device):
@@ -234,7 +240,8 @@ class Moments:
                 a negative ridge.
 
         Warns:
-            FitWarning: the data do not determine all coefficients, or the residuals are too small for moments.
+            FitWarning: the data do not determine all coefficients; they fill little of the domain, or the condition is
+                too large for moments for another reason; or the residuals are too small for moments.
         """
         degree = self._degree if degree is None else _checks.checked_degree(degree)
         if degree > self._degree:
@@ -253,6 +260,8 @@ class Moments:
         moments = of_y.numpy()[: degree + 1]
         penalty = None if not ridge else ridge * np.diag([0.0] + [1.0] * degree)
         directions = algebra.from_gram(gram if penalty is None else gram + penalty)
+        if directions.condition > _LARGEST_CONDITION:
+            self._warn_of_condition(directions)
         coef = directions.correction(moments)
         # One step of iterative refinement.
         rest = moments - gram @ coef
@@ -277,10 +286,27 @@ class Moments:
             n_samples=self._n_samples,
             total=max(squares - float(of_y[0]) ** 2 / float(gram[0, 0]), 0.0),
             unit=1.0,
+            sigma_unit=1.0,
             absolute_sigma=False,
             sample_weight=self._weights[0] if self._weights[0] == self._weights[1] else math.nan,
             precision="double",
             device=torch.device("cpu"),
+        )
+
+    def _warn_of_condition(self, directions: algebra.Directions) -> None:
+        """Warn of a condition that is too large for moments, unless few different x that fill the domain cause it."""
+        (lo, hi), (total, first, second) = self._domain, self.of_x[:3].tolist()
+        mean = first / total  # of t, and T_2 = 2 t**2 - 1
+        deviation = math.sqrt(max(0.5 * (second / total + 1.0) - mean**2, 0.0))
+        half, condition = 0.5 * hi - 0.5 * lo, directions.condition
+        if directions.undetermined is not None and abs(mean) <= 1.0 and deviation > _NARROW:
+            return
+        n_digits = max(0.0, 15.0 - 2.0 * math.log10(condition)) if condition < math.inf else 0.0
+        warn(
+            f"the condition is {condition:.1e}: moments keep about {n_digits:.0f} digits of the coefficients."
+            f" The domain is ({lo:g}, {hi:g}), and x has the mean {0.5 * lo + 0.5 * hi + half * mean:g} and the"
+            f" standard deviation {half * deviation:.2g}. Collect moments on a domain that the data fill, or pass a"
+            " lower degree, or fit the data themselves with polyfit.fit"
         )
 
     # --- state ---

@@ -19,14 +19,23 @@ from polyfit import _checks, bases, plotting
 from polyfit._optional import import_optional
 from polyfit.bases import Interval
 from polyfit.bases.formatting import format_series
-from polyfit.least_squares import document
+from polyfit.least_squares import algebra, document
 from polyfit.least_squares.algebra import Array
 from polyfit.least_squares.estimate import Estimate
+from polyfit.least_squares.warn import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from polyfit.bases.conversion import Series
+
+
+# A fit warns where the evaluation of its coefficients loses more than this share of the digits of the dtype: 10 of 16
+# in float64, 4 of 7 in float32.
+_LOST_SHARE = 0.625
+# Significant digits of the coefficients in the text of a fit where they do not cancel, and those that tell all float64
+# numbers apart.
+_SHOWN_DIGITS, _ALL_DIGITS = 6, 17
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class Fit:
     them does not change the fit. Call the fit to evaluate it.
 
     Attributes:
-        coef: coefficients c, lowest degree first, (degree + 1,).
+        coef: coefficients c, lowest degree first, (degree + 1,). They belong to `basis` and `domain`: pass all three on
+            by `as_arguments`.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, mapped onto the window of the basis; None for t = x.
         n_samples: the number of samples of positive weight.
@@ -138,7 +148,7 @@ class Fit:
     @property
     def residual_std(self) -> float:
         """The residual standard deviation, sqrt(rss / degrees_of_freedom); NaN without degrees of freedom."""
-        return math.sqrt(self.rss / self.degrees_of_freedom) if self.degrees_of_freedom > 0.0 else math.nan
+        return self.estimate.residual_std
 
     @functools.cached_property
     def _spread(self) -> tuple[Array, NDArray[np.bool_]]:
@@ -155,7 +165,8 @@ class Fit:
         if there are no degrees of freedom, unless sigma is absolute.
         """
         spread, is_undetermined = self._spread
-        errors = np.linalg.norm(spread, axis=1) * self.estimate.deviation
+        with np.errstate(over="ignore"):
+            errors = algebra.row_lengths(spread) * self.estimate.deviation
         errors[is_undetermined] = math.nan
         return torch.from_numpy(errors).to(self._device)
 
@@ -163,8 +174,9 @@ class Fit:
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
         spread, is_undetermined = self._spread
-        spread = spread * self.estimate.deviation
-        covariance = spread @ spread.T
+        with np.errstate(over="ignore"):  # infinite where it overflows
+            spread = spread * self.estimate.deviation
+            covariance = spread @ spread.T
         covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)
         return torch.from_numpy(covariance).to(self._device)
 
@@ -284,6 +296,26 @@ class Fit:
 
     # --- other forms ---
 
+    @functools.cached_property
+    def _cancellation(self) -> float:
+        """How many times as large as p(x) the terms ``coef[k] P_k(t(x))`` are, on the range of the data."""
+        return self.estimate.cancellation(self.__dict__["_coef"].cpu().numpy(), self.basis, self.domain)
+
+    def warn_of_cancellation(self, dtype: torch.dtype = torch.float64) -> Fit:
+        """This fit, with a warning if coefficients that are evaluated in a dtype lose most of its digits."""
+        if self._cancellation > torch.finfo(dtype).eps ** -_LOST_SHARE:
+            lo, hi = self.estimate.domain
+            is_plain = self.domain in (None, bases.BASES[self.basis].window)
+            where = "x" if is_plain else f"x mapped from {self.domain}"
+            held = round(-math.log10(torch.finfo(dtype).eps))
+            lost = min(round(math.log10(self._cancellation)), held) if math.isfinite(self._cancellation) else held
+            warn(
+                f"the coefficients of {self.basis} of {where} cancel when they are evaluated: about"
+                f" {lost} of {held} digits are lost. Evaluate with fit(x), or use coefficients on the range of"
+                f" the data: fit.in_basis({self.basis!r}, ({lo!r}, {hi!r}))"
+            )
+        return self
+
     def as_arguments(self, dtype: torch.dtype | None = None) -> dict[str, Any]:
         """Coefficients, basis and domain as keyword arguments, which belong together.
 
@@ -297,13 +329,17 @@ class Fit:
         Returns:
             A dict with the keys "coef" (a copy), "basis" and "domain".
 
+        Warns:
+            FitWarning: the coefficients cancel when they are evaluated in this dtype, as powers of x far from zero do.
+
         >>> import torch, polyfit
         >>> x = torch.linspace(2000, 2020, 21)
         >>> fit = polyfit.fit(x, 3 * x, degree=1)
         >>> polyfit.polyval(x[:2], **fit.as_arguments(x.dtype))
         tensor([6000., 6003.])
         """
-        coef = self.coef.to(self.coef.dtype if dtype is None else dtype, copy=True)
+        dtype = torch.float64 if dtype is None else dtype
+        coef = self.warn_of_cancellation(dtype).coef.to(dtype)
         return {"coef": coef, "basis": self.basis, "domain": self.domain}
 
     def in_basis(self, basis: str, domain: Sequence[float] | None = None) -> Fit:
@@ -319,6 +355,9 @@ class Fit:
         Raises:
             TypeError: a domain that is not a pair of numbers.
             ValueError: an unknown basis; a domain that is not finite or has lo >= hi.
+
+        Warns:
+            FitWarning: the coefficients are right, but cancel when they are evaluated, as powers of x far from zero do.
         """
         name = bases.resolve(basis).name
         bounds = None if domain is None else bases.interval(domain)
@@ -328,19 +367,22 @@ class Fit:
         if name == self.basis and (bounds or window) == (self.domain or window):  # the same map, and so the same series
             return replace(self, domain=bounds)
         coef = self.estimate.coefficients(name, bounds).to(self._device)
-        return replace(self, coef=coef, basis=name, domain=bounds, fixed=())
+        return replace(self, coef=coef, basis=name, domain=bounds, fixed=()).warn_of_cancellation()
 
     def to_numpy(self) -> Series:
         """The series of numpy.polynomial with these coefficients.
 
-        Raises:
-            ImportError: numpy is not installed.
+        Warns:
+            FitWarning: the coefficients cancel when they are evaluated, as powers of x far from zero do.
         """
+        self.warn_of_cancellation()
         return bases.to_numpy(self.coef.cpu(), self.basis, self.domain)
 
     def __str__(self) -> str:
-        """The polynomial as text, with the map from x to t."""
-        return format_series(self.coef.tolist(), self.basis, self.domain)
+        """The polynomial as text, with the map from x to t; values of the text are right to about 5 digits."""
+        lost = self._cancellation if math.isfinite(self._cancellation) else 1.0
+        digits = min(_SHOWN_DIGITS + math.floor(math.log10(max(lost, 1.0))), _ALL_DIGITS)
+        return format_series(self.coef.tolist(), self.basis, self.domain, digits)
 
     def __repr__(self) -> str:
         """The polynomial and its quality, in a few lines."""

@@ -1,12 +1,7 @@
 r"""`select_degree`: the degree that a criterion prefers, from one pass over the data.
 
-Let c be a polynomial of the largest degree near the solution, r its residuals, G the Gram matrix and g the moments of
-r, ``g_k = sum(w r T_k)``. They give the fit of every smaller degree d. With e its coefficients less c ::
-
-    rss_d = sum(w r**2) - 2 e.g + e.G e
-
-in which nothing cancels. For cross-validation G, g and the sum of squares are kept for each fold. A fit without the
-fold uses the total less those of the fold; its error on the fold uses those of the fold.
+`folds` gives the sums of squares of all degrees. Sums at the level of rounding count as equal, and of equal degrees the
+smallest is chosen: on data without noise the others follow the roundings.
 """
 
 from __future__ import annotations
@@ -14,50 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import _checks
-from polyfit.backends import operators, select
-from polyfit.least_squares import algebra
+from polyfit.backends import select
 from polyfit.least_squares import fit as fitting
-from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
-from polyfit.least_squares.refinement import first_guess, keeps_digits
+from polyfit.least_squares.data import NAN_POLICIES, prepare
+from polyfit.least_squares.folds import collect
 from polyfit.least_squares.result import Fit, Selection
 from polyfit.least_squares.warn import warn
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
-# The smallest squared distance of a scaled column of the design matrix from those before it that the Gram matrix
-# resolves. Roundings of the Gram matrix change the distance by up to 8 p eps: 2 % of 1e-12 for p = 10. How many digits
-# of rss are left there is to be measured.
-_RESOLVED = 1e-12
-
-
-class _NormalEquations(NamedTuple):
-    """The normal equations of each of k folds, about one polynomial of p coefficients.
-
-    Attributes:
-        gram: the Gram matrices, (k, p, p).
-        moments: those of the residuals about the polynomial, (k, p).
-        squares: the weighted sums of squared residuals, (k,).
-    """
-
-    gram: Tensor
-    moments: Tensor
-    squares: Tensor
-
-    def about(self, change: Tensor) -> _NormalEquations:
-        """The same about a polynomial whose coefficients differ by change (p,)."""
-        by_change = self.gram @ change
-        squares = self.squares + (change * (by_change - 2.0 * self.moments)).sum(-1)
-        return _NormalEquations(self.gram, self.moments - by_change, squares.clamp(min=0.0))
-
-    def total(self) -> _NormalEquations:
-        """Those of all folds together, as one fold."""
-        return _NormalEquations(*(part.sum(0, keepdim=True) for part in self))
 
 
 def select_degree(
@@ -82,7 +48,10 @@ def select_degree(
               \text{BIC} = n \ln(\text{rss}/n) + k \ln n
 
     with n samples and k = d + 2 parameters: the coefficients and the variance. With absolute_sigma the variance is
-    known. Then rss replaces n ln(rss/n), and k = d + 1.
+    known. Then rss replaces n ln(rss/n), and k = d + 1. Otherwise degrees without degrees of freedom are not compared.
+
+    An rss at the level of the rounding of y counts as that level. Of degrees with the same value, the smallest is
+    chosen.
 
     "cv" is cross-validation: each fold is predicted by the fit to the other folds, and the criterion is the weighted
     mean of the squared errors. Sample i belongs to fold i mod folds, so that each fold covers the range of sorted data.
@@ -112,7 +81,8 @@ def select_degree(
             fewer samples outside a fold, than coefficients of max_degree.
 
     Warns:
-        FitWarning: the data do not determine the largest degrees; these are not compared.
+        FitWarning: the data do not determine the largest degrees, and these are not compared; "aic" or "bic" chose more
+            coefficients than half of the samples.
 
     >>> import torch, polyfit
     >>> x = torch.linspace(-1, 1, 200, dtype=torch.float64)
@@ -145,27 +115,36 @@ def select_degree(
         )
     if folds > data.n_samples:
         raise ValueError(f"folds={folds} is more than the {data.n_samples} samples; pass at most {data.n_samples}")
-    with torch.no_grad(), select.without_autocast(data.x.device):
-        coef, equations = _normal_equations(data, max_degree, max(1, folds))
-    n_degrees = _resolved(equations, max_degree)
-    if n_degrees <= max_degree:
+    with torch.no_grad(), select.without_autocast(data.x.device), np.errstate(all="ignore"):
+        sums = collect(data, max_degree, max(1, folds))
+    if sums.n_degrees <= max_degree:
         warn(
-            f"the data do not determine degrees from {n_degrees} on: these are not compared. Pass"
-            f" max_degree={n_degrees - 1}, or samples at more different x"
+            f"the data do not determine degrees from {sums.n_degrees} on: these are not compared. Pass"
+            f" max_degree={sums.n_degrees - 1}, or samples at more different x"
         )
-    total = equations.total()
-    degrees = range(n_degrees)
-    rss = _errors(coef, total, total, n_degrees)[0].tolist()
+    degrees, scale = range(sums.n_degrees), data.unit / data.sigma_unit
+    rss = sums.sums_of_squares()
     if folds:
-        total_weight = float(total.gram[0, 0, 0])
-        training = _NormalEquations(*(whole - fold for whole, fold in zip(total, equations, strict=True)))
-        values = (_errors(coef, training, equations, n_degrees).sum(0) / total_weight).tolist()
+        total_weight = float(data.n_samples if data.weight is None else data.weight.sum(dtype=torch.float64))
+        means = [max(error, sums.floor) / total_weight for error in sums.prediction_errors()]
+        values = [data.unit * (data.unit * mean) for mean in means]
     else:
-        values = [
-            _information(criterion, rss[degree], degree, data.n_samples, is_variance_known=absolute_sigma)
+        if not absolute_sigma:  # without degrees of freedom, rss is a rounding and says nothing of the variance
+            degrees = range(max(1, min(sums.n_degrees, data.n_samples - 1)))
+        values = means = [
+            _information(
+                criterion, max(rss[degree], sums.floor), scale, degree, data.n_samples, is_variance_known=absolute_sigma
+            )
             for degree in degrees
         ]
-    best = min(degrees, key=values.__getitem__)
+    best = min(degrees, key=means.__getitem__)
+    if criterion in {"aic", "bic"} and not absolute_sigma and 2 * (best + 1) > data.n_samples:
+        warn(
+            f"criterion={criterion!r} chose {best + 1} coefficients for {data.n_samples} samples; it is meant for many"
+            " samples, and prefers too large degrees where few degrees of freedom are left. Pass criterion='aicc' or"
+            f" 'cv', or max_degree={max(0, data.n_samples // 3 - 1)}"
+        )
+    rss = tuple(scale * (scale * value) for value in rss[: len(degrees)])
     fit = fitting.fit_samples(
         data,
         best,
@@ -176,99 +155,16 @@ def select_degree(
         fixed={},
         precision=precision,
     )
-    return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), tuple(rss), best, folds))
+    return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), rss, best, folds))
 
 
-def _normal_equations(data: Data, degree: int, folds: int) -> tuple[Tensor, _NormalEquations]:
-    """A polynomial near the solution of the largest degree, (p,) on the CPU; the equations of each fold about it."""
-    coef = torch.from_numpy(first_guess(data, degree))
-    equations = _pass(data, degree, folds, coef)
-    for _ in range(2):
-        total = equations.total()
-        change = algebra.from_gram(total.gram[0].numpy()).correction(total.moments[0].numpy())
-        change = torch.from_numpy(change)
-        about = equations.about(change)
-        coef = coef + change
-        if keeps_digits(float(total.squares), float(about.total().squares)):
-            return coef, about
-        equations = _pass(data, degree, folds, coef)
-    return coef, equations
-
-
-def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> _NormalEquations:
-    """One pass over the data about a polynomial coef (p,). Fold i mod folds of sample i is a series of a batch."""
-    impl = select.resolve_fit_impl(data.impl, data.x.device)
-    whole = data.n_samples - data.n_samples % folds
-    total = [
-        torch.zeros(folds, *shape, dtype=torch.float64, device="cpu")
-        for shape in ((2 * degree + 1,), (degree + 1,), ())
-    ]
-    coef = coef.to(data.x.device)
-    for part, n_series in ((slice(0, whole), folds), (slice(whole, None), data.n_samples - whole)):
-        if not n_series:
-            continue
-        rows = [
-            None if tensor is None else tensor[part].reshape(-1, n_series).t()
-            for tensor in (data.x, data.y, data.weight)
-        ]
-        if impl == "triton":  # its loads are wide where a row is contiguous
-            rows = [None if row is None else row.contiguous() for row in rows]
-        x, y, weight = rows
-        assert x is not None
-        assert y is not None
-        sums = operators.moments(x, y, weight, degree, data.domain, coef, impl)
-        for place, added in zip(total, sums, strict=True):
-            assert added is not None
-            place[:n_series] += added.cpu()
-    of_x, moments, squares = total
-    return _NormalEquations(torch.from_numpy(algebra.gram(of_x.numpy(), degree)), moments, squares)
-
-
-def _resolved(equations: _NormalEquations, max_degree: int) -> int:
-    """How many degrees, from 0 on, the Gram matrix resolves; for several folds each Gram matrix without a fold."""
-    total = equations.total().gram
-    grams = total if equations.gram.shape[0] == 1 else total - equations.gram
-    # The reciprocal of the bound's square root is finite, also for a column of zeros.
-    scale = grams.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300).rsqrt()
-    scaled = grams * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    factors, failed = torch.linalg.cholesky_ex(scaled)
-    if not bool(failed.any()) and float(factors.diagonal(dim1=-2, dim2=-1).min()) ** 2 >= _RESOLVED:
-        return max_degree + 1
-    for degree in range(1, max_degree + 1):
-        factors, failed = torch.linalg.cholesky_ex(scaled[:, : degree + 1, : degree + 1])
-        if bool(failed.any()) or float(factors[:, -1, -1].min()) ** 2 < _RESOLVED:
-            return degree
-    return max_degree + 1
-
-
-def _errors(coef: Tensor, training: _NormalEquations, test: _NormalEquations, n_degrees: int) -> Tensor:
-    """Sums of squared errors (k, n_degrees) on each of `test`, of the polynomials fitted to each of `training`.
-
-    The Cholesky factor L of the Gram matrix of the largest degree holds those of all smaller degrees d as its leading
-    blocks L_d. The fit of degree d less coef is ``L_d^-T (L_d^-1 g + L_tail.T c_tail)`` up to degree d, and -c above
-    it. One triangular system with a column for each degree gives all of them.
-    """
-    gram = training.gram[:, :n_degrees, :n_degrees]
-    moments = training.moments[:, :n_degrees] + training.gram[:, :n_degrees, n_degrees:] @ coef[n_degrees:]
-    scale = gram.diagonal(dim1=-2, dim2=-1).rsqrt().unsqueeze(-1)
-    factor = torch.linalg.cholesky(gram * scale * scale.mT)
-    solved = torch.linalg.solve_triangular(factor, moments.unsqueeze(-1) * scale, upper=False)  # (k, n_degrees, 1)
-    is_above = torch.tril(coef.new_ones(n_degrees, n_degrees), -1)  # [j, d]: 1 where j > d
-    tail = coef[:n_degrees, None] * is_above
-    right = (solved + factor.mT @ (tail / scale)) * (1.0 - is_above)
-    change = torch.linalg.solve_triangular(factor.mT, right, upper=True) * scale - tail
-    above = -coef[n_degrees:, None].expand(len(gram), -1, n_degrees)
-    change = torch.cat((change, above), 1)  # (k, p, n_degrees)
-    by_change = test.gram @ change - 2.0 * test.moments.unsqueeze(-1)
-    return (test.squares.unsqueeze(-1) + (change * by_change).sum(1)).clamp(min=0.0)
-
-
-def _information(criterion: str, rss: float, degree: int, n: int, *, is_variance_known: bool) -> float:
-    """An information criterion, see `select_degree`."""
+def _information(criterion: str, rss: float, scale: float, degree: int, n: int, *, is_variance_known: bool) -> float:
+    """An information criterion, see `select_degree`; rss is measured in squares of scale."""
     parameters = degree + 1 + (not is_variance_known)
-    deviance = rss
-    if not is_variance_known:
-        deviance = n * math.log(rss / n) if rss > 0.0 else -math.inf
+    if is_variance_known:
+        deviance = scale * (scale * rss)
+    else:
+        deviance = n * (math.log(rss / n) + 2.0 * math.log(scale)) if rss > 0.0 else -math.inf
     if criterion == "bic":
         return deviance + parameters * math.log(n)
     value = deviance + 2.0 * parameters

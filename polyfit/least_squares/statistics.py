@@ -30,6 +30,7 @@ def make_fit(
     n_samples: int,
     total: float,
     unit: float,
+    sigma_unit: float,
     absolute_sigma: bool,
     sample_weight: float,
     precision: str,
@@ -45,7 +46,9 @@ def make_fit(
         fixed: values of the coefficients of basis and domain that were not fitted, by their index.
         n_samples: the number of samples of positive weight.
         total: the total sum of squares, see `total`.
-        unit: a power of two in which y, the solution, fixed and total are measured.
+        unit: a power of two in which y, the solution and fixed are measured.
+        sigma_unit: a power of two; weights are measured in 1/sigma_unit**2, and sums of weighted squares in
+            ``(unit / sigma_unit)**2``.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
         sample_weight: the weight of a sample if all have the same, otherwise NaN.
         precision: of the residuals.
@@ -54,16 +57,18 @@ def make_fit(
     uncertainty, degree = solution.uncertainty, len(solution.high) - 1
     n_free = degree + 1 - len(fixed)
     freedom = uncertainty.freedom
-    deviation = 1.0 if absolute_sigma else unit * math.sqrt(solution.rss / freedom) if freedom else math.nan
+    scale = unit / sigma_unit
+    residual_std = scale * math.sqrt(solution.rss / freedom) if freedom else math.nan
     estimate = Estimate(
         unit * solution.high,
         unit * solution.low,
         internal_domain,
-        uncertainty.spread,
+        sigma_unit * uncertainty.spread,
         uncertainty.undetermined,
-        deviation,
+        1.0 if absolute_sigma else residual_std,
         None if solution.rest is None else unit * solution.rest,
         uncertainty.frame,
+        residual_std,
     )
     coef = estimate.coefficients(basis, domain)
     for k, value in fixed.items():
@@ -82,7 +87,7 @@ def make_fit(
         basis=basis,
         domain=domain,
         n_samples=n_samples,
-        rss=unit * (unit * solution.rss),
+        rss=scale * (scale * solution.rss),
         r_squared=1.0 - solution.rss / total if total > 0.0 else math.nan,
         degrees_of_freedom=freedom,
         rank=uncertainty.rank,

@@ -359,3 +359,25 @@ def test_values_of_views_that_are_negated_lazily():
         assert ours is not None
         assert theirs is not None
         assert torch.equal(ours, theirs)
+
+
+PARAMETERS_BEYOND_FLOAT32 = [
+    *(polyfit.losses.Cauchy(scale) for scale in (1e20, 1e-40, 1e-60, 1e60, 3.0)),
+    polyfit.losses.SmoothL1(1e-60),
+    polyfit.losses.Huber(1e60),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in which the interpreter computes
+@pytest.mark.parametrize("loss", PARAMETERS_BEYOND_FLOAT32, ids=str)
+def test_parameters_beyond_float32(loss):
+    y = torch.tensor([0.0, 1e-20, -1e-7, 0.3, -1.0, 5e4, 1e9])
+    coef = torch.zeros(1, requires_grad=True)
+    losses = polyfit.polynomial_loss(y, y, coef, loss=loss, impl="triton", reduction="sum")
+    losses.backward()
+    wide = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    truth = loss.value(wide, y.double()).sum()
+    truth.backward()
+    torch.testing.assert_close(losses.double(), truth, rtol=2e-6, atol=1e-37)
+    assert coef.grad is not None
+    torch.testing.assert_close(coef.grad.double(), wide.grad, rtol=2e-6, atol=1e-37)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import polyfit
 from polyfit import formula
+from polyfit._problem import canonical_problem
 from polyfit.backends import chunked, operators, sizes
 from polyfit.backends.chunked import matrix
 from polyfit.backends.results import Wants
@@ -566,6 +567,48 @@ def test_import_needs_no_triton():
 
     probe = "import polyfit, sys; assert not {'triton', 'typer', 'rich', 'matplotlib'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+LAYOUTS_IN_MEMORY = {
+    "a column": lambda t: t.reshape(-1, 1).repeat(1, 2)[:, :1],
+    "transposed": lambda t: t.reshape(24, 5).T,
+    "channels last": lambda t: t.reshape(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "every other": lambda t: t.reshape(24, 5).repeat_interleave(2, 1)[:, ::2],
+    "expanded": lambda t: t[:24].expand(5, 24),
+}
+
+
+@pytest.mark.parametrize("other", ["same", "contiguous"])
+@pytest.mark.parametrize("layout", LAYOUTS_IN_MEMORY)
+def test_samples_of_one_series_in_any_layout(layout, other):
+    generator = torch.Generator().manual_seed(0)
+    base = [torch.randn(120, generator=generator, dtype=torch.float64) for _ in range(3)]
+    x, y, weight = (LAYOUTS_IN_MEMORY[layout](tensor) for tensor in base)
+    weight = weight.exp()
+    if other == "contiguous":
+        y = y.contiguous()
+    coef = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    leaves = [tensor.detach().requires_grad_() for tensor in (x, y, coef, weight)]
+    plain = [tensor.detach().clone().requires_grad_() for tensor in (x, y, coef, weight)]
+    for reduction in ("mean", "sum", "none"):
+        ours = polyfit.polynomial_loss(*leaves[:3], weight=leaves[3], reduction=reduction)
+        expected = plain_loss(*plain, reduction=reduction)
+        torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-13)
+        upstream = torch.linspace(1, 2, ours.numel(), dtype=torch.float64).view(ours.shape)
+        gradients = [
+            torch.autograd.grad(value, given, upstream) for value, given in ((ours, leaves), (expected, plain))
+        ]
+        for mine, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    values = polyfit.polyval(leaves[0], coef)
+    torch.testing.assert_close(values, plain_polyval(plain[0], coef), rtol=1e-13, atol=1e-13)
+    # They are one series: the passes see one row, as many samples as there are.
+    options = {"loss": "mse", "weight": None, "reduction": "mean", "per_series": False, "basis": "power"}
+    problem = canonical_problem(x, y, coef, **options, domain=None, impl="torch", in_any_order=True)
+    assert problem.x.shape == problem.y.shape == (120,)
+    if other == "same" and layout in {"transposed", "channels last"}:
+        assert problem.x.data_ptr() == x.data_ptr()
+        assert values.stride() == x.stride()
 
 
 # --- bad input

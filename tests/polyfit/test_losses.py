@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import pytest
 import torch
 from cases import LOSSES
@@ -68,6 +69,79 @@ def test_large_residuals_neither_overflow_nor_become_nan(name, dtype):
         assert to_y.isfinite().all()
         for mine, theirs in zip((to_p, to_y), slopes_by_autograd(LOSSES[name].loss.value, p, y), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+OF_RESIDUALS = [name for name in LOSSES if name.split()[0] not in {"bce_with_logits", "poisson_nll"}]
+
+
+def results(loss: losses.Loss, p: Tensor, y: Tensor) -> list[Tensor]:
+    """The value, and the slope to p by each of the ways that compute it."""
+    return [
+        loss.value(p, y), slopes_by_autograd(loss.value, p, y)[0], loss.slopes(p, y)[0], loss.slope_(p.clone(), y)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", OF_RESIDUALS)
+def test_residuals_that_are_not_finite(name, dtype):
+    p = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype)
+    value, *slopes = results(LOSSES[name].loss, p, torch.zeros_like(p))
+    assert value.isnan().tolist() == [True, False, False]
+    assert value[1:].isinf().all()
+    far = torch.tensor([1e30, -1e30], dtype=dtype)
+    limits = results(LOSSES[name].loss, far, torch.zeros_like(far))[2] if name != "mse" else torch.tensor([1, -1]) / 0
+    for slope in slopes:
+        assert slope[0].isnan()
+        torch.testing.assert_close(slope[1:], limits.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-29)
+
+
+def test_log_cosh_at_the_largest_numbers():
+    p = torch.tensor([1e308, -1e308, 100.0, -100.0], dtype=F64, requires_grad=True)
+    value = losses.LogCosh().value(p, torch.zeros_like(p))
+    torch.testing.assert_close(value, p.abs() - math.log(2), rtol=1e-15, atol=0)
+    (slope,) = torch.autograd.grad(value.sum(), p, create_graph=True)
+    assert slope.tolist() == [1.0, -1.0, 1.0, -1.0]
+    assert torch.autograd.grad(slope.sum(), p)[0].abs().max() < 1e-80
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.float32, 1e20), (torch.float32, 1e-40), (torch.float32, 1e-50), (torch.float32, 1e45),
+     (torch.float32, 1e-15), (F64, 1e160), (F64, 1e-170), (F64, 1.0), (torch.float32, 1.0)],
+)  # fmt: skip
+def test_scales_whose_square_is_not_a_number_of_the_dtype(dtype, scale):
+    info = torch.finfo(dtype)
+    r = [0.0, 1e-30, -1e-7, 0.3, -1.0, 5e4, 1e9, -1e15]
+    p = torch.tensor(r, dtype=dtype)
+    value, *slopes = results(losses.Cauchy(scale), p, torch.zeros_like(p))
+    with mpmath.workdps(60):
+        exact = [mpmath.mpf(scale) ** 2 / 2 * mpmath.log1p((mpmath.mpf(x) / scale) ** 2) for x in p.tolist()]
+        slope = [mpmath.mpf(x) / (1 + (mpmath.mpf(x) / scale) ** 2) for x in p.tolist()]
+    for found, expected in ((value, exact), *((slope_of, slope) for slope_of in slopes)):
+        truth = torch.tensor([float(number) for number in expected], dtype=F64)
+        torch.testing.assert_close(found.double(), truth, rtol=8 * info.eps, atol=info.tiny)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.SmoothL1(1e-40), losses.SmoothL1(1e-60), losses.Huber(1e-60), losses.Huber(1e60)]
+)
+def test_parameters_beyond_float32(loss):
+    p = torch.tensor([0.0, 1e-20, -0.5, 2.0, -1e10])
+    value, *slopes = results(loss, p, torch.zeros_like(p))
+    exact = loss.value(p.double(), torch.zeros(5, dtype=F64))
+    exact_slope = (
+        torch.sign(p) if isinstance(loss, losses.SmoothL1) else loss.slopes(p.double(), torch.zeros(5, dtype=F64))[0]
+    )
+    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=1e-37 * 1e10)
+    for slope in slopes:
+        torch.testing.assert_close(slope.double(), exact_slope.double(), rtol=1e-6, atol=1e-37)
+
+
+def test_losses_are_final():
+    with pytest.raises(TypeError, match=r"Mine is a subclass of a loss of polyfit; these are final.*pass a function"):
+
+        class Mine(losses.Huber):
+            pass
 
 
 def test_small_residuals_keep_their_digits():

@@ -11,7 +11,7 @@ from torch import Tensor
 from polyfit.backends import sizes
 from polyfit.backends.chunked import left_out
 from polyfit.backends.chunked.parts import Part, Parts
-from polyfit.backends.chunked.values import derivative, slopes
+from polyfit.backends.chunked.values import Derivative
 from polyfit.backends.results import LossSums, Wants
 from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model, compute_dtype
 from polyfit.losses import MSE, Loss
@@ -195,7 +195,7 @@ class Objective:
             return None if like is None or not is_wanted else like.new_zeros(like.shape, dtype=out_dtype)
 
         wide = coef.to(self._parts.dtype)
-        slope = derivative(wide, self._model) if wants.x else None
+        derivative = Derivative(wide, self._model) if wants.x else None
         grad_x, grad_y = zeros(self._x, wants.x), zeros(self._y, wants.y)
         grad_weight = zeros(self._weight, wants.weight)
         wanted = _Wanted(wants.coef, want_value, losses=wants.weight, to_y=wants.y)
@@ -208,9 +208,9 @@ class Objective:
             if want_value and weight is not None:
                 weights = weight.sum(1, keepdim=True, dtype=torch.float64).expand(terms.delta.shape[0], 1)
                 total_weight = part.add(weights, total_weight)
-            if grad_x is not None and slope is not None:
+            if grad_x is not None and derivative is not None:
                 delta = part.matrix.samples(terms.delta)
-                part.deposit(slopes(part, slope).mul_(delta).mul_(self._slope_factor), grad_x, upstream)
+                part.deposit(derivative(part).mul_(delta).mul_(self._slope_factor), grad_x, upstream)
             if grad_y is not None:
                 to_y = part.matrix.samples(terms.delta) * -self._slope_factor if terms.to_y is None else terms.to_y
                 part.deposit(to_y, grad_y, upstream)

@@ -11,16 +11,30 @@ from polyfit.bases import BASES, derivative_matrix
 from polyfit.formula import Model, compute_dtype
 
 
-def derivative(coef: Tensor, model: Model) -> Tensor:
-    """Coefficients (S, degree) of dp/dx in the basis of p; the slope of the map is included."""
-    matrix = derivative_matrix(BASES[model.basis], coef.shape[1] - 1).to(coef.device)
-    slope = (coef.double().unsqueeze(1) * matrix).sum(-1)  # elementwise: a product of matrices could lose digits
-    return (slope if model.mapping is None else slope * model.mapping[1]).to(coef.dtype)
+class Derivative:
+    """The derivative dp/dx of the polynomials, for the gradient to x.
 
+    The coefficients of the derivative are made for the series of one part at a time: those of all series may take more
+    memory than x.
 
-def slopes(part: Part, slope: Tensor) -> Tensor:
-    """dp/dx of the part's samples, (s, n), from the coefficients of the derivative."""
-    return part.matrix.samples(part.matrix.series(part.coefficients(slope)))
+    Args:
+        coef: (S, degree + 1), in the dtype of the matrices.
+        model: basis and mapping.
+    """
+
+    def __init__(self, coef: Tensor, model: Model) -> None:
+        self._coef = coef
+        matrix = derivative_matrix(BASES[model.basis], coef.shape[1] - 1).T.to(coef.device)
+        self._matrix = matrix if model.mapping is None else matrix * model.mapping[1]
+        self._series: slice | None = None
+        self._slope = coef
+
+    def __call__(self, part: Part) -> Tensor:
+        """dp/dx of the part's samples, (s, n)."""
+        if self._series != part.series:
+            self._series = part.series
+            self._slope = (part.coefficients(self._coef).double() @ self._matrix).to(self._coef.dtype)
+        return part.matrix.samples(part.matrix.series(self._slope))
 
 
 def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
@@ -47,13 +61,13 @@ def evaluate_backward(
     """
     n_series = coef.shape[0]
     parts = Parts(x, n_series, coef.shape[1] - 1, model.affine_map, model.basis)
-    slope = derivative(coef.to(parts.dtype), model) if wants.x else None
+    derivative = Derivative(coef.to(parts.dtype), model) if wants.x else None
     grad_x = x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) if wants.x else None
     grad_coef = None
     for part in parts:
         delta = part.operand(grad)
-        if grad_x is not None and slope is not None:
-            part.deposit(slopes(part, slope).mul_(delta), grad_x)
+        if grad_x is not None and derivative is not None:
+            part.deposit(derivative(part).mul_(delta), grad_x)
         if wants.coef:
             grad_coef = part.add(part.matrix.moments(part.matrix.pad(delta)), grad_coef)
     if wants.coef and grad_coef is None:  # no samples

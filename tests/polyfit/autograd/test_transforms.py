@@ -241,6 +241,24 @@ def test_compile_takes_any_number_of_samples_in_one_graph():
     assert counter.frame_count <= 2  # one for the first size, one for all
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compile_takes_any_domain_in_one_graph(dtype):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    def both(x: Tensor, y: Tensor, coef: Tensor, lo: float, hi: float) -> Tensor:
+        values = polyfit.polyval(x, coef, domain=(lo, hi), basis="laguerre").mean()
+        return polyfit.polynomial_loss(x, y, coef, domain=(lo, hi)) + values
+
+    compiled = torch.compile(both, fullgraph=True, backend=counter)
+    x, y = torch.rand(50, dtype=dtype) + 2.0, torch.randn(50, dtype=dtype)
+    coef = torch.randn(4, dtype=dtype, requires_grad=True)
+    for domain in ((2.0, 4.0), (2.1, 4.3), (1.9, 4.4), (1.0, 5.0), (-1.0, 7.0)):
+        value, plain = compiled(x, y, coef, *domain), both(x, y, coef, *domain)
+        torch.testing.assert_close(value, plain)
+        torch.testing.assert_close(torch.autograd.grad(value, coef), torch.autograd.grad(plain, coef))
+    assert counter.frame_count <= 2  # one for the first domain, one for all
+
+
 @pytest.mark.parametrize("name", INDUCTOR)
 @pytest.mark.parametrize("create_graph_of", range(4))
 def test_a_second_derivative_of_what_is_compiled_raises(name, create_graph_of):

@@ -5,6 +5,8 @@ import pytest
 import torch
 from oracle import polynomial_loss as plain_loss
 from oracle import polyval as plain_polyval
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyfit import bases
 from polyfit.backends import chunked, sizes
@@ -105,3 +107,27 @@ def test_data_that_are_not_small():
     assert many.kept is None
     assert long.kept is None
     assert chunked.Objective(x[:1], x[:1], None, 1, 3, model).kept is None
+
+
+def test_the_gradient_to_x_of_many_series_takes_a_chunk():
+    # All derivatives at once took S d (d + 1) numbers of float64: 1 GB for 3e5 series of degree 20.
+    n_series, n_samples, degree = 20_000, 4, 20
+    x, y = (torch.rand(n_series, n_samples) for _ in range(2))
+    coef = torch.rand(n_series, degree + 1)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.untyped_storage().nbytes())
+            return result
+
+    with Watch():
+        bound = chunked.Objective(x, y, None, n_series, degree, Model("power"))
+        grad_x = bound(coef, None, Wants(x=True)).grad_x
+    assert largest <= max(coef.nbytes, 2 * 4 * (degree + 2) * sizes.current().chunk(x.device))
+    wide = x.double().requires_grad_()
+    plain_loss(wide, y.double(), coef.double(), reduction="sum").backward()
+    torch.testing.assert_close(grad_x.double(), wide.grad, rtol=1e-5, atol=1e-3)

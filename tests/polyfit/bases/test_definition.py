@@ -72,3 +72,12 @@ def test_bad_domain_is_named(domain, error, match):
 def test_unknown_basis_lists_the_known():
     with pytest.raises(ValueError, match="'power'"):
         bases.resolve("monomial")
+
+
+def test_the_center_for_float32_is_a_number_of_float32():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        middle = float(generator.standard_normal() * 10.0 ** generator.integers(-30, 30))
+        mapping = bases.affine_map((middle - abs(middle), middle + abs(middle)), bases.BASES["power"], torch.float32)
+        assert mapping is not None
+        assert mapping.center == float(np.float32(middle))

@@ -94,6 +94,9 @@ def test_a_domain_wider_than_the_largest_number_has_a_scale():
         ("chebyshev", (-7.0, -3.0), "y = 1 - 2 T_1(t), t = (x + 5)/2"),
         ("laguerre", (2.0, 4.0), "y = 1 - 2 L_1(t), t = (x - 2)/2"),
         ("power", (0.0, 4.0), "y = 1 - 2 t, t = (x - 2)/2"),
+        ("chebyshev", (0.4375, 87.875), "y = 1 - 2 T_1(t), t = (x - 44.15625)/43.71875"),
+        ("chebyshev", (0.1, 1.1), "y = 1 - 2 T_1(t), t = (x - 0.6)/0.5"),
+        ("chebyshev", (0.0, 2.0 / 3.0), "y = 1 - 2 T_1(t), t = (x - 0.333333333)/0.333333333"),
         # Six digits of the origin would lie outside the domain.
         ("power", (1700000000.0, 1700000060.0), "y = 1 - 2 t, t = (x - 1700000030)/30"),
     ],

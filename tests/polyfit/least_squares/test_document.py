@@ -14,6 +14,7 @@ import polyfit
 from polyfit import Fit
 
 
+@pytest.mark.filterwarnings("ignore:the coefficients of .* cancel:polyfit.FitWarning")
 @pytest.mark.parametrize("name", fits())
 def test_files_bring_everything_back(name, tmp_path):
     fit = fits()[name]

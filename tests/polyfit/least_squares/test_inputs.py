@@ -199,7 +199,9 @@ def test_time_stamps_in_float32_are_warned_of():
     stamps = 1.7e9 + 60.0 * torch.arange(48, dtype=F64)
     y = torch.sin(torch.arange(48, dtype=F64) / 8.0)
     for other in (y, y.float()):
-        with pytest.warns(FitWarning, match=r"48 samples have 23 different x.*128 apart.*Pass x in float64") as caught:
+        with pytest.warns(
+            FitWarning, match=r"48 samples have 23 different x.*128 apart.*: pass x in float64, or subtract"
+        ) as caught:
             polyfit.fit(stamps.float(), other, 2)
         assert [warning.filename for warning in caught] == [__file__]
     with pytest.warns(FitWarning, match="48 samples have 23 different x") as caught:
@@ -207,6 +209,13 @@ def test_time_stamps_in_float32_are_warned_of():
     assert [warning.filename for warning in caught] == [__file__]
     for places in (stamps, (stamps - 1.7e9).float()):
         polyfit.fit(places, y, 2)
+
+
+def test_nanoseconds_are_warned_of():
+    stamps = 1_700_000_000_000_000_000 + torch.arange(2000)
+    with pytest.warns(FitWarning, match=r"2000 samples have 9 different x.*256 apart.*: subtract an origin from x"):
+        polyfit.fit(stamps, torch.sin(torch.arange(2000.0) / 300.0), 2)
+    polyfit.fit(stamps - stamps[0], torch.sin(torch.arange(2000.0) / 300.0), 2)
 
 
 def nearly_the_same(x: Tensor) -> Tensor:

@@ -333,3 +333,38 @@ def test_moments_know_whether_weights_differ():
     for moments in (first + second, again, Moments(1, (-1, 4)).update(x, y, weight)):
         with pytest.raises(ValueError, match="different weights"):
             moments.fit().interval(x, kind="prediction")
+
+
+# --- domains that the data do not fill ---
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 100.0])
+@pytest.mark.parametrize("degree", [1, 3, 5])
+def test_a_fit_is_right_or_says_that_the_domain_is_not(degree, scale):
+    x = torch.arange(1990.0, 2021.0, dtype=torch.float64)
+    y = torch.sin(torch.arange(31, dtype=torch.float64) / 5) + 0.1 * torch.cos(77 * x)
+    moments = Moments(degree, (1990.0 - 30.0 * scale, 2020.0 + 10.0 * scale)).update(x, y)
+    truth = exact.fit(x, y, degree)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit = moments.fit()
+    messages = [str(warning.message) for warning in caught if warning.filename == __file__]
+    assert len(messages) == len(caught)
+    if any("Collect moments on a domain that the data fill" in message for message in messages):
+        assert scale > 0.5
+        assert fit.condition > 1e5
+        return
+    assert truth.r_squared is not None
+    assert fit.r_squared == pytest.approx(float(truth.r_squared), rel=1e-6)
+    for place in (1990.0, 2001.5, 2020.0):
+        assert float(fit(place)) == pytest.approx(float(truth.value(place)), abs=1e-5)
+
+
+def test_the_warning_of_a_domain_says_where_the_data_are():
+    x = torch.arange(1990.0, 2021.0, dtype=torch.float64)
+    moments = Moments(3, (0, 3000)).update(x, torch.sin(x))
+    # The mean is 2005, the variance (31**2 - 1) / 12 = 80.
+    with pytest.warns(
+        FitWarning, match=r"domain is \(0, 3000\), and x has the mean 2005 and the standard deviation 8.9"
+    ):
+        moments.fit()

@@ -17,6 +17,7 @@ from oracle import NUMPY_CLASSES
 from result_cases import EPS, F64, assert_same, data, deficient, fits
 
 import polyfit
+from polyfit import FitWarning
 
 BASES = list(NUMPY_CLASSES)
 DOMAINS = [None, (2.0, 8.0), (0.0, 20.0), (-1e3, 1e3)]
@@ -25,6 +26,7 @@ DOMAINS = [None, (2.0, 8.0), (0.0, 20.0), (-1e3, 1e3)]
 # --- other bases ---
 
 
+@pytest.mark.filterwarnings("ignore:the coefficients of .* cancel:polyfit.FitWarning")
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("to", BASES)
 @pytest.mark.parametrize("basis", BASES)
@@ -55,6 +57,7 @@ def test_conversion_takes_covariance_along(basis, to, domain):
     assert torch.equal(back.covariance, fit.covariance)
 
 
+@pytest.mark.filterwarnings("ignore:the coefficients of .* cancel:polyfit.FitWarning")
 def test_conversion_of_timestamps_keeps_the_digits_that_rounded_coefficients_have_not():
     x, y, _ = data()
     x = 1.7e9 + x
@@ -349,6 +352,7 @@ def test_to_numpy_evaluates_the_same(basis, domain):
 # --- copies ---
 
 
+@pytest.mark.filterwarnings("ignore:the coefficients of .* cancel:polyfit.FitWarning")
 @pytest.mark.parametrize("name", fits())
 def test_copies_and_pickles(name):
     fit = fits()[name]
@@ -384,6 +388,80 @@ def test_what_is_printed_is_the_polynomial(name):
     assert fit.status in shown
     assert f"degree {fit.degree} to {fit.n_samples} samples" in shown
     assert f"R^2 {fit.r_squared:.6g}" in shown
+
+
+@pytest.mark.filterwarnings("ignore:the coefficients of .* cancel:polyfit.FitWarning")
+@pytest.mark.parametrize(
+    ("places", "options"),
+    [
+        ((0.4375, 87.875), {}),
+        ((0.4375, 87.875), {"basis": "laguerre"}),
+        ((0.4375, 87.875), {"basis": "power", "domain": "data"}),
+        ((0.4375, 87.875), {"basis": "power"}),
+        ((1.7e9 + 0.5, 1.7e9 + 86400.25), {}),
+        ((1.7e9 + 0.5, 1.7e9 + 86400.25), {"basis": "power", "domain": "data"}),
+        ((1990.0, 2020.0), {"basis": "power"}),
+    ],
+)
+def test_the_text_rebuilds_the_fit(places, options):
+    x = torch.linspace(places[0], places[1], 41, dtype=F64)
+    y = 100.0 * torch.sin(torch.linspace(0.0, 3.0, 41, dtype=F64))
+    fit = polyfit.fit(x, y, 3, **options)
+    series, _, mapping = str(fit).partition(", t = ")
+    terms = series.removeprefix("y = ").replace(" - ", " + -").split(" + ")
+    to_power = {"power": np.eye(4), **{"chebyshev": chebyshev_to_powers(), "laguerre": laguerre_to_powers()}}[fit.basis]
+    coef = [Fraction(term.split()[0]) for term in terms]
+    in_powers = [sum((Fraction(float(a)) * c for a, c in zip(row, coef, strict=True)), Fraction(0)) for row in to_power]
+    shift, scale = Fraction(0), Fraction(1)
+    if mapping:
+        origin, _, divisor = mapping.strip("(").partition(")/")
+        sign, size = origin.split()[1:]
+        shift, scale = Fraction(sign + size), Fraction(divisor)
+    for place in x.tolist():
+        t = (Fraction(place) + shift) / scale
+        value = sum((c * t**k for k, c in enumerate(in_powers)), Fraction(0))
+        # Six digits of each coefficient; up to ten times as much where terms cancel.
+        assert float(value) == pytest.approx(float(fit(place)), rel=0, abs=100.0 * 5e-5)
+
+
+def chebyshev_to_powers() -> np.ndarray:
+    return np.array([[1, 0, -1, 0], [0, 1, 0, -3], [0, 0, 2, 0], [0, 0, 0, 4]])
+
+
+def laguerre_to_powers() -> np.ndarray:
+    return np.array([[1, 1, 1, 1], [0, -1, -2, -3], [0, 0, 0.5, 1.5], [0, 0, 0, -1 / 6]])
+
+
+def test_coefficients_that_cancel_are_warned_of(tmp_path):
+    x = torch.arange(1990.0, 2021.0, dtype=F64)
+    y = torch.sin(torch.arange(31, dtype=F64) / 5.0) + 9.0
+    match = r"the coefficients of power of x cancel when .*: about 1[56] of 16 digits are lost.*fit\(x\)"
+    fit = polyfit.fit(x, y, 10)
+    with pytest.warns(FitWarning, match=match) as caught:
+        powers = fit.in_basis("power")
+    with pytest.warns(FitWarning, match=match) as more:
+        assert torch.equal(polyfit.fit(x, y, 10, basis="power").coef, powers.coef)
+    with pytest.warns(FitWarning, match=match) as of_numpy:
+        powers.to_numpy()
+    with pytest.warns(FitWarning, match=match):
+        powers.as_arguments()
+    assert {warning.filename for warning in [*caught, *more, *of_numpy]} == {__file__}
+    # The advice helps.
+    again = powers.in_basis("power", (1990.0, 2020.0))
+    np.testing.assert_allclose(polyfit.polyval(x, **again.as_arguments()), fit(x), rtol=1e-12)
+    np.testing.assert_allclose(again.to_numpy()(x.numpy()), fit(x), rtol=1e-12)
+    # At degree 3 the terms are up to 1e7 times as large as y: float64 keeps some digits, float32 none.
+    cubic = polyfit.fit(x, y, 3, basis="power")
+    np.testing.assert_allclose(polyfit.polyval(x, **cubic.as_arguments()), cubic(x), rtol=1e-8)
+    with pytest.warns(FitWarning, match=r"about [67] of 7 digits are lost"):
+        cubic.as_arguments(torch.float32)
+
+
+def test_coefficients_that_float64_does_not_hold_are_warned_of():
+    x = 1e200 * torch.linspace(1.0, 2.0, 20, dtype=F64)
+    fit = polyfit.fit(x, torch.linspace(0.0, 1.0, 20, dtype=F64) ** 2, 3)
+    with pytest.warns(FitWarning, match="about 16 of 16 digits are lost"):
+        fit.in_basis("power")  # the coefficient of x**3 is about 1e-600
 
 
 def test_a_fit_does_not_change():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from fractions import Fraction
 
 import exact
@@ -136,6 +137,117 @@ def test_degrees_that_the_data_do_not_tell_apart_are_left_out():
     assert fit.selection.degrees == (0, 1, 2, 3)
 
 
+# --- few samples, no noise, ill-conditioned data, extreme units ---
+
+
+@pytest.mark.parametrize("n", [6, 10, 15])
+def test_degrees_without_degrees_of_freedom_are_left_out(n):
+    x = torch.linspace(0, 1, n, dtype=torch.float64)
+    y = 2 * x + 1 + 0.1 * torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    for criterion in ("aic", "bic"):
+        with pytest.warns(
+            FitWarning, match=rf"coefficients for {n} samples; it is meant for many .*criterion='aicc' or 'cv'"
+        ):
+            selection = polyfit.select_degree(x, y, n - 1, criterion=criterion).selection
+        assert selection is not None
+        assert selection.degrees == tuple(range(n - 1))
+    assert polyfit.select_degree(x, y, n - 1, criterion="aicc").degree == 1
+    assert polyfit.select_degree(x, y, n // 3 - 1, criterion="bic").degree == 1
+    # A known variance needs no degrees of freedom.
+    selection = polyfit.select_degree(x, y, n - 1, sigma=0.1, absolute_sigma=True).selection
+    assert selection is not None
+    assert (selection.degree, len(selection.degrees)) == (1, n)
+
+
+def test_a_single_sample():
+    x = torch.ones(1, dtype=torch.float64)
+    assert polyfit.select_degree(x, x, 0, criterion="aicc").degree == 0
+
+
+@pytest.mark.parametrize("criterion", ["aic", "aicc", "bic", "cv"])
+def test_polynomials_without_noise_are_found(criterion):
+    # Integer coefficients: y has roundings alone, or none.
+    rng = random.Random(3)
+    for _ in range(40):
+        n, degree = rng.choice([20, 50, 100]), rng.randint(0, 6)
+        coef = [rng.randint(-9, 9) for _ in range(degree)] + [rng.choice([-3, -2, -1, 1, 2, 3])]
+        start, stop = rng.uniform(-5, 0), rng.uniform(0.5, 9)
+        places = [
+            [float(k - n // 2) for k in range(n)],
+            [start + (stop - start) * k / (n - 1) for k in range(n)],
+            [rng.uniform(start, stop) for _ in range(n)],
+        ]
+        x = torch.tensor(rng.choice(places), dtype=torch.float64)
+        y = sum((c * x**k for k, c in enumerate(coef)), torch.zeros_like(x))
+        assert polyfit.select_degree(x, y, 10, criterion=criterion).degree == degree
+
+
+def ill_conditioned(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x over two to four orders of magnitude, weights over four: condition up to 1e9 at degree 8."""
+    rng = random.Random(seed)
+    x = 10 ** torch.linspace(0, rng.uniform(2, 4), 25, dtype=torch.float64)
+    y = torch.log(x) + 0.3 * torch.tensor([rng.gauss(0, 1) for _ in range(25)], dtype=torch.float64)
+    return x, y, torch.tensor([10 ** rng.uniform(-2, 2) for _ in range(25)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("few", [16, 4096])
+def test_rss_of_ill_conditioned_data(few, set_sizes):
+    set_sizes(few_samples=few)
+    for seed in range(12):
+        x, y, weight = ill_conditioned(seed)
+        fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion="aic", weight=weight)
+        expected = [exact_rss(x, y, weight, degree) for degree in range(MAX_DEGREE + 1)]
+        assert fit.selection is not None
+        # Residuals have the roundings of the terms of the polynomial, which are much larger than y.
+        assert fit.selection.rss == pytest.approx(expected, rel=1e-8)
+        values = [25 * math.log(rss / 25) + 2 * (degree + 2) for degree, rss in enumerate(expected)]
+        assert fit.degree == int(np.argmin(values))
+
+
+@pytest.mark.parametrize("folds", [3, 5, 25])
+def test_cross_validation_of_ill_conditioned_data(folds):
+    for seed in range(3):
+        x, y, weight = ill_conditioned(seed)
+        order = torch.tensor(random.Random(seed).sample(range(25), 25))
+        x, y, weight = x[order], y[order], weight[order]
+        fit = polyfit.select_degree(x, y, 6, criterion="cv", folds=folds, weight=weight)
+        errors = errors_of_refitting(x, y, weight, 6, folds)
+        assert fit.selection is not None
+        # A fit without a fold has a condition of up to 1e9, by QR.
+        assert fit.selection.values == pytest.approx(errors / float(weight.sum()), rel=1e-6)
+        assert fit.degree == int(np.argmin(errors))
+
+
+def test_a_fold_with_nearly_all_of_the_weight():
+    x, y, _ = make_data(60)
+    weight = torch.ones(60, dtype=torch.float64)
+    weight[::3] = 2.0**40
+    fit = polyfit.select_degree(x, y, 4, criterion="cv", folds=3, weight=weight)
+    assert fit.selection is not None
+    errors = errors_of_refitting(x, y, weight, 4, 3)
+    assert fit.selection.values == pytest.approx(errors / float(weight.sum()), rel=1e-10)
+
+
+@pytest.mark.parametrize("criterion", ["bic", "cv"])
+@pytest.mark.parametrize(("y_exponent", "w_exponent"), [(-600, 0), (500, -900), (0, 800), (-200, 300)])
+def test_units(y_exponent, w_exponent, criterion):
+    x, y, weight = make_data(100)
+    usual = polyfit.select_degree(x, y, 6, criterion=criterion, weight=weight).selection
+    y, weight = y * 2.0**y_exponent, weight * 2.0**w_exponent
+    selection = polyfit.select_degree(x, y, 6, criterion=criterion, weight=weight).selection
+    assert usual is not None
+    assert selection is not None
+    assert selection.degree == usual.degree
+    exponent = 2 * y_exponent + w_exponent
+    if -1000 < exponent < 1000:
+        assert selection.rss == pytest.approx([2.0**exponent * value for value in usual.rss], rel=1e-13)
+    if criterion == "bic":
+        expected = [value + 100 * exponent * math.log(2) for value in usual.values]
+        assert selection.values == pytest.approx(expected, rel=1e-12)
+    elif abs(y_exponent) < 500:
+        assert selection.values == pytest.approx([4.0**y_exponent * value for value in usual.values], rel=1e-13)
+
+
 def test_it_passes_on_what_fit_takes():
     x, y, _ = make_data(100)
     fit = polyfit.select_degree(x, y, 6, basis="legendre", domain=(-3, 5), precision="double", impl="torch")
@@ -177,3 +289,28 @@ def test_the_picture_shows_every_degree():
         assert np.asarray(line.get_ydata()).tolist() == list(selection.values)
         assert np.asarray(mark.get_xdata()).tolist() == [selection.degree]
         assert axes.get_ylabel().startswith({"aicc": "AICc", "cv": "mean squared error, 5 folds"}[criterion])
+
+
+def test_warnings_point_to_the_caller_and_come_once():
+    x = torch.arange(1990.0, 2021.0, dtype=torch.float64)
+    y = torch.sin(torch.arange(31, dtype=torch.float64) / 3)
+    with pytest.warns(FitWarning) as caught:
+        fit = polyfit.select_degree(x, y, 12, basis="power")
+    assert fit.domain is None
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "cancel" in str(caught[0].message)
+
+
+def test_words_and_errors_are_those_of_fit():
+    x, y = torch.linspace(2.0, 8.0, 20, dtype=torch.float64), torch.linspace(0.0, 1.0, 20, dtype=torch.float64) ** 3
+    assert polyfit.select_degree(x, y, 3, basis="power").domain is None
+    assert polyfit.select_degree(x, y, 3, basis="power", domain="data").domain == (2.0, 8.0)
+    assert polyfit.select_degree(x, y, 3).domain == (2.0, 8.0)
+    assert polyfit.select_degree(x, y, 3, domain=None).domain is None
+    with pytest.raises(ValueError, match="domain='range' is unknown"):
+        polyfit.select_degree(x, y, 3, domain="range")
+    with pytest.raises(ValueError, match="absolute_sigma=True, and sigma is not given"):
+        polyfit.select_degree(x, y, 3, absolute_sigma=True)
+    for options in ({"precision": "single"}, {"nan_policy": "drop"}, {"basis": "monomial"}):
+        with pytest.raises(ValueError, match="is unknown; pass one of"):
+            polyfit.select_degree(x, y, 3, **options)  # pyright: ignore[reportArgumentType]

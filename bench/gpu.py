@@ -1,7 +1,7 @@
 """The kernels on a GPU: right first, then timed beside a copy of as many bytes: `python -m bench.gpu [PHASE ...]`.
 
-Phases, in order of worth: smoke, headline, training, policy. Each result is printed and, with --out FOLDER, written as
-a JSON line when it is there: a run that is cut off loses only what it had not measured.
+Phases, in order of worth: smoke, headline, many, training, policy. Each result is printed and, with --out FOLDER,
+written as a JSON line when it is there: a run that is cut off loses only what it had not measured.
 `--warm` compiles everything that the phases launch, in a minute or two, and its times say nothing: several phases can
 do so at once, and what is timed after that finds all kernels in the cache. `--small` takes small sizes: with
 TRITON_INTERPRET=1 every line runs on a machine without a GPU.
@@ -120,10 +120,26 @@ class Bench:
         generator = torch.Generator(self.device).manual_seed(seed)
         return (torch.rand(*shape, generator=generator, device=self.device) * 2 - 1).to(dtype)
 
+    def replayed(self, function: Callable[[], Any], calls: int = 20) -> float:
+        """Median time of a call in a CUDA graph of some calls: without the time that its launch takes on the host."""
+        function()
+        if self.device == "cpu":
+            return self.seconds(function)
+        self.wait()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                function()
+        return self.seconds(graph.replay) / calls
+
     def copy_rate(self) -> float:
-        """Bytes a second of a copy on the device, read and written."""
+        """Bytes a second of a copy on the device, read and written, once the card has its working clock."""
         source = self.normal(self.n_samples)
         target = torch.empty_like(source)
+        began = time.perf_counter()
+        while not self.small and time.perf_counter() - began < 0.5:
+            target.copy_(source)
+            self.wait()
         return 8 * self.n_samples / self.seconds(lambda: target.copy_(source))
 
 
@@ -202,6 +218,10 @@ def headline(bench: Bench) -> None:
         seconds = bench.seconds(function)
         bench.report(name, ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, bytes=n_bytes, **more)
 
+    def graphed(name: str, n_bytes: float, function: Callable[[], Any]) -> None:
+        seconds = bench.replayed(function)
+        bench.report(name, ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, bytes=n_bytes)
+
     x, y = bench.uniform(1, n), bench.normal(1, n, seed=1)
     coefs = {d: bench.normal(1, d + 1, seed=2) for d in (1, 5, 10, 20)}
     mapping = bases.affine_map((-2.0, 3.0), bases.BASES["chebyshev"], torch.float32)
@@ -217,11 +237,12 @@ def headline(bench: Bench) -> None:
         8 * n,
         lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=False, want_coef=True),
     )
-    timed(
-        "evaluate_backward to x d=5",
-        12 * n,
-        lambda: evaluate_backward(y, x, coefs[5], None, "power", want_x=True, want_coef=True),
-    )
+    for d in (1, 5, 10):
+        timed(
+            f"evaluate_backward to x d={d}",
+            12 * n,
+            lambda d=d: evaluate_backward(y, x, coefs[d], None, "power", want_x=True, want_coef=True),
+        )
     timed(
         "objective chebyshev, domain, d=5",
         8 * n,
@@ -248,6 +269,11 @@ def headline(bench: Bench) -> None:
         timed("torch.compile of Horner d=5", 8 * n, compiled_horner)
     for log in (7, 8) if bench.small else (12, 16, 20, 22, 24, 26):
         some = slice(0, 2**log)
+        graphed(
+            f"objective d=5 n=2^{log}, replayed",
+            8 * 2**log,
+            lambda some=some: objective(x[:, some], y[:, some], coefs[5], *plain),
+        )
         timed(
             f"objective d=5 n=2^{log}",
             8 * 2**log,
@@ -259,13 +285,26 @@ def headline(bench: Bench) -> None:
         narrow = tuple(part[:, :count].to(dtype) for part in (x, y))
         coef = coefs[5].to(dtype)
         timed(
-            f"objective {name} d=5", 2 * size * count, lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain)
+            f"objective {name} d=5",
+            2 * size * count,
+            lambda narrow=narrow, coef=coef: objective(*narrow, coef, *plain),  # pyright: ignore[reportCallIssue]
         )
-        timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))
+        timed(f"moments {name} d=5", 2 * size * count, lambda narrow=narrow: moments(*narrow, None, 5, mapping))  # pyright: ignore[reportCallIssue]
         del narrow
+
+
+def many(bench: Bench) -> None:
+    """A million short series."""
+    copy = bench.copy_rate()
+    plain = (None, None, None, "power", "mse", 0.0)
     series, length = (3, 64) if bench.small else (1_000_000, 64)
     x, y = bench.uniform(series, length), bench.normal(series, length, seed=1)
     coef = bench.normal(series, 4, seed=2)
+
+    def timed(name: str, n_bytes: float, function: Callable[[], Any]) -> None:
+        seconds = bench.replayed(function)
+        bench.report(name, ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, bytes=n_bytes)
+
     timed("objective, a million series of 64, d=3", 8 * series * length, lambda: objective(x, y, coef, *plain))
     timed("evaluate, a million series of 64, d=3", 8 * series * length, lambda: evaluate(x, coef, None, "power"))
     timed("moments, a million series of 64, d=3", 8 * series * length, lambda: moments(x, y, None, 3, None))
@@ -402,7 +441,7 @@ def policy(bench: Bench) -> None:
         timed(f"resident n={n_samples}, 20000 epochs", 0.0, run)
 
 
-PHASES = {"smoke": smoke, "headline": headline, "training": training, "policy": policy}
+PHASES = {"smoke": smoke, "headline": headline, "many": many, "training": training, "policy": policy}
 
 
 def main() -> int:

@@ -167,7 +167,8 @@ def canonical_problem(
     if not batch or (not per_series and is_flat(coef, list(samples.values()))):
         order = memory_order(list(samples.values())) if in_any_order else None
         if order is not None:
-            x, y, weight = (None if part is None else part.permute(order) for part in (x, y, weight))
+            x, y = x.permute(order), y.permute(order)
+            weight = None if weight is None else weight.permute(order)
         flat_weight = None if weight is None else flat(weight)
         return Problem(flat(x), flat(y), coef, flat_weight, model, impl, torch.Size(()), bounds)
     coef, (x_rows, y_rows, weight_rows) = broadcast(coef, (x, y, weight), batch)

@@ -129,7 +129,8 @@ def elementwise_loss(
     """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
     if is_out is not None:
         p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
-    values = _losses(*torch.broadcast_tensors(p, y), loss)
+    p, y = torch.broadcast_tensors(p, y)
+    values = _losses(p, y, loss)
     if is_out is not None:
         values = torch.where(is_out, 0.0, values)
     return values if weight is None else weight * values

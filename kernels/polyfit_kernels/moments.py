@@ -72,7 +72,7 @@ def _inside(start, offsets, n_samples, GROUPS: tl.constexpr):
 @triton.jit
 def _sum(terms):
     """The sum over each row, widened to float64."""
-    return tl.sum(terms, axis=1).to(tl.float64)
+    return sums.over_columns(terms).to(tl.float64)
 
 
 @triton.jit

@@ -139,7 +139,7 @@ def demo(
         watching = options.monitors(monitor)
         with printing_warnings(MonitorWarning):
             began = time.perf_counter()
-            result = run.train(epochs, monitor=watching)
+            result = run.train(epochs, monitor=watching, record_every=options.record_every(epochs))
             seconds = time.perf_counter() - began
 
     console.print(f"\n{format_series(result.coef.tolist(), basis, run.domain)}", style="bold")

@@ -43,6 +43,8 @@ Delimiter = Annotated[
     typer.Option(help="What separates the cells of a row: one character, or tab. Without it, it is found."),
 ]
 Epochs = Annotated[int, typer.Option(min=1, help="Number of updates.")]
+# The most records of a run: a picture shows some thousands.
+_MOST_RECORDS = 100_000
 Optimizer = Annotated[str, typer.Option(help=f"Update rule: {', '.join(OPTIMIZERS)}.")]
 Loss = Annotated[str, typer.Option(help=f"Loss: {', '.join(losses.LOSSES)}.")]
 Basis = Annotated[str, typer.Option(help=f"Basis of the coefficients: {', '.join(bases.BASES)}.")]
@@ -157,3 +159,12 @@ def _port(value: str, port: str) -> int:
         raise UserError(
             f"--monitor {value}: {port!r} is not a port; pass a number, as in visdom:localhost:8097"
         ) from None
+
+
+def record_every(epochs: int) -> int:
+    """Epochs from record to record: 100, or more where a run would have more than 100000 records.
+
+    >>> record_every(80_000), record_every(10**12)
+    (100, 10000000)
+    """
+    return max(100, -(-epochs // _MOST_RECORDS))

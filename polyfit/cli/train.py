@@ -91,7 +91,7 @@ def train_command(
     with as_user_error(), printing_warnings(MonitorWarning):
         result = train(
             x_values, y_values, start, optimizer=rule, epochs=epochs, loss=loss, basis=basis, domain=domain,
-            engine=engine, monitor=watching,
+            engine=engine, monitor=watching, record_every=options.record_every(epochs),
             early_stopping=None if patience is None else EarlyStopping(patience=patience),
         )  # fmt: skip
     if not math.isfinite(result.loss):

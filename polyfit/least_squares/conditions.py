@@ -106,9 +106,9 @@ def make_conditions(
     there = bases.exact_conversion("chebyshev", basis, internal_domain, domain, degree)
     back = bases.exact_conversion(basis, "chebyshev", domain, internal_domain, degree)
     with decimals.digits(_SPARE_DIGITS):
-        # A row of M times the column of its inverse is 1: the product of lengths is the digits that may cancel.
-        lengths = decimals.norms(decimals.from_fractions(there)) * decimals.norms(decimals.from_fractions(back).T)
-        lost = max(map(decimals.orders, lengths))
+        # The product of the largest lengths bounds the condition of M, and with it how many digits may cancel.
+        lengths = decimals.norms(decimals.from_fractions(there)), decimals.norms(decimals.from_fractions(back).T)
+        lost = decimals.orders(max(lengths[0]) * max(lengths[1]))
     precision = _SPARE_DIGITS + 2 * max(lost, 0)
     with decimals.digits(precision):
         to_user, functions = decimals.from_fractions(there), decimals.from_fractions(back)

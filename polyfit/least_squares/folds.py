@@ -226,7 +226,7 @@ def _pass(data: Data, degree: int, folds: int, coef: Tensor) -> NormalEquations:
 
 def _by_qr(data: Data, coef: Tensor, folds: int) -> Folds:
     """The same from triangular factors of the rows sqrt(w) (T_0, ..., T_degree, r) of the data."""
-    center = coef.numpy()
+    center: Array = coef.numpy()
     triangles = _triangles(data, center, folds)
     for _ in range(2):
         whole = _joined(triangles)
@@ -234,7 +234,7 @@ def _by_qr(data: Data, coef: Tensor, folds: int) -> Folds:
         before, rest = float(whole[:, -1] @ whole[:, -1]), float(whole[-1, -1]) ** 2
         if keeps_digits(before, rest):
             break
-        center = center + change
+        center = np.asarray(center + change, np.float64)
         triangles = _triangles(data, center, folds)
     total = _joined(triangles)
     training = _without_each(triangles) if folds > 1 else total[None]

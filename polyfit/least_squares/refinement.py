@@ -71,7 +71,7 @@ class Solution:
         uncertainty: of the coefficients.
         method: how the directions were found, "moments" or "qr".
         rest: further parts of the coefficients, (parts, p), or None.
-        is_accurate: False where the corrections did not become small.
+        is_accurate: False where the corrections did not become small, or float64 does not hold the coefficients.
     """
 
     high: Array
@@ -117,15 +117,16 @@ def solve(data: Data, degree: int, conditions: Conditions | None, precision: str
         is_refined = matrix is None and extended is None
         latest, is_accurate = _refine(unknowns, gram, (rss, moments), residuals, precision, is_refined=is_refined)
     unknowns.finish()
+    uncertainty, rest = unknowns.uncertainty(), unknowns.rest()
     return Solution(
         unknowns.high,
         unknowns.low,
         gram,
         *latest,
-        uncertainty=unknowns.uncertainty(),
+        uncertainty=uncertainty,
         method=unknowns.method,
-        rest=unknowns.rest(),
-        is_accurate=is_accurate,
+        rest=rest,
+        is_accurate=is_accurate and unknowns.has_digits,
     )
 
 

@@ -104,8 +104,9 @@ class Fit:
             the factor by which relative errors may grow.
         status: "ok"; "rank_deficient": some coefficients are undetermined by the data, and the result is the
             minimum-norm solution; "interpolates": as many coefficients as samples, so that residuals say nothing about
-            errors; "inaccurate": corrections did not converge, or a constant alone fits better, so that no digit of the
-            coefficients is certain; "not_finite": the data have NaN or infinity, which was propagated.
+            errors; "inaccurate": corrections did not converge, a constant alone fits better, or the basis lies too far
+            from the data for float64, so that no digit of the coefficients is certain; "not_finite": the data have NaN
+            or infinity, which was propagated.
         solver: "moments" (the normal equations), or "qr" (of the data) where these have too few digits.
         precision: "double" or "extended": that of the residuals in the last correction.
         fixed: the indices of the coefficients that were fixed, in `basis` and `domain`.
@@ -165,7 +166,7 @@ class Fit:
         if there are no degrees of freedom, unless sigma is absolute.
         """
         spread, is_undetermined = self._spread
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             errors = algebra.row_lengths(spread) * self.estimate.deviation
         errors[is_undetermined] = math.nan
         return torch.from_numpy(errors).to(self._device)
@@ -174,7 +175,7 @@ class Fit:
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
         spread, is_undetermined = self._spread
-        with np.errstate(over="ignore"):  # infinite where it overflows
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite where it overflows
             spread = spread * self.estimate.deviation
             covariance = spread @ spread.T
         covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)

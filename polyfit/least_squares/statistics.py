@@ -139,8 +139,10 @@ def _warning(
             f" degree={max(0, degree - n_free + uncertainty.rank)} or less, samples at more different x, or ridge > 0"
         )
     if status == "inaccurate":
+        where = "x" if domain is None else f"the domain {domain}"
         return (
-            f"the coefficients are inaccurate: corrections did not converge at condition {uncertainty.condition:.1e}."
+            f"the coefficients are inaccurate: corrections did not converge at condition {uncertainty.condition:.1e},"
+            f" or {basis} on {where} lies too far from the data for float64."
             " Pass a lower degree, samples that fill their range more evenly, or a domain nearer to the data"
         )
     if uncertainty.condition > _ILL_CONDITIONED:

@@ -40,6 +40,8 @@ _KEPT_DIGITS = 24
 _MOST_EXACT = 1 << 16
 # Degrees of freedom below this share of the samples are rounding: half of the digits that a factorisation keeps.
 _NO_FREEDOM = Decimal(10) ** -25
+# Digits of the precision that roundings may have used up.
+_SPARE_DIGITS = 30
 # Attempts to find the precision of a factorisation. Each takes twice the digits that cancelled in the one before.
 _ATTEMPTS = 8
 
@@ -77,11 +79,13 @@ class Unknowns:
         low: their low parts, (p,).
         directions: see `determine`.
         method: how the directions were found, "moments" or "qr".
+        has_digits: False where float64 numbers are too few, or too small, to hold the coefficients.
         solved: sum of squares and moments, (p,), of the residuals where `determine` found the solution itself.
     """
 
     directions: Directions
     method: str
+    has_digits: bool = True
     solved: tuple[float, Array] | None = None
 
     def __init__(self, guess: Array) -> None:
@@ -291,8 +295,7 @@ class ConstrainedUnknowns(Unknowns):
     def rest(self) -> Array | None:
         """See `Unknowns.rest`."""
         with decimals.digits(self._precision):
-            coef = self._coefficients()
-            return decimals.to_parts(coef, self._n_parts(coef[:, None]))[2:]
+            return self._parts(self._coefficients()[:, None])[2:, :, 0]
 
     def uncertainty(self) -> Uncertainty:
         """See `Unknowns.uncertainty`."""
@@ -304,20 +307,29 @@ class ConstrainedUnknowns(Unknowns):
             else:
                 columns, rank, freedom = self._conditions.free, root.shape[1], float(self._n_samples - root.shape[1])
                 assert columns is not None
-            frame = decimals.to_parts(columns, self._n_parts(columns))
+            frame = self._parts(columns)
         return Uncertainty(frame, root, undetermined, freedom, rank, condition)
 
-    def _n_parts(self, columns: Decimals) -> int:
-        """The number of parts that columns (p, k) need, so that ``M @ columns`` keeps its digits where it cancels."""
+    def _parts(self, columns: Decimals) -> Array:
+        """Columns (p, k) as so many float64 numbers, (parts, p, k), that ``M @ columns`` keeps its digits."""
         to_user = self._conditions.to_user
         size = max(decimals.norms(columns.T), default=decimals.ZERO)
+        largest = decimals.norms(to_user) * size
         results = decimals.norms(decimals.product(to_user, columns))
-        lost = [
-            decimals.orders(row * size / result)
-            for row, result in zip(decimals.norms(to_user), results, strict=True)
-            if result
-        ]
-        return min(_MOST_PARTS, 2 + max([0, *lost], default=0) // decimals.DIGITS_OF_FLOAT + _KEPT_DIGITS // 16)
+        # A fixed coefficient has the result zero, and a rounding of that here.
+        rounding = decimals.ZERO + Decimal(10) ** (_SPARE_DIGITS - self._precision)
+        is_zero = [result <= rounding * bound for result, bound in zip(results, largest, strict=True)]
+        digits = max(
+            (decimals.orders(b / a) for a, b, zero in zip(results, largest, is_zero, strict=True) if not zero),
+            default=0,
+        )
+        count = 1 - -(max(digits, 0) + _KEPT_DIGITS) // decimals.DIGITS_OF_FLOAT
+        parts = decimals.to_parts(columns, min(max(2, count), _MOST_PARTS))
+        lost = decimals.norms(decimals.product(to_user, columns - decimals.from_parts(parts)))
+        allowed = Decimal(10) ** -decimals.DIGITS_OF_FLOAT
+        if any(off > allowed * a and not zero for off, a, zero in zip(lost, results, is_zero, strict=True)):
+            self.has_digits = False
+        return parts
 
 
 def _functions(x: Decimals, degree: int, domain: Interval) -> Decimals:

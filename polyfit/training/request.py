@@ -264,6 +264,11 @@ def sound_samples(problem: Problem) -> Problem:
         ValueError: samples that are not finite; weights that are negative or not finite, or all zero in a series.
     """
     x, y, weight = problem.x, problem.y, problem.weight
+    if not x.numel() or not problem.batch.numel():
+        given = "no series" if not problem.batch.numel() else "no samples"
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} and coef of shape {tuple(problem.coef.shape)} hold {given}; pass at least one"
+        )
     if weight is not None:
         check_finite({"weight": weight}, "pass finite weights, and a weight of zero to leave a sample out")
         check_weights(weight)

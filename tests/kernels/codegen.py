@@ -22,6 +22,7 @@ from unittest import mock
 
 import torch
 import triton
+from packaging.version import Version
 from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
@@ -31,6 +32,7 @@ import polyfit_kernels.evaluate
 import polyfit_kernels.moments
 import polyfit_kernels.objective
 import polyfit_kernels.resident
+import polyfit_kernels.sums
 from polyfit import bases, losses, optimizers
 from polyfit_kernels import launch, rules
 
@@ -102,6 +104,16 @@ class Code:
     def loop(self) -> Loop:
         """The loop over the data: the one with the most 128-bit loads; an empty one where there is no loop."""
         return max(self.loops, key=lambda loop: loop.wide_loads, default=Loop("", 0, 0, 0, 0, 0))
+
+
+# Triton 3.8 takes the sums of warps through shared memory in passes of 128 bytes, 3.7 all of them at once. Each thread
+# then adds up the warps for every sum, where 3.7 has one sum a thread.
+IN_PASSES = Version(triton.__version__) >= Version("3.8")
+
+
+def barriers_of_passes(n_sums: int, itemsize: int, warps: int) -> int:
+    """Barriers of a joint reduction with Triton 3.8, at most: 2 a pass, and 1 after them."""
+    return 2 * -(-itemsize * polyfit_kernels.sums.width(n_sums) * warps // 128) + 1
 
 
 class _Recorder:
@@ -403,11 +415,25 @@ class Variant:
         """At most so many, all behind the loop over the data.
 
         Joint reduction of a program's sums: 4. With several programs, before the draw of a ticket 1, behind it 1, and
-        3 to add up the sums of all of them.
+        3 to add up the sums of all of them, 4 with Triton 3.8.
         """
         if self.launcher == "evaluate":
             return 0
-        return 9 if self.atomics else 4
+        if not IN_PASSES:
+            return 9 if self.atomics else 4
+        return barriers_of_passes(self._sums, 8, self._warps) + (6 if self.atomics else 0)
+
+    @property
+    def _sums(self) -> int:
+        """Sums of a program."""
+        if self.launcher == "moments":
+            return 3 * self.degree + 2 + self.weight
+        return self.degree + 1 + (self.launcher == "objective") + self.weight
+
+    @property
+    def _warps(self) -> int:
+        """Warps of a program on NVIDIA's; on AMD's there are fewer."""
+        return 4 if self.launcher == "moments" or self.compute == torch.float64 else 8
 
     def record(self, device: Device) -> _Recorder:
         """What the launcher launches on the device."""
@@ -541,7 +567,10 @@ class Resident(Epochs):
     @property
     def barriers(self) -> int:
         """Those of the one reduction; none where a warp reduces alone."""
-        return 3 if self.warps > 1 else 0
+        if self.warps == 1:
+            return 0
+        # With the loss of a recorded epoch.
+        return barriers_of_passes(self.degree + 2, max(4, self.dtype.itemsize), self.warps) if IN_PASSES else 3
 
     def _samples(self) -> int:
         largest = launch.largest_resident(self.degree, self.dtype.itemsize, weighted=self.weight)

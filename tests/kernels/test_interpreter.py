@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -340,9 +342,12 @@ def test_views_that_are_negated_lazily(name):
     problem = make_problem(40, 3, n_series=2, shared_x=False, weight=True, upstream=True)
     operands = {key: getattr(problem, key) for key in ("x", "y", "coef", "weight", "upstream")}
     wants = {"want_x": True, "want_y": True, "want_weight": True}
-    expected = objective(*operands.values(), None, "power", "mse", 0.0, **wants)
+    launch_objective: Any = objective
+    expected = launch_objective(*operands.values(), None, "power", "mse", 0.0, **wants)
     operands[name] = negated(operands[name])
-    for ours, theirs in zip(objective(*operands.values(), None, "power", "mse", 0.0, **wants), expected, strict=True):
+    for ours, theirs in zip(
+        launch_objective(*operands.values(), None, "power", "mse", 0.0, **wants), expected, strict=True
+    ):
         assert ours is not None
         assert theirs is not None
         assert torch.equal(ours, theirs)
@@ -352,10 +357,12 @@ def test_values_of_views_that_are_negated_lazily():
     problem = make_problem(40, 3, n_series=2, shared_x=False)
     operands = (torch.randn(2, 40), problem.x, problem.coef)
     views = [negated(operand) for operand in operands]
-    assert torch.equal(evaluate(*views[1:], None, "power"), evaluate(*operands[1:], None, "power"))
+    launch_values: Any = evaluate
+    launch_backward: Any = evaluate_backward
+    assert torch.equal(launch_values(*views[1:], None, "power"), launch_values(*operands[1:], None, "power"))
     wants = {"want_x": True, "want_coef": True}
-    found = evaluate_backward(*views, None, "power", **wants)
-    for ours, theirs in zip(found, evaluate_backward(*operands, None, "power", **wants), strict=True):
+    found = launch_backward(*views, None, "power", **wants)
+    for ours, theirs in zip(found, launch_backward(*operands, None, "power", **wants), strict=True):
         assert ours is not None
         assert theirs is not None
         assert torch.equal(ours, theirs)

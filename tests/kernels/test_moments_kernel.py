@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -150,20 +152,22 @@ def test_a_nan_among_the_data_is_not_lost(place, operand):
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in which the interpreter computes
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_samples_of_weight_zero_are_left_out(value):
-    x, y, weight = make_data(TILE + 9, 1, 1, 1)
+    data: Any = make_data(TILE + 9, 1, 1, 1)
+    x, y, weight = data
     is_out = torch.zeros(TILE + 9, dtype=torch.bool)
     is_out[[3, 4, TILE, TILE + 8]] = True
-    weight[0, is_out] = 0.0
+    weight[0, is_out] = 0.0  # pyright: ignore[reportOptionalSubscript]
     x[0, [3, TILE]] = y[0, [4, TILE + 8]] = value
     found = moments(x, y, weight, 4, MAPPING)
-    clean = [operand[:, ~is_out] for operand in (x, y, weight)]
-    truth = true_moments(*clean, 4, MAPPING, 0.0)
-    assert_no_worse_than_eager(found, eager_moments(*clean, 4, MAPPING, 0.0), truth, 4)
+    clean: Any = [operand[:, ~is_out] for operand in (x, y, weight)]
+    arguments: Any = (*clean, 4, MAPPING, 0.0)
+    assert_no_worse_than_eager(found, eager_moments(*arguments), true_moments(*arguments), 4)
 
 
 def test_views_that_are_negated_lazily():
-    data = make_data(40, 3, 3, 3)
-    negated = [torch.complex(operand, -operand).conj().imag for operand in data]
+    data: Any = make_data(40, 3, 3, 3)
+    negated: Any = [torch.complex(operand, -operand).conj().imag for operand in data]
     assert all(operand.is_neg() for operand in negated)
-    for ours, expected in zip(moments(*negated, 3, MAPPING), moments(*data, 3, MAPPING), strict=True):
+    launch_moments: Any = moments
+    for ours, expected in zip(launch_moments(*negated, 3, MAPPING), launch_moments(*data, 3, MAPPING), strict=True):
         assert torch.equal(ours, expected)

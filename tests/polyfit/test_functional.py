@@ -676,13 +676,14 @@ def test_losses_of_torch_that_are_not_reduced():
 
 def test_a_domain_is_read_once():
     x = torch.linspace(2.0, 4.0, 5)
+    pair: Any = (2.0, 4.0)
     for reduction in ("mean", "none"):
         losses = [
             polyfit.polynomial_loss(x, x, torch.ones(3), reduction=reduction, domain=domain)
-            for domain in ((2.0, 4.0), iter((2.0, 4.0)))
+            for domain in (pair, iter(pair))
         ]
         assert torch.equal(*losses)
-    assert torch.equal(*(polyfit.polyval(x, torch.ones(3), domain=domain) for domain in ((2.0, 4.0), iter((2.0, 4.0)))))
+    assert torch.equal(*(polyfit.polyval(x, torch.ones(3), domain=domain) for domain in (pair, iter(pair))))
 
 
 @pytest.mark.parametrize(("change", "error", "match"), BAD, ids=[str(list(case[0])) for case in BAD])

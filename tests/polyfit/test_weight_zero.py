@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -166,8 +167,8 @@ def test_second_derivatives(reduction):
     def hessian(function, x, y, coef, weight):
         leaves = [tensor.clone().requires_grad_() for tensor in (x, y, coef, weight)]
         first = torch.autograd.grad(function(*leaves).sum(), leaves, create_graph=True)
-        total = sum((part * torch.linspace(1, 2, part.numel(), dtype=part.dtype)).sum() for part in (first[2],))
-        return torch.autograd.grad(total, leaves)
+        factors = torch.linspace(1, 2, first[2].numel(), dtype=first[2].dtype)
+        return torch.autograd.grad((first[2] * factors).sum(), leaves)
 
     def ours(x, y, coef, weight):
         return polyfit.polynomial_loss(x, y, coef, loss="log_cosh", weight=weight, reduction=reduction)
@@ -234,12 +235,13 @@ def test_moments(layout):
     from polyfit.backends import operators
 
     x, y, _, weight = _problem(layout)
-    sums = operators.moments(x, y, weight, 3, (-1.5, 1.5), None, "torch")
+    moments: Any = operators.moments
+    sums = moments(x, y, weight, 3, (-1.5, 1.5), None, "torch")
     assert sums.of_x is not None
     for series in range(sums.squares.shape[0]):
         own = [operand[series] if operand.dim() == 2 else operand for operand in (x, y, weight)]
         counts = own[2] != 0
-        part = operators.moments(*(operand[counts] for operand in own), 3, (-1.5, 1.5), None, "torch")
+        part = moments(*(operand[counts] for operand in own), 3, (-1.5, 1.5), None, "torch")
         assert part.of_x is not None
         torch.testing.assert_close(sums.of_x[series], part.of_x[0], rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(sums.of_residuals[series], part.of_residuals[0], rtol=1e-11, atol=1e-12)

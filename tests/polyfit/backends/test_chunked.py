@@ -125,9 +125,10 @@ def test_the_gradient_to_x_of_many_series_takes_a_chunk():
             return result
 
     with Watch():
-        bound = chunked.Objective(x, y, None, n_series, degree, Model("power"))
+        bound = chunked.Objective(x, y, None, n_series, degree, Model("power", None, MSE()))
         grad_x = bound(coef, None, Wants(x=True)).grad_x
     assert largest <= max(coef.nbytes, 2 * 4 * (degree + 2) * sizes.current().chunk(x.device))
     wide = x.double().requires_grad_()
     plain_loss(wide, y.double(), coef.double(), reduction="sum").backward()
+    assert grad_x is not None
     torch.testing.assert_close(grad_x.double(), wide.grad, rtol=1e-5, atol=1e-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from oracle import polynomial_loss, polyval
@@ -10,6 +12,7 @@ from torch import Tensor
 import polyfit
 from polyfit.backends import operators
 from polyfit.backends.inductor import has_compiler
+from polyfit.formula import Model
 
 N = 9000  # two rows of a compiled loop and more
 IMPLS = [
@@ -27,7 +30,7 @@ def _negated(operand: Tensor) -> Tensor:
     return view
 
 
-def _operands() -> dict[str, Tensor]:
+def _operands() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"x": (N,), "y": (N,), "coef": (4,), "weight": (N,)}
     return {
@@ -40,10 +43,10 @@ def _operands() -> dict[str, Tensor]:
 def test_views_that_are_negated_lazily(impl, name):
     operands = _operands()
     leaf = operands[name].clone().requires_grad_()
-    expected = polynomial_loss(**{**operands, name: leaf})
+    expected = polynomial_loss(**{**operands, name: leaf})  # pyright: ignore[reportArgumentType]
     expected.backward()
     operands[name] = _negated(operands[name]).requires_grad_()
-    loss = polyfit.polynomial_loss(**operands, impl=impl)
+    loss = polyfit.polynomial_loss(**operands, impl=impl)  # pyright: ignore[reportArgumentType]
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(operands[name].grad, leaf.grad, rtol=1e-11, atol=1e-13)
@@ -56,7 +59,7 @@ def test_values_at_views_that_are_negated_lazily(impl):
     values = polyfit.polyval(x, coef, impl=impl)
     upstream = operands["y"]
     found = torch.autograd.grad(values, (x, coef), _negated(upstream))
-    leaves = [operands[name].clone().requires_grad_() for name in ("x", "coef")]
+    leaves: Any = [operands[name].clone().requires_grad_() for name in ("x", "coef")]
     expected = polyval(*leaves)
     torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
     for mine, theirs in zip(found, torch.autograd.grad(expected, leaves, upstream), strict=True):
@@ -66,16 +69,18 @@ def test_values_at_views_that_are_negated_lazily(impl):
 def test_moments_and_loops_on_views_that_are_negated_lazily():
     x, y, coef, weight = (operand[:40] for operand in _operands().values())
     views = [_negated(operand) for operand in (x, y, weight)]
+    moments: Any = operators.moments
+    bind: Any = operators.bound_objective
     for ours, theirs in zip(
-        operators.moments(*views, 3, (-1.0, 2.0), None, "torch"),
-        operators.moments(x, y, weight, 3, (-1.0, 2.0), None, "torch"),
+        moments(*views, 3, (-1.0, 2.0), None, "torch"),
+        moments(x, y, weight, 3, (-1.0, 2.0), None, "torch"),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-    model = polyfit.formula.Model("power")
+    model = Model("power")
     results = []
     for data in (views, (x, y, weight)):
-        call, gradient = operators.bound_objective(*data, coef.unsqueeze(0), model, "torch", 1.0)
+        call, gradient = bind(*data, coef.unsqueeze(0), model, "torch", 1.0)
         assert gradient is not None
         results.append((*call(coef.unsqueeze(0), True), torch.from_numpy(gradient(coef.unsqueeze(0).numpy()))))
     for ours, theirs in zip(*results, strict=True):

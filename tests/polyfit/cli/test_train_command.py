@@ -303,3 +303,37 @@ def test_ctrl_c_in_a_run_saves_the_last_coefficients(command: Command, monkeypat
     assert "stopped by Ctrl-C: the results are those of the last epoch" in outcome.out
     assert json.loads(Path("line.json").read_text())["epochs"] < 10**8
     assert_shows_curves(Path("line.png"))
+
+
+def test_a_run_of_very_many_epochs_has_few_records(command: Command):
+    arguments = ("train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", 3, "--epochs")
+    outcome = command(*arguments, 10**12)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"after {10**12} epochs (closed_form)" in outcome.out
+    outcome = command(*arguments, 2**63)
+    assert outcome.status != 0
+    assert f"epochs={2**63} is too large; pass at most 9007199254740992" in outcome.err
+
+
+@pytest.mark.parametrize("engine", ["auto", "moments", "stepwise"])
+def test_every_engine_ends_at_the_same_loss_in_an_ill_conditioned_basis(command: Command, engine):
+    outcome = command(
+        "train", DATA / "co2.csv", "--x", "date", "--y", "co2", "--degree", 12, "--basis", "laguerre", "--epochs", 500,
+        "--engine", engine,
+    )  # fmt: skip
+    assert (outcome.status, outcome.err) == (0, "")
+    # numpy's Laguerre polynomials on [0, 1], and the same descent by its matrix product.
+    with (DATA / "co2.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["co2"]]
+    dates = [f"{row['date'][:4]}-{row['date'][4:6]}-{row['date'][6:]}" for row in rows]
+    days = np.array(dates, dtype="datetime64[D]").astype(float)
+    design = np.polynomial.laguerre.lagvander((days - days[0]) / (days[-1] - days[0]), 12)
+    co2 = np.array([float(row["co2"]) for row in rows])
+    lr = 0.95 * len(co2) / np.linalg.eigvalsh(design.T @ design)[-1]
+    coef = np.zeros(13)
+    for _ in range(500):
+        coef -= lr * 2.0 / len(co2) * (design.T @ (design @ coef - co2))
+    loss = float(((design @ coef - co2) ** 2).mean())
+    found = re.search(rf"loss ({NUMBER})", outcome.out)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(loss, rel=1e-5)

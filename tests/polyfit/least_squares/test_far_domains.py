@@ -188,6 +188,15 @@ def test_corrections_that_do_not_converge_are_said(options, monkeypatch):
     assert fit.status == "inaccurate"
 
 
+def test_a_basis_too_far_for_float64_is_said():
+    # All functions are constant to 30 digits: internal coefficients lie below the smallest number of float64.
+    x = 1e-30 + 1e-31 * torch.linspace(-1, 1, 20, dtype=F64)
+    fixed = {**dict.fromkeys((2, 4, 7, 10, 11), 0.0), **dict.fromkeys((1, 5, 8, 9), 1e-9)}
+    with pytest.warns(FitWarning, match="lies too far from the data for float64"):
+        fit = polyfit.fit(x, torch.sin(2e31 * x), 11, basis="hermite", domain=(0, 1), ridge=2e12, fixed=fixed)
+    assert fit.status == "inaccurate"
+
+
 def test_a_fit_worse_than_a_constant_is_said(monkeypatch):
     x = torch.linspace(1, 2, 20, dtype=F64)
     y = torch.sin(9 * x)

@@ -161,6 +161,19 @@ def test_x_whose_powers_overflow_are_refused():
             run()
 
 
+def test_nothing_to_train_on_is_refused():
+    nothing = torch.zeros(0, dtype=F64)
+    start = torch.zeros(3, dtype=F64)
+    with pytest.raises(ValueError, match="hold no samples; pass at least one"):
+        polyfit.train(nothing, nothing, start, optimizer=SGD(0.1), epochs=3, reduction="sum")
+    with pytest.raises(ValueError, match="no samples"):
+        max_stable_lr(nothing, 2)
+    for loss in ("mse", "huber"):
+        x, series = torch.zeros(0, 5, dtype=F64), torch.zeros(0, 3, dtype=F64)
+        with pytest.raises(ValueError, match="hold no series; pass at least one"):
+            polyfit.train(x, x, series, optimizer=SGD(0.1), epochs=3, per_series=True, loss=loss)
+
+
 # --- kinds of data ---
 
 KINDS = {

@@ -75,16 +75,16 @@ class Bench:
             return 2**8
         return 2**20 if self.warm else 2**28
 
-    def seconds(self, function: Callable[[], Any], rounds: int = ROUNDS) -> float:
-        """Median time of a call on the device, after two that compile and warm up."""
+    def seconds(self, function: Callable[[], Any]) -> float:
+        """Median time of a call on the device, after two to compile and warm up: of 15 calls, or 0.1 s."""
         for _ in range(1 if self.small else 2):
             function()
         if self.device == "cpu":
             began = time.perf_counter()
             function()
             return time.perf_counter() - began
-        times = []
-        for _ in range(1 if self.warm else rounds):
+        times: list[float] = []
+        while not times or (not self.warm and (len(times) < ROUNDS or sum(times) < 0.1)):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
             function()
@@ -158,15 +158,15 @@ def _allowed(dtype: torch.dtype) -> float:
 
 def smoke(bench: Bench) -> None:
     """Every kernel against float64 by autograd of the plain formula, short and long, every dtype."""
-    sizes = (1, 1000, 2049) if bench.small else (1, 1000, 100_003, 10_000_019)
-    wrong = []
+    sizes = (1, 1000) if bench.small or bench.warm else (1, 1000, 100_003, 10_000_019)
     for name, dtype in _DTYPES.items():
+        wrong = []
         for n_samples in sizes:
             for weighted in (False, True):
                 for kind, error in _errors(bench, n_samples, dtype, weighted=weighted):
                     if not error <= _allowed(dtype):
-                        wrong.append((name, n_samples, weighted, kind, error))
-    bench.report("smoke", wrong=len(wrong), which=str(wrong[:20]))
+                        wrong.append((n_samples, weighted, kind, error))
+        bench.report(f"smoke {name}", wrong=len(wrong), which=str(wrong[:20]))
 
 
 def _errors(bench: Bench, n_samples: int, dtype: torch.dtype, *, weighted: bool) -> Iterator[tuple[str, float]]:
@@ -356,7 +356,7 @@ def training(bench: Bench) -> None:
 
 
 def policy(bench: Bench) -> None:
-    """The launch policies worth trying, for each kernel."""
+    """The launch policies worth trying, for each kernel: rows of a tile and programs of a multiprocessor."""
     n = bench.n_samples
     copy = bench.copy_rate()
     x, y = bench.uniform(1, n), bench.normal(1, n, seed=1)
@@ -364,81 +364,47 @@ def policy(bench: Bench) -> None:
     mapping = bases.affine_map((-2.0, 3.0), bases.BASES["chebyshev"], torch.float32)
 
     def timed(name: str, n_bytes: float, function: Callable[[], Any], **changes: Any) -> None:
+        shown = {key: str(value) for key, value in changes.items()}
         with launch.using(dataclasses.replace(launch.DEFAULT, **changes)):
             try:
-                seconds = bench.seconds(function, rounds=9)
+                seconds = bench.seconds(function)
             except Exception as error:
-                bench.report(f"policy {name}", failed=str(error)[:200], **{key: str(v) for key, v in changes.items()})
+                bench.report(f"policy {name}", failed=str(error)[:200], **shown)
                 return
-        bench.report(
-            f"policy {name}", ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy,
-            **{key: str(value) for key, value in changes.items()},
-        )  # fmt: skip
+        bench.report(f"policy {name}", ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, **shown)
 
     for d in (5,) if bench.small else (1, 5, 10, 20):
         coef = bench.normal(1, d + 1, seed=2)
-        for programs in (2, 3, 4, 6, 8, 12, 16, 32):
-            timed(
-                f"objective d={d}",
-                8 * n,
-                lambda coef=coef: objective(x, y, coef, *plain),
-                programs_per_processor=programs,
-            )
-        for rows in (128, 512):
-            for programs in (4, 8, 16):
-                timed(
-                    f"objective d={d}",
-                    8 * n,
-                    lambda coef=coef: objective(x, y, coef, *plain),
-                    rows=rows,
-                    programs_per_processor=programs,
-                )
-        timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), longest_run=128)
-        timed(f"objective d={d}", 8 * n, lambda coef=coef: objective(x, y, coef, *plain), longest_run=1024)
-        timed(
-            f"objective d={d}",
-            8 * n,
-            lambda coef=coef: objective(x, y, coef, *plain),
-            longest_run=1024,
-            programs_per_processor=16,
-        )
-        for rows in (128, 256, 512):
-            for programs in (4, 8, 16, 32):
-                timed(
-                    f"evaluate d={d}",
-                    8 * n,
-                    lambda coef=coef: evaluate(x, coef, None, "power"),
-                    rows=rows,
-                    programs_per_processor=programs,
-                )
+        passes: dict[str, tuple[int, Callable[[], Any]]] = {
+            "objective": (8, lambda coef=coef: objective(x, y, coef, *plain)),
+            "objective, chebyshev": (
+                8, lambda coef=coef: objective(x, y, coef, None, None, mapping, "chebyshev", "mse", 0.0),
+            ),
+            "evaluate": (8, lambda coef=coef: evaluate(x, coef, None, "power")),
+            "evaluate_backward to x": (
+                12, lambda coef=coef: evaluate_backward(y, x, coef, None, "power", want_x=True, want_coef=True),
+            ),
+        }  # fmt: skip
+        for name, (n_bytes, function) in passes.items():
+            for rows in (128, 256, 512):
+                for programs in (4, 8, 16):
+                    timed(f"{name} d={d}", n_bytes * n, function, rows=rows, programs_per_processor=programs)
     for d in (5,) if bench.small else (1, 5, 8):
-        for held in (16, 8, 4):
-            for programs in (2, 3, 4, 6, 8, 12):
-                timed(
-                    f"moments d={d}",
-                    8 * n,
-                    lambda d=d: moments(x, y, None, d, mapping),
-                    moments_samples=(held, held),
-                    moments_programs=(programs, programs),
-                )
-        timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), widening_rows=256)
+        for held in (16, 8):
+            for programs in (2, 3, 4, 6, 8):
+                changes = {"moments_samples": (held, held), "moments_programs": (programs, programs)}
+                timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), **changes)
     samples = torch.linspace(-math.pi, math.pi, 200 if bench.small else 2000, device=bench.device)
     start = torch.zeros(6, device=bench.device)
-    for warps in (((4, 16), (8, 16), (16, 16)), ((8, 16), (16, 16)), ((16, 16),)):
-        for n_samples in (40,) if bench.small else (64, 250, 500, 1000, 2000):
+    warps = (launch.DEFAULT.resident_warps, ((4, 16), (8, 16), (16, 16)), ((8, 16), (16, 16)))
+    for n_samples in (40,) if bench.small else (64, 250, 1000, 2000):
+        for choice in warps:
             some = samples[:n_samples]
             run = lambda some=some: polyfit.train(  # noqa: E731
                 some, some.sin(), start, optimizer=SGD(LR), epochs=3 if bench.small else 20_000, reduction="sum",
                 engine="resident", impl="triton", record_every=1000,
             )  # fmt: skip
-            timed(f"resident n={n_samples}, 20000 epochs", 0.0, run, resident_warps=warps)
-    for n_samples in (40,) if bench.small else (64, 250):
-        some = samples[:n_samples]
-        run = lambda some=some: polyfit.train(  # noqa: E731
-            some, some.sin(), start, optimizer=SGD(LR), epochs=3 if bench.small else 20_000, reduction="sum",
-            engine="resident", impl="triton", record_every=1000,
-        )  # fmt: skip
-        timed(f"resident n={n_samples}, 20000 epochs", 0.0, run)
+            timed(f"resident n={n_samples}, 20000 epochs", 0.0, run, resident_warps=choice)
 
 
 PHASES = {"smoke": smoke, "headline": headline, "many": many, "training": training, "policy": policy}

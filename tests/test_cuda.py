@@ -496,7 +496,7 @@ def test_every_engine_trains_as_the_cpu_does(engine, loss, rule, n_samples):
     x, weight, start = x.cuda(), weight.cuda(), start.cuda()
     ours = polyfit.train(x, x.sin(), start, weight=weight, engine=engine, **options)
     assert torch.equal(ours.updates, plain.updates)
-    # RMSprop divides by the deviation of small gradients, and so magnifies roundings: see what one of the start becomes.
+    # RMSprop divides by the deviation of small gradients, and so magnifies roundings: see what one of the start does.
     nudged = polyfit.train(plain_x, plain_x.sin(), plain_start * (1 + 2**-52), weight=plain_weight, engine="stepwise",
                            **options)  # fmt: skip
     for found, expected, other in (

@@ -15,7 +15,7 @@ TENSORBOARD = ["tensorboard>=2.16", "matplotlib>=3.8"]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
 STATS = ["scipy>=1.11"]
 # Not a requirement: a build of torch for GPUs brings the Triton that it was tested with, a build for CPUs needs none.
-TRITON = ["triton>=3.7; platform_system == 'Linux'"]
+TRITON = ["triton>=3.6; platform_system == 'Linux'"]
 TESTS = ["pytest>=8", "hypothesis>=6.100", "mpmath>=1.3", "pytest-xdist>=3.8", "sybil>=10.1"]
 LINT = ["ruff", "pyright[nodejs]"]
 
@@ -32,7 +32,7 @@ setup(
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"], "polyfit.backends": ["descent.cpp"]},
-    install_requires=["numpy>=1.26", "torch>=2.13"],
+    install_requires=["numpy>=1.26", "torch>=2.11"],
     extras_require={
         "cli": CLI,
         "stats": STATS,

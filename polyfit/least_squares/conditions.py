@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from polyfit import bases
@@ -49,6 +49,18 @@ class Conditions:
     offset: Decimals
     to_user: Decimals
     precision: int
+
+    @property
+    def size(self) -> Decimal:
+        """The largest magnitude of a coefficient of `start`."""
+        return max(map(abs, self.start))
+
+    def in_unit(self, unit: float) -> Conditions:
+        """The same for coefficients that are measured in a unit, a power of two."""
+        if unit == 1.0:
+            return self
+        with decimals.digits(self.precision):
+            return replace(self, start=self.start / Decimal(unit), offset=self.offset / Decimal(unit))
 
     @property
     def n_free(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from decimal import Decimal
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,7 @@ class Data(NamedTuple):
         impl: "auto", "triton" or "torch", as the caller passed it.
         sample_weight: the weight of a sample if all have the same, otherwise NaN; NaN where it overflows or underflows.
         unit: a power of two: near the largest |y| where squares of y could overflow or underflow float64, otherwise 1.
+            Fixed coefficients whose polynomial is larger than y decide in place of y.
         sigma_unit: a power of two: 1, unless weights are so large or small that sums with them could overflow or
             underflow.
     """
@@ -51,6 +53,13 @@ class Data(NamedTuple):
     sample_weight: float
     unit: float
     sigma_unit: float
+
+    def in_unit_for(self, size: Decimal) -> Data:
+        """The same samples, with y in a unit for squares of y and of another number, whose magnitude is size."""
+        size = max(size, Decimal(float(self.y.abs().max())) * Decimal(self.unit))
+        unit = _unit_of(float(size))
+        # In two steps: the quotient of the units may overflow.
+        return self if unit == self.unit else self._replace(y=self.y.double() * self.unit / unit, unit=unit)
 
 
 class Series(NamedTuple):
@@ -221,9 +230,8 @@ def prepare(
             return None
         given.check_finite(_REMEDY)
     _warn_of_lost_places(used, lo, hi)
-    size, unit = max(-least, most), 1.0
-    if size and not _SMALLEST < size < _LARGEST:
-        unit = math.ldexp(1.0, math.frexp(size)[1] - 1)
+    unit = _unit_of(max(-least, most))
+    if unit != 1.0:
         y = y.double() / unit
     if weight is not None and given.scale == "weight" and not _LIGHTEST < heaviest < _HEAVIEST:
         exponent = math.frexp(heaviest)[1] // 2
@@ -235,6 +243,11 @@ def prepare(
     sample_weight = heaviest / sigma_unit / sigma_unit if lightest == heaviest else math.nan
     sample_weight = sample_weight if sys.float_info.min <= sample_weight < math.inf else math.nan
     return Data(x, y, weight, bases.widened(lo, hi), n, impl, sample_weight, unit, sigma_unit)
+
+
+def _unit_of(size: float) -> float:
+    """A power of two: near size where squares of it could overflow or underflow float64, otherwise 1."""
+    return 1.0 if not size or _SMALLEST < size < _LARGEST else math.ldexp(1.0, math.frexp(size)[1] - 1)
 
 
 def _warn_of_lost_places(series: Series, lo: float, hi: float) -> None:

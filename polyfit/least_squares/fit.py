@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,7 @@ from polyfit.least_squares.data import NAN_POLICIES, Data, prepare, read_series
 from polyfit.least_squares.refinement import solve
 from polyfit.least_squares.result import Fit
 from polyfit.least_squares.statistics import make_fit, not_finite
-from polyfit.least_squares.total import checked, total_sum_of_squares
+from polyfit.least_squares.total import checked, total_of
 
 # The domains that have a name.
 DOMAINS = ("auto", "data")
@@ -41,6 +42,9 @@ PRECISIONS = ("auto", "double", "extended")
 # The most samples for which "auto" is "extended". At this length and degree 5 a fit takes 114 ms, and 51 ms in float64
 # (two busy Xeon cores, best of 15, 2026-11-26).
 _EXTENDED_UP_TO = 100_000
+# The largest polynomial that fixed coefficients may demand: a factor of 1e8 below the largest float64 number is left
+# for sums of its terms.
+_LARGEST_POLYNOMIAL = Decimal("1e300")
 
 
 def fit(
@@ -102,7 +106,7 @@ def fit(
             fixed that does not map integers to numbers; a domain that is not a pair of numbers.
         ValueError: shapes or devices that differ; NaN or infinity under "raise"; fewer samples than coefficients to
             fit, unless ridge is positive; negative weights, or no positive one; both weight and sigma; absolute_sigma
-            without either; a name that is unknown.
+            without either; a name that is unknown; fixed values whose polynomial overflows float64 on the data.
 
     Warns:
         FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
@@ -170,11 +174,20 @@ def fit_samples(
     if precision == "auto":
         precision = "extended" if data.n_samples <= _EXTENDED_UP_TO else "double"
     bounds = data.domain if bounds == "data" else bounds
-    fixed = {k: value / data.unit for k, value in fixed.items()}
     with select.without_autocast(data.x.device), np.errstate(all="ignore"):
         conditions = make_conditions(degree, data.domain, basis, bounds, ridge, fixed, data.sigma_unit)
+        given = data
+        if conditions is not None and fixed:
+            if conditions.size > _LARGEST_POLYNOMIAL:
+                raise ValueError(
+                    f"the polynomials that fulfil fixed={fixed} reach {conditions.size:.0e} on the range of x, and"
+                    " overflow float64; pass smaller values, or x in another unit"
+                )
+            data = data.in_unit_for(conditions.size)
+        if conditions is not None:
+            conditions = conditions.in_unit(data.unit)
         solution = solve(data, degree, conditions, precision)
-        total = total_sum_of_squares(data, solution, about=fixed.get(0))
+        total = total_of(data, given, solution, fixed.get(0))
     return make_fit(
         solution if fixed else checked(solution, total),
         internal_domain=data.domain,

@@ -39,6 +39,8 @@ _LARGEST_CONDITION = 1e4
 _SMALLEST_SHARE = 2.0**-7
 # Samples of which rows are held at once: some MB.
 _CHUNK = 1 << 13
+# Sizes that differ by less than this factor have roundings that count as equal: two bits.
+_NEARLY = 4.0
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -229,18 +231,45 @@ def _by_qr(data: Data, coef: Tensor, folds: int) -> Folds:
     center: Array = coef.numpy()
     triangles = _triangles(data, center, folds)
     for _ in range(2):
-        whole = _joined(triangles)
-        change = np.linalg.lstsq(whole[:-1, :-1], whole[:-1, -1], rcond=_EPS * data.n_samples)[0]
-        before, rest = float(whole[:, -1] @ whole[:, -1]), float(whole[-1, -1]) ** 2
-        if keeps_digits(before, rest):
+        better = _better_center(_joined(triangles), center, data.n_samples)
+        if better is None:
             break
-        center = np.asarray(center + change, np.float64)
+        center = better
         triangles = _triangles(data, center, folds)
     total = _joined(triangles)
     training = _without_each(triangles) if folds > 1 else total[None]
     n_degrees = min(_determined(triangle[:-1, :-1], data.n_samples) for triangle in training)
     coef = torch.from_numpy(center)
     return Folds(coef, _reduced(total[None]), _reduced(training), _reduced(triangles), _floor(data, coef), n_degrees)
+
+
+def _better_center(whole: Array, center: Array, n_samples: int) -> Array | None:
+    """A polynomial about which the sums of squares have smaller roundings, (p,); None where the center is good enough.
+
+    Roundings are eps times the length of the residuals and of the terms c_k T_k of the polynomial. The solution of the
+    largest degree has the smallest residuals, and in an ill-conditioned problem terms that cancel. So it is the
+    solution of the largest degree whose lengths are nearly the smallest.
+
+    Args:
+        whole: the triangular factor of all samples, with a column for the residuals, (p + 1, p + 1).
+        center: the polynomial of these residuals, (p,).
+        n_samples: the number of samples.
+    """
+    triangle, moments = whole[:-1, :-1], whole[:-1, -1]
+    lengths = np.linalg.norm(triangle, axis=0)
+
+    def size(coef: Array) -> float:
+        residual = np.append(moments - triangle @ (coef - center), whole[-1, -1])
+        return float(np.linalg.norm(residual) + np.abs(coef) @ lengths)
+
+    candidates = []
+    for k in range(1, len(center) + 1):
+        change, above = -center, moments + triangle[:, k:] @ center[k:]
+        change[:k] = np.linalg.lstsq(triangle[:, :k], above, rcond=_EPS * n_samples)[0]
+        candidates.append(center + change)
+    sizes = [size(coef) for coef in candidates]
+    best = max(k for k, value in enumerate(sizes) if value <= _NEARLY * min(sizes))
+    return candidates[best] if size(center) > _NEARLY * sizes[best] else None
 
 
 def _triangles(data: Data, coef: Array, folds: int) -> Array:

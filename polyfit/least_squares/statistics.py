@@ -46,7 +46,7 @@ def make_fit(
         fixed: values of the coefficients of basis and domain that were not fitted, by their index.
         n_samples: the number of samples of positive weight.
         total: the total sum of squares, see `total`.
-        unit: a power of two in which y, the solution and fixed are measured.
+        unit: a power of two in which y and the solution are measured.
         sigma_unit: a power of two; weights are measured in 1/sigma_unit**2, and sums of weighted squares in
             ``(unit / sigma_unit)**2``.
         absolute_sigma: whether weights are 1/sigma**2 in units of y.
@@ -72,7 +72,7 @@ def make_fit(
     )
     coef = estimate.coefficients(basis, domain)
     for k, value in fixed.items():
-        coef[k] = unit * value
+        coef[k] = value
     if uncertainty.rank < n_free:
         status = "rank_deficient"
     elif not solution.is_accurate:

@@ -14,7 +14,9 @@ References:
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import torch
@@ -35,13 +37,14 @@ _LARGEST_RSS = 1.0 + 1e-6
 _CHUNK = 1 << 16
 
 
-def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None) -> float:
+def total_sum_of_squares(data: Data, solution: Solution | None, *, about: float | None) -> float:
     """The total sum of squares about a number, or about the weighted mean for None; 0 where it is only rounding.
 
-    For few data it comes from the data, for long data from the solution, unless the condition costs too many digits.
+    For few data it comes from the data, for long data from the solution, unless that is None, or the condition costs
+    too many digits.
     """
     is_few = data.n_samples <= sizes.current().few_samples
-    if not is_few and solution.uncertainty.condition < _SMALL_CONDITION:
+    if not is_few and solution is not None and solution.uncertainty.condition < _SMALL_CONDITION:
         return _from_solution(solution, about)
     sums = _sums_at_once if is_few else _sums_in_chunks
     sum_of_weights, mean, first, total = sums(data, about)
@@ -49,6 +52,28 @@ def total_sum_of_squares(data: Data, solution: Solution, *, about: float | None)
         return _unless_rounding(total, sum_of_weights, about)
     # Divided first: the square may overflow for large weights.
     return _unless_rounding(total - first * (first / sum_of_weights), sum_of_weights, mean)
+
+
+def total_of(data: Data, given: Data, solution: Solution, about: float | None) -> float:
+    """The total sum of squares about a number of any size, or about the mean for None, in the units of data.
+
+    It is computed in units of its own where fixed coefficients decided the unit of data: squares of y may underflow
+    there.
+
+    Args:
+        data: the samples, in the units of the solution.
+        given: the same samples, in the unit of y.
+        solution: the solution.
+        about: a number, in the unit 1, or None.
+    """
+    if about is not None:
+        given = given.in_unit_for(abs(Decimal(about)))
+        about /= given.unit
+    if given.unit == data.unit:
+        return total_sum_of_squares(data, solution, about=about)
+    ratio, total = given.unit / data.unit, total_sum_of_squares(given, None, about=about)
+    # A total that underflows stays positive: R^2 is then -inf.
+    return max(total * ratio * ratio, math.ulp(0.0)) if total > 0.0 else 0.0
 
 
 def checked(solution: Solution, total: float) -> Solution:

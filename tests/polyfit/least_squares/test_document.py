@@ -74,6 +74,7 @@ def damaged(path: Any, change: Any) -> None:
         (lambda d: d.update(fixed=[3]), "is damaged.*fixed"),
         (lambda d: d.update(fixed=["0"]), "is damaged.*fixed"),
         (lambda d: d.update(fixed=None), "is damaged"),
+        (lambda d: (d.update(fixed=[0]), d["coef"].__setitem__(0, {"number": "nan"})), "is damaged.*not finite"),
         (lambda d: d["estimate"].update(deviation=None), "is damaged"),
         (lambda d: d["coef"].__setitem__(0, 10**400), "is damaged"),
         (lambda d: d["estimate"].update(high=10**400), "is damaged"),
@@ -102,6 +103,17 @@ def test_a_pickle_is_no_file_of_ours(tmp_path):
     path.write_bytes(pickle.dumps(polyfit.fit(*data()[:2], 2)))
     with pytest.raises(ValueError, match="not JSON"):
         Fit.load(path)
+
+
+@pytest.mark.filterwarnings("ignore::polyfit.FitWarning")
+@pytest.mark.parametrize(("unit", "origin", "domain"), [(1e198, 0.0, (-1e299, 1.3e300)), (1.0, 100.0, None)])
+def test_fixed_coefficients_of_a_basis_far_from_the_data(unit, origin, domain, tmp_path):
+    # In the estimate terms cancel: the fixed zero is a sum of some 1e-23 there.
+    x, y, _ = data()
+    x = unit * (origin + x)
+    fit = polyfit.fit(x, y, 6, basis="hermite_e", domain=domain, fixed={0: 1.0, 1: 0.0}, ridge=1.0)
+    fit.save(tmp_path / "fit.json")
+    assert_same(Fit.load(tmp_path / "fit.json"), fit)
 
 
 def test_a_file_that_is_missing(tmp_path):

@@ -204,6 +204,17 @@ def test_rss_of_ill_conditioned_data(few, set_sizes):
         assert fit.degree == int(np.argmin(values))
 
 
+def test_rss_where_the_largest_degree_interpolates_with_terms_that_cancel():
+    # x approach 2005 from above: the interpolating polynomial has coefficients up to 9e10, 3e11 times as large as y.
+    distance = torch.tensor(3.1, dtype=torch.float64) ** -torch.arange(9, dtype=torch.float64)
+    x = 2005.0 + 15.0 * distance
+    y = torch.tensor([0.02, 0.26, 0.13, 0.12, 0.0, 0.13, -0.04, 0.02, -0.04], dtype=torch.float64)
+    fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion="aicc")
+    assert fit.selection is not None
+    expected = [exact_rss(x, y, torch.ones_like(x), degree) for degree in fit.selection.degrees]
+    assert fit.selection.rss == pytest.approx(expected, rel=1e-8)
+
+
 @pytest.mark.parametrize("folds", [3, 5, 25])
 def test_cross_validation_of_ill_conditioned_data(folds):
     for seed in range(3):

@@ -13,6 +13,7 @@ import exact
 import numpy as np
 import pytest
 import torch
+from exact import fractions
 from fit_cases import EPS, F64, PRECISIONS, curve, line, uniform
 from torch import Tensor
 
@@ -79,6 +80,39 @@ def test_sigma(exponent, is_absolute):
     truth = scaled(truth, Fraction(1), Fraction(2) ** (-2 * exponent))
     fit = polyfit.fit(X, Y, DEGREE, sigma=usual * 2.0**exponent, absolute_sigma=is_absolute)
     assert_results(fit, truth, X, Fraction(1) if is_absolute else None)
+
+
+@pytest.mark.parametrize("few", [8, 4096])
+@pytest.mark.parametrize("fixed", [{1: 0.0, 2: 1.0}, {0: 3.0}])
+@pytest.mark.parametrize("exponent", [-1000, -530, 400])
+def test_fixed_coefficients_of_another_size_than_y(exponent, fixed, few, set_sizes):
+    set_sizes(few_samples=few)
+    y = Y * 2.0**exponent
+    truth = exact.fit(X, y, DEGREE, basis="power", fixed=fixed)
+    fit = polyfit.fit(X, y, DEGREE, basis="power", fixed=fixed)
+    assert fit.status == "ok"
+    coef, errors = [float(value) for value in truth.coef], [float(value) for value in truth.std_err()]
+    largest = max(map(abs, coef))  # some coefficients are smaller than its rounding: x is symmetric about zero
+    np.testing.assert_allclose(fit.coef.numpy(), coef, rtol=16 * EPS, atol=EPS * largest)
+    np.testing.assert_allclose(fit.std_err.numpy(), errors, rtol=256 * EPS)
+    assert fit.rss == pytest.approx(float(truth.rss), rel=256 * EPS)
+    values = fractions(y)
+    about = Fraction(fixed[0]) if 0 in fixed else sum(values, Fraction(0)) / N
+    share = truth.rss / sum(((value - about) ** 2 for value in values), Fraction(0))
+    expected = 1.0 - float(share) if share < 10**300 else -math.inf
+    assert fit.r_squared == pytest.approx(expected, rel=256 * EPS, abs=16 * EPS)
+
+
+def test_a_fixed_value_is_kept_whatever_the_unit_of_y_is():
+    fit = polyfit.fit(X, Y * 2.0**-1000, DEGREE, basis="power", fixed={1: 1e200})
+    assert float(fit.coef[1]) == 1e200
+    assert fit.std_err.isfinite().all()
+
+
+def test_fixed_coefficients_whose_polynomial_overflows_are_refused():
+    # 4 x**3 is 3 T_1 + T_3, times 1e600.
+    with pytest.raises(ValueError, match=r"reach 3e\+600 on the range of x, and overflow float64; pass smaller"):
+        polyfit.fit(X * 1e200, Y, DEGREE, basis="power", fixed={3: 4.0, 2: 0.0, 1: 0.0, 0: 0.0})
 
 
 @pytest.mark.parametrize("y_exponent", [-600, 0, 600])

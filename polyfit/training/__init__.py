@@ -12,6 +12,8 @@ Four engines make the epochs. "auto" takes the first that applies; `explain` say
 - **stepwise**: for every loss and rule, one fused pass over the data an epoch. For data that fit into one chunk the
   basis functions are computed once, so that an epoch is a few small operations.
 
+The first two do not apply where their quadratic disagrees with the data at the start beyond rounding.
+
 The first two compute in float64 whatever the dtype of the data. The others compute in float64 for float64 data, and in
 float32 for all others.
 
@@ -20,9 +22,9 @@ start, and the last record belongs to the coefficients returned.
 """
 
 from polyfit.monitor import Losses
+from polyfit.training.agreement import explain
 from polyfit.training.choice import ENGINES, Choice
 from polyfit.training.passes import shuffled
-from polyfit.training.request import explain
 from polyfit.training.result import EarlyStopping, Reason, Training
 from polyfit.training.run import max_stable_lr, train
 

@@ -4,7 +4,8 @@ Two passes over the data give, for every series, the Hessian H and loss and grad
 that descent does follows from these, at a cost that does not depend on the number of samples.
 
 The internal basis is that of Chebyshev polynomials on the range of the data, where the Hessian is well conditioned:
-the range of all series, or that of each where they differ much. The matrix T takes coefficients to it. With a reference
+the range of all series, or that of each where they differ much. Samples at one place have no range: they are an end of
+an interval about as wide as the user's domain. The matrix T takes coefficients to the internal basis. With a reference
 r and d, the internal coefficients of r less those of the center ::
 
     w = T (c - r) + d,    L(c) = L(center) + w.(g + H' w / 2),    grad L(c) = T' (H' d + g) + H (c - r)
@@ -200,9 +201,27 @@ def _ranges_are_alike(x: Tensor) -> bool:
     return bool(((high.double() - low.double()) >= _NARROWEST_SHARE * whole).all())
 
 
+def _ranges(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest x of each row, () or (S,).
+
+    Where both are one number, the farther end of the user's domain is the other bound. The change of basis is then
+    small, and the Chebyshev polynomials are 1 or -1 at the samples: moments keep their digits, which they lose near the
+    middle of an interval.
+    """
+    low, high = torch.aminmax(x, dim=-1)
+    first, last = problem.domain or bases.BASES[problem.model.basis].window
+    is_below = 0.5 * high - 0.5 * first < 0.5 * last - 0.5 * low  # nearer to the lower end
+    is_one_place = low == high
+    return (
+        torch.where(is_one_place & ~is_below, first, low),
+        torch.where(is_one_place & is_below, last, high),
+    )
+
+
 def _shared_basis(problem: Problem) -> _InternalBasis:
     """One interval for all series; conversions are exact and rounded once."""
-    interval = bases.widened(*(float(bound) for bound in torch.aminmax(problem.x)))
+    low, high = _ranges(problem, problem.x.reshape(-1).double())
+    interval = (float(low), float(high))
     degree = problem.coef.shape[-1] - 1
     user, internal = (problem.model.basis, problem.domain), ("chebyshev", interval)
 
@@ -222,9 +241,8 @@ def _shared_basis(problem: Problem) -> _InternalBasis:
 def _basis_of_each(problem: Problem) -> _InternalBasis:
     """An interval for each series; the samples are taken to [-1, 1]. Conversions round as an evaluation does."""
     x = problem.x.double()
-    low, high = (bound.unsqueeze(-1) for bound in torch.aminmax(x, dim=-1))
-    middle, half = 0.5 * low + 0.5 * high, (0.5 * high - 0.5 * low)
-    half = torch.where(half > 0.0, half, 1.0)
+    low, high = (bound.unsqueeze(-1) for bound in _ranges(problem, x))
+    middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
     matrices = _chebyshev_rows(problem, to_array(middle)[:, 0], to_array(half)[:, 0])
     inverses = np.linalg.inv(matrices).astype(np.float64)  # of triangles: by substitution
     return _InternalBasis(

@@ -158,45 +158,13 @@ def make_plan(request: Request) -> Plan:
     _check_records(request, problem.batch)
     problem = sound_samples(problem)
     check_finite({"coef": problem.coef}, "pass a start of finite numbers, such as zeros")
-    engine = _engine_of_state(request.engine, request.resume)
+    engine = engine_of_state(request.engine, request.resume)
     choice = choose(problem, request.optimizer, engine=engine, batch_size=request.batch_size)
     scaled, scale = scaled_problem(problem, request.reduction, per_series=request.per_series)
     return Plan(request, problem, scaled, scale, choice, _lr_scale(request.lr_scale, problem.batch))
 
 
-def explain(
-    x: ArrayLike | Tensor,
-    y: ArrayLike | Tensor,
-    coef: ArrayLike | Tensor,
-    *,
-    optimizer: optimizers.Rule,
-    **options: Any,
-) -> Choice:
-    """The engine that `train` takes for these arguments, and why. Nothing is trained.
-
-    Args:
-        x: as for `train`.
-        y: as for `train`.
-        coef: as for `train`.
-        optimizer: as for `train`.
-        options: all other arguments of `train`; the number of epochs may be left out.
-
-    Returns:
-        A `Choice`: the engine, and the reason in a sentence.
-
-    Raises:
-        TypeError: as for `train`.
-        ValueError: as for `train`: an engine that does not apply, for example.
-
-    >>> import torch, polyfit
-    >>> x = torch.linspace(-1, 1, 101)
-    >>> polyfit.training.explain(x, x**2, torch.zeros(3), optimizer=polyfit.optimizers.SGD(0.1), loss="huber")
-    Choice(engine='stepwise', reason='one pass over the data an epoch serves every loss, every rule, and batches')
-    """
-    return make_plan(Request.of(x=x, y=y, coef=coef, optimizer=optimizer, **options)).choice
-
-
-def _engine_of_state(engine: str, resume: dict[str, Any] | None) -> str:
+def engine_of_state(engine: str, resume: dict[str, Any] | None) -> str:
     """The engine to look for: that of the state where a run is resumed."""
     if resume is None:
         return engine

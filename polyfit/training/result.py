@@ -70,9 +70,9 @@ class EarlyStopping:
 class Training:
     """The result of a run of `polyfit.train`.
 
-    The attributes after `path` say how far from the optimum the run ended. They are known for the squared loss and None
-    for other losses. With ``per_series=True`` numbers are tensors (*batch). ``print(result)`` shows the run in a few
-    words.
+    The attributes after `path` say how far from the optimum the run ended. They are known for the squared loss. They
+    are None for other losses, and where the quadratic disagrees with the data at the start (see `explain`). With
+    ``per_series=True`` numbers are tensors (*batch). ``print(result)`` shows the run in a few words.
 
     Optimum and smallest loss are those of the loss alone. A rule with weight decay does not go there: SGD, for example,
     goes to the minimum of ``loss + weight_decay * sum(coef**2) / 2``.

@@ -20,9 +20,10 @@ from polyfit.backends import chunked, native, select, triton
 from polyfit.monitor import Monitor, View
 from polyfit.monitor.calling import MonitorGroup
 from polyfit.training import dynamics
+from polyfit.training.agreement import checked_plan
 from polyfit.training.engines import ClosedForm, Engine, Graphed, Launching, State, Stepping
 from polyfit.training.passes import batches, data_pass, quadratic_pass
-from polyfit.training.quadratic import OVERFLOWS, Quadratic, make_quadratic
+from polyfit.training.quadratic import OVERFLOWS, Quadratic
 from polyfit.training.request import Plan, Request, make_plan, scaled_problem, sound_samples
 from polyfit.training.result import EarlyStopping, Training
 from polyfit.training.resuming import Checksums, resumed, state_dict
@@ -126,11 +127,11 @@ def train(
         impl=impl, check_stability=check_stability, resume=resume,
     )  # fmt: skip
     with torch.no_grad(), select.without_autocast(request.x.device):
-        return _run(make_plan(request))
+        return _run(*checked_plan(make_plan(request)))
 
 
-def _run(plan: Plan) -> Training:
-    """Make the epochs of a plan."""
+def _run(plan: Plan, quadratic: Quadratic | None) -> Training:
+    """Make the epochs of a plan, whose quadratic may be known."""
     request = plan.request
     monitors = MonitorGroup(request.monitor)
     supervisor = Supervisor(
@@ -142,11 +143,8 @@ def _run(plan: Plan) -> Training:
         as_coef=plan.as_coef,
         keep_path=request.keep_path,
     )
-    quadratic = None
-    if isinstance(plan.problem.model.loss, losses.MSE):
-        quadratic = make_quadratic(plan.scaled, plan.scale)
-        if request.check_stability and request.batch_size is None:
-            _check_stability(plan, quadratic)
+    if quadratic is not None and request.check_stability and request.batch_size is None:
+        _check_stability(plan, quadratic)
     engine = _engine(plan, quadratic)
     state = engine.start(plan.start)
     if request.resume is not None:

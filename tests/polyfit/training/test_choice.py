@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from oracle import polynomial_loss as plain_loss
 
 import polyfit
 from polyfit.optimizers import SGD, Adam, Cosine
-from polyfit.training import EarlyStopping, explain
+from polyfit.training import EarlyStopping, agreement, explain
+from polyfit.training.quadratic import make_quadratic
 
 F64 = torch.float64
 RULES = {"sgd": SGD(0.01), "scheduled": SGD(Cosine(0.01, epochs=5)), "adam": Adam(0.01)}
@@ -66,3 +70,54 @@ def test_explain_refuses_what_train_refuses():
             call(optimizer=SGD(0.1), loss="hinge")
         with pytest.raises(TypeError, match="learning_rate"):
             call(optimizer=SGD(0.1), learning_rate=0.1)
+
+
+@pytest.fixture
+def wrong_quadratic(monkeypatch):
+    """The loss of the quadratic is wrong by so much in one series of the data."""
+
+    def make(problem: Any, scale: float) -> Any:
+        right = make_quadratic(problem, scale)
+        loss = right.loss.copy()
+        loss[-1] += error[0]
+        return replace(right, loss=loss)
+
+    error = [1e-4]
+    monkeypatch.setattr(agreement, "make_quadratic", make)
+    return error
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_quadratic_that_disagrees_with_the_data_is_not_trained_on(wrong_quadratic, rule, dtype):
+    x = torch.linspace(-1, 1, 20, dtype=dtype)
+    y, start = torch.stack((x.cos(), 2.0 + x)), torch.zeros(2, 3, dtype=dtype)
+    wrong_quadratic[0] = 1e-4 if dtype == F64 else 0.1
+    options: dict[str, Any] = {"optimizer": RULES[rule], "epochs": 30, "record_every": 10, "per_series": True}
+    choice = explain(x, y, start, **options)
+    result = polyfit.train(x, y, start, **options)
+    assert choice.engine == result.engine == "stepwise"
+    assert "do not apply: at the start the quadratic gives the loss 4." in choice.reason
+    assert "in 1 of 2 series, first in number 1" in choice.reason
+    assert result.optimal_loss is None
+    assert result.max_stable_lr is None
+    plain = polyfit.train(x, y, start, engine="stepwise", **options)
+    assert torch.equal(result.coef, plain.coef)
+    exact = float(plain_loss(x.double(), y.double()[1], start.double()[1]))
+    assert float(result.losses.values[0, 1]) == pytest.approx(exact, rel=1e-6)
+    resumed = polyfit.train(x, y, start, **options | {"epochs": 60}, resume=result.state_dict())
+    assert resumed.engine == "stepwise"
+
+
+def test_an_engine_whose_quadratic_is_wrong_is_refused(wrong_quadratic):
+    x, start = torch.linspace(-1, 1, 20, dtype=F64), torch.ones(3, dtype=F64)
+    for call in (explain, polyfit.train):
+        options: dict[str, Any] = {"optimizer": SGD(0.1), "epochs": 3}
+        for engine in ("closed_form", "moments"):
+            with pytest.raises(ValueError, match=rf"engine='{engine}' does not apply: .* Pass engine='stepwise'"):
+                call(x, x.sin(), start, engine=engine, **options)
+        wrong_quadratic[0] = 1e-12  # a rounding
+        assert call(x, x.sin(), start, engine="closed_form", **options).engine == "closed_form"
+        wrong_quadratic[0] = math.nan
+        assert call(x, x.sin(), start, **options).engine == "stepwise"
+        wrong_quadratic[0] = 1e-4

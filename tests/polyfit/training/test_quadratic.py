@@ -151,6 +151,40 @@ def test_well_and_ill_conditioned_series_train_side_by_side():
         torch.testing.assert_close(result.coef, plain.coef, rtol=1e-10, atol=0)
 
 
+# x of all samples, domain, basis: within the domain, at its middle, beyond it, near its middle in units of its width.
+PLACES: dict[str, tuple[float, tuple[float, float] | None, str]] = {
+    "within": (100.5, (99.95, 101.0), "power"),
+    "middle": (100.5, (100.4, 100.6), "legendre"),
+    "beyond": (101.5, (99.95, 101.0), "chebyshev"),
+    "wide": (5.0, (-1e9, 1e9), "power"),
+    "no domain": (1e-3, None, "hermite"),
+}
+
+
+@pytest.mark.parametrize("n_series", [1, 2])
+@pytest.mark.parametrize(
+    "engine", [*list(ENGINES)[:2], pytest.param("moments in C++", marks=pytest.mark.compiler), "stepwise"]
+)
+@pytest.mark.parametrize("place", PLACES)
+def test_samples_at_one_place_train_as_an_eager_loop(place, engine, n_series):
+    at, domain, basis = PLACES[place]
+    x = torch.tensor([[at], [at + 1e-3]], dtype=F64)[:n_series].expand(n_series, 3)
+    y = torch.tensor([-0.1768, 0.3, 0.5], dtype=F64).expand(n_series, 3)
+    start = torch.ones(n_series, 8, dtype=F64)
+    options: dict[str, Any] = {"basis": basis, "domain": domain}
+    lr = 0.1 * max_stable_lr(x, 7, **options)
+    coef, losses = start.clone().requires_grad_(), []
+    for _ in range(21):
+        loss = plain_loss(x, y, coef, **options)
+        losses.append(float(loss.detach()))
+        coef = (coef - lr * torch.autograd.grad(loss, coef)[0]).detach().requires_grad_()
+    losses.append(float(plain_loss(x, y, coef.detach(), **options)))
+    result = polyfit.train(x, y, start, optimizer=SGD(lr), epochs=21, record_every=1, **options, **ENGINES[engine])
+    np.testing.assert_allclose(result.losses.values.numpy(), losses, rtol=1e-10)
+    torch.testing.assert_close(result.coef, coef.detach(), rtol=1e-10, atol=1e-12)
+    assert result.optimal_loss == pytest.approx(float(y.var(correction=0)), rel=1e-9)  # the mean of y is reached
+
+
 def test_a_run_beyond_the_digits_of_the_closed_form_says_so():
     known = truth("10 to 11")
     options: dict[str, Any] = {"optimizer": SGD(known.lr), "record_every": 10**15}

@@ -392,7 +392,7 @@ def policy(bench: Bench) -> None:
     for d in (5,) if bench.small else (1, 5, 8):
         for held in (16, 8):
             for programs in (2, 3, 4, 6, 8):
-                changes = {"moments_samples": (held, held), "moments_programs": (programs, programs)}
+                changes = {"moments_samples": (held, held), "moments_programs": programs}
                 timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), **changes)
     samples = torch.linspace(-math.pi, math.pi, 200 if bench.small else 2000, device=bench.device)
     start = torch.zeros(6, device=bench.device)

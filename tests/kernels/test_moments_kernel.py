@@ -99,7 +99,7 @@ def test_an_offset_keeps_the_digits_of_float64():
 
 def test_sums_are_float64(set_policy):
     # All terms alike: in float32, 100 additions to one sum would lose up to 40 half ulps of it.
-    set_policy(widening_rows=32, moments_samples=(8, 8), moments_programs=(1, 1))
+    set_policy(widening_rows=32, moments_samples=(8, 8), moments_programs=1)
     n_samples = 200 * 256  # 100 tiles for each of 2 programs
     config = launch.choose_moments(n_samples, 1, 4, 2, 32, 1, weighted=False, policy=launch.current())
     assert (config.tile, config.programs) == (256, 2)

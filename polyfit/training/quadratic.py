@@ -10,7 +10,9 @@ r and d, the internal coefficients of r less those of the center ::
 
     w = T (c - r) + d,    L(c) = L(center) + w.(g + H' w / 2),    grad L(c) = T' (H' d + g) + H (c - r)
 
-where g and H' are gradient and Hessian in the internal basis and H = T' H' T. No term of L cancels.
+where g and H' are gradient and Hessian in the internal basis and H = T' H' T. For the loss, Q T stands for T: the rows
+of Q are eigenvectors of H' times the roots of half their eigenvalues. L is then a sum of squares. None of its terms
+cancel, not even along directions that the data do not determine.
 
 The reference is the minimum in the user's basis, rounded, if that costs few digits. Then descent can approach it to the
 last digit. In a basis that is ill conditioned on the data, such as powers of x on [1990, 2020], the coefficients of the
@@ -60,10 +62,11 @@ class Quadratic:
         reference: coefficients (S, p) in the user's basis: the minimum or the start.
         gradient: at the reference, in the user's basis, (S, p).
         loss: at the center, (S,): the smallest loss.
-        to_internal: the matrix that takes coefficients to the internal basis, (S, p, p), or (1, p, p) for all series.
-        internal_hessian: the Hessian there, (S, p, p).
-        offset: internal coefficients of the reference less those of the center, (S, p).
-        internal_gradient: at the center, in the internal basis, (S, p).
+        to_internal: the matrix Q T that takes coefficients to coordinates in which the loss is a sum of squares,
+            (S, p, p), or (1, p, p) for all series.
+        internal_hessian: the Hessian there, diagonal, (S, p, p).
+        offset: coordinates of the reference less those of the center, (S, p).
+        internal_gradient: at the center, in these coordinates, (S, p).
         minimum: coefficients of the smallest loss in the user's basis, rounded, (S, p).
         eigenvalues: of the Hessians in the user's basis, ascending, (S, p); not negative. The first keeps its digits
             however small it is; it is 0 where the data do not determine the coefficients.
@@ -141,6 +144,9 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     sums = operators.moments(internal.x, y, weight, degree, internal.interval, about, impl, want_gram=False)
     internal_gradient = -2.0 * scale * to_array(sums.of_residuals)
     at_reference = _times(internal_hessian, offset) + internal_gradient
+    least, to_squares, curvature, slope, shift = _as_squares(
+        scale * to_array(sums.squares), internal_gradient, internal_hessian
+    )
 
     def of_all(values: Array) -> Array:
         return np.broadcast_to(values, (n_series, *values.shape[1:]))
@@ -149,14 +155,39 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
         hessian=of_all(hessian),
         reference=of_all(reference),
         gradient=of_all(_times(np.swapaxes(internal.to_internal, 1, 2), at_reference)),
-        loss=of_all(scale * to_array(sums.squares)),
-        to_internal=internal.to_internal,
-        internal_hessian=of_all(internal_hessian),
-        offset=of_all(offset),
-        internal_gradient=of_all(internal_gradient),
+        loss=of_all(least),
+        to_internal=to_squares @ internal.to_internal,
+        internal_hessian=of_all(curvature),
+        offset=of_all(_times(to_squares, offset) + shift),
+        internal_gradient=of_all(slope),
         minimum=of_all(best),
         eigenvalues=of_all(eigenvalues),
     )
+
+
+def _as_squares(loss: Array, gradient: Array, hessian: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """A quadratic in coordinates in which it is a sum of squares.
+
+    Where loss and gradient at w = 0 and the Hessian are L, g and H, gives L', Q, H', g' and q with ::
+
+        L + w.(g + H w / 2) = L' + v.(g' + H' v / 2),    v = Q w + q
+
+    H' is diagonal: 2 along eigenvectors that the data determine, where g' is 0, and 0 along the others.
+
+    Args:
+        loss: (S,).
+        gradient: (S, p).
+        hessian: (1 or S, p, p).
+    """
+    values, vectors = np.linalg.eigh(hessian)
+    is_determined = values > _GRAM_ROUNDINGS * values.shape[1] * _EPS * values[:, -1:]
+    roots = np.sqrt(np.where(is_determined, 0.5 * values, 1.0))
+    back = np.swapaxes(vectors, 1, 2)
+    along = _times(back, gradient)
+    shift = np.where(is_determined, 0.5 * along / roots, 0.0)
+    curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(values.shape[1])
+    least = np.maximum(loss - (shift**2).sum(-1), 0.0)
+    return least, roots[:, :, None] * back, curvature, np.where(is_determined, 0.0, along), shift
 
 
 def _times(matrices: Array, rows: Array) -> Array:

@@ -105,7 +105,8 @@ def test_a_quadratic_that_disagrees_with_the_data_is_not_trained_on(wrong_quadra
     assert torch.equal(result.coef, plain.coef)
     exact = float(plain_loss(x.double(), y.double()[1], start.double()[1]))
     assert float(result.losses.values[0, 1]) == pytest.approx(exact, rel=1e-6)
-    resumed = polyfit.train(x, y, start, **options | {"epochs": 60}, resume=result.state_dict())
+    options["epochs"] = 60
+    resumed = polyfit.train(x, y, start, **options, resume=result.state_dict())
     assert resumed.engine == "stepwise"
 
 

@@ -185,6 +185,34 @@ def test_samples_at_one_place_train_as_an_eager_loop(place, engine, n_series):
     assert result.optimal_loss == pytest.approx(float(y.var(correction=0)), rel=1e-9)  # the mean of y is reached
 
 
+@pytest.mark.parametrize(
+    "engine", [*list(ENGINES)[:2], pytest.param("moments in C++", marks=pytest.mark.compiler), "stepwise"]
+)
+@pytest.mark.parametrize(
+    ("x", "basis", "domain"), [([2005.0] * 2, "power", None), ([0.25, 0.25, 0.875], "chebyshev", (0.0, 1.0))]
+)
+def test_a_loss_goes_to_zero_where_the_data_do_not_determine_the_coefficients(x, basis, domain, engine):
+    size, epochs = 6, 400
+    options: dict[str, Any] = {"basis": basis, "domain": domain}
+    values = {at: 0.5 - 0.01 * at for at in x}
+    y = torch.tensor([values[at] for at in x], dtype=F64)
+    start = torch.tensor([0.7, 1e-4, -3e-8, 1e-11, 2e-15, -1e-18], dtype=F64)
+    lr = 0.4 * max_stable_lr(torch.tensor(x), size - 1, **options)
+    with mpmath.workdps(60):  # residuals: r <- (1 - 2 lr V V' / n) r
+        t = [mpmath.mpf(at) if domain is None else 2 * mpmath.mpf(at) - 1 for at in x]
+        columns = (lambda at, k: at**k) if basis == "power" else (lambda at, k: mpmath.chebyt(k, at))
+        design = mpmath.matrix([[columns(at, k) for k in range(size)] for at in t])
+        residual = design * mpmath.matrix(start.tolist()) - mpmath.matrix(y.tolist())
+        step = mpmath.eye(len(x)) - mpmath.mpf(2 * lr) / len(x) * (design * design.T)
+        roots = [float(mpmath.norm(step**epoch * residual) / mpmath.sqrt(len(x))) for epoch in range(0, 401, 20)]
+    result = polyfit.train(
+        torch.tensor(x, dtype=F64), y, start, optimizer=SGD(lr), epochs=epochs, record_every=20, **options,
+        **ENGINES[engine],
+    )  # fmt: skip
+    # Residuals are known to some roundings of y and of the terms of p, which are at most 20.
+    np.testing.assert_allclose(np.sqrt(result.losses.values.numpy()), roots, rtol=1e-11, atol=2.0**-46 * 20.0)
+
+
 def test_a_run_beyond_the_digits_of_the_closed_form_says_so():
     known = truth("10 to 11")
     options: dict[str, Any] = {"optimizer": SGD(known.lr), "record_every": 10**15}

@@ -12,6 +12,7 @@ from polyfit.bases.conversion import (
     convert_sum,
     exact_conversion,
     from_numpy,
+    scaled_conversion_matrix,
     to_numpy,
 )
 from polyfit.bases.definition import (
@@ -44,6 +45,7 @@ __all__ = [
     "from_numpy",
     "interval",
     "resolve",
+    "scaled_conversion_matrix",
     "to_numpy",
     "widened",
 ]

@@ -293,6 +293,26 @@ def conversion_matrix(
     return parts.sum(0) * _power_of_two(half) * _power_of_two(exponents - half)
 
 
+def scaled_conversion_matrix(
+    basis: str, to: str, domain: Interval | None, to_domain: Interval | None, degree: int
+) -> tuple[Tensor, Tensor]:
+    """The matrix of `convert`, also where its entries overflow or underflow: as rows and a power of two for each.
+
+    Returns:
+        Rows whose largest entry is between 1/2 and 2 in magnitude, (degree + 1, degree + 1) float64, and the exponents
+        of two by which they are to be multiplied, (degree + 1,) int64; both on the CPU. Entries below 2**-1022 of the
+        largest are not resolved.
+    """
+    if basis == to and domain == to_domain:
+        size = degree + 1
+        return torch.eye(size, dtype=torch.float64, device="cpu"), torch.zeros(size, dtype=torch.int64, device="cpu")
+    parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, degree), torch.device("cpu"))
+    mantissas = parts.sum(0)
+    of_rows = exponents.masked_fill(mantissas == 0.0, _EXPONENT_OF_ZERO).amax(-1)
+    rows = mantissas * _power_of_two((exponents - of_rows[:, None]).clamp(max=1))
+    return rows, of_rows
+
+
 # --- numpy.polynomial ---
 
 

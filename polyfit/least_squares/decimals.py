@@ -68,6 +68,14 @@ def to_floats(values: Decimals) -> NDArray[np.float64]:
     return np.array([float(value) for value in values.ravel()], dtype=np.float64).reshape(values.shape)
 
 
+def to_scaled_floats(rows: Decimals) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rows (m, n) as float64 numbers near 1, and the exponents of two by which they are to be multiplied, (m,)."""
+    largest = [max((value for value in map(abs, row) if value), default=Decimal(1)) for row in rows]
+    exponents = [round(value.adjusted() * math.log2(10.0)) for value in largest]
+    scaled = [row * Decimal(2) ** -exponent for row, exponent in zip(rows, exponents, strict=True)]
+    return to_floats(np.array(scaled, dtype=object).reshape(rows.shape)), np.array(exponents, np.int64)
+
+
 def to_parts(values: Decimals, count: int) -> NDArray[np.float64]:
     """The numbers as unevaluated sums of `count` float64 numbers, (count, ...)."""
     parts = np.zeros((count, *values.shape))

@@ -58,6 +58,7 @@ def write(attributes: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
             "rest": None if estimate.rest is None else estimate.rest.tolist(),
             "frame": None if estimate.frame is None else estimate.frame.tolist(),
             "residual_std": estimate.residual_std,
+            "sigma_unit": estimate.sigma_unit,
         },
     }
     text = json.dumps(_to_json(document), indent=1, allow_nan=False) + "\n"
@@ -108,6 +109,7 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
         None if rest is None else array(rest).reshape(-1, size),
         frame,
         float(parts["residual_std"]),
+        float(parts["sigma_unit"]),
     )
     if not len(estimate.high) == len(estimate.low) == size or len(estimate.spread) != rows:
         raise ValueError("its lists of coefficients differ in length")

@@ -8,6 +8,7 @@ and domain of the user.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from polyfit.bases import Interval
 from polyfit.functional import polyval
 from polyfit.least_squares import decimals
 from polyfit.least_squares.algebra import Array, row_lengths
+from polyfit.least_squares.decimals import Decimals
 
 # A coefficient is undetermined if more than this share of its unit vector lies along undetermined directions. Those
 # come from singular vectors, with an error of some eps times the condition of the determined part. So up to condition
@@ -41,13 +43,15 @@ class Estimate:
         domain: the internal domain, which is mapped onto [-1, 1].
         spread: (q, r); ``deviation**2 * spread @ spread.T`` is the covariance in terms of the columns of the frame.
         undetermined: orthonormal directions that the data do not determine, (q, m); None where there are none.
-        deviation: the residual standard deviation, or one where sigma is absolute.
+        deviation: the standard deviation of a sample whose sigma is sigma_unit: from the residuals, or where sigma is
+            absolute, sigma_unit itself.
         rest: further parts of the coefficients, (parts, degree + 1): under ridge or fixed coefficients they cancel by
             more than twice the digits of float64 in a basis far from the data. None where high and low suffice.
         frame: unevaluated sums of float64 numbers, (parts, degree + 1, q), for the same reason; None for the unit
             matrix.
         residual_std: sqrt(rss / degrees of freedom), also where rss overflows or underflows; NaN without degrees of
             freedom.
+        sigma_unit: a power of two near the sigma of the samples where their weights are extreme, otherwise 1.
     """
 
     high: Array
@@ -59,6 +63,7 @@ class Estimate:
     rest: Array | None = None
     frame: Array | None = None
     residual_std: float = math.nan
+    sigma_unit: float = 1.0
 
     def coefficients(self, basis: str, domain: Interval | None) -> Tensor:
         """The coefficients in another basis and domain, (degree + 1,), rounded once."""
@@ -100,19 +105,27 @@ class Estimate:
         # A function that overflows times a coefficient that underflows: float64 does not hold the term.
         return math.inf if math.isnan(ratio) and np.isfinite(self.high).all() else ratio
 
-    def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.bool_]]:
-        """The spread in another basis and domain, (degree + 1, r), and which coefficients are undetermined there."""
+    def spread_in(self, basis: str, domain: Interval | None) -> tuple[Array, NDArray[np.int64], NDArray[np.bool_]]:
+        """The spread in another basis and domain.
+
+        Returns:
+            Rows near 1 in size, (degree + 1, r); the exponents of two by which they are to be multiplied,
+            (degree + 1,), since float64 may not hold the products; and which coefficients are undetermined.
+        """
         degree = len(self.high) - 1
         if self.frame is not None:
-            change = _convert(self.frame, self.domain, basis, domain)
+            with _digits_of(self.frame):
+                change, exponents = decimals.to_scaled_floats(_product(self.frame, self.domain, basis, domain))
         else:
-            matrix = bases.conversion_matrix("chebyshev", basis, self.domain, domain, degree)
-            change = np.eye(degree + 1) if matrix is None else matrix.numpy()
+            parts = bases.scaled_conversion_matrix("chebyshev", basis, self.domain, domain, degree)
+            change, exponents = (part.numpy() for part in parts)
         spread = change @ self.spread
+        of_spread = np.frexp(np.abs(spread).max(1, initial=0.0))[1]
+        spread, exponents = np.ldexp(spread, -of_spread[:, None]), exponents + of_spread
         if self.undetermined is None:
-            return spread, np.zeros(degree + 1, bool)
+            return spread, exponents, np.zeros(degree + 1, bool)
         share, size = (row_lengths(rows) for rows in (change @ self.undetermined, change))
-        return spread, share > _UNDETERMINED_SHARE * size
+        return spread, exponents, share > _UNDETERMINED_SHARE * size
 
     def values(self, x: Tensor) -> Tensor:
         """p(x), in float64, in the shape and on the device of x."""
@@ -142,6 +155,16 @@ class Estimate:
 
 def _convert(parts: Array, internal_domain: Interval, basis: str, domain: Interval | None) -> Array:
     """Columns that are unevaluated sums of internal coefficients, (parts, p, k), in another basis; rounded once."""
+    with _digits_of(parts):
+        return decimals.to_floats(_product(parts, internal_domain, basis, domain))
+
+
+def _product(parts: Array, internal_domain: Interval, basis: str, domain: Interval | None) -> Decimals:
+    """`_convert` in decimal numbers."""
     rows = bases.exact_conversion("chebyshev", basis, internal_domain, domain, parts.shape[1] - 1)
-    with decimals.digits(decimals.DIGITS_OF_FLOAT * len(parts) + _SPARE_DIGITS):
-        return decimals.to_floats(decimals.product(decimals.from_fractions(rows), decimals.from_parts(parts)))
+    return decimals.product(decimals.from_fractions(rows), decimals.from_parts(parts))
+
+
+def _digits_of(parts: Array) -> AbstractContextManager[None]:
+    """Compute with as many digits as unevaluated sums have, and some more."""
+    return decimals.digits(decimals.DIGITS_OF_FLOAT * len(parts) + _SPARE_DIGITS)

@@ -152,11 +152,17 @@ class Fit:
         return self.estimate.residual_std
 
     @functools.cached_property
-    def _spread(self) -> tuple[Array, NDArray[np.bool_]]:
-        """The root of the covariance for deviation one, (degree + 1, r), and which coefficients are undetermined."""
-        spread, is_undetermined = self.estimate.spread_in(self.basis, self.domain)
+    def _spread(self) -> tuple[Array, NDArray[np.int64], NDArray[np.bool_]]:
+        """The root of the covariance, by rows and their exponents of two, and which coefficients are undetermined.
+
+        Mantissas and exponents are apart because the conversion, the spread and the deviation may each be beyond
+        float64 where their product is not.
+        """
+        spread, exponents, is_undetermined = self.estimate.spread_in(self.basis, self.domain)
+        mantissa, exponent = np.frexp(self.estimate.deviation)
+        spread, exponents = spread * mantissa, exponents + int(exponent)
         spread[list(self.fixed)], is_undetermined[list(self.fixed)] = 0.0, False
-        return spread, is_undetermined
+        return spread, exponents, is_undetermined
 
     @property
     def std_err(self) -> Tensor:
@@ -165,19 +171,18 @@ class Fit:
         Zero for fixed coefficients. NaN for coefficients that are undetermined by the data, and for all coefficients
         if there are no degrees of freedom, unless sigma is absolute.
         """
-        spread, is_undetermined = self._spread
-        with np.errstate(over="ignore", invalid="ignore"):
-            errors = algebra.row_lengths(spread) * self.estimate.deviation
+        spread, exponents, is_undetermined = self._spread
+        with np.errstate(over="ignore", under="ignore"):
+            errors = np.ldexp(algebra.row_lengths(spread), exponents)
         errors[is_undetermined] = math.nan
         return torch.from_numpy(errors).to(self._device)
 
     @property
     def covariance(self) -> Tensor:
         """Covariance of the coefficients, (degree + 1, degree + 1), with zeros and NaN as in `std_err`."""
-        spread, is_undetermined = self._spread
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite where it overflows
-            spread = spread * self.estimate.deviation
-            covariance = spread @ spread.T
+        spread, exponents, is_undetermined = self._spread
+        with np.errstate(over="ignore", under="ignore"):  # infinite where it overflows
+            covariance = np.ldexp(spread @ spread.T, exponents + exponents[:, None])
         covariance = np.where(is_undetermined | is_undetermined[:, None], math.nan, covariance)
         return torch.from_numpy(covariance).to(self._device)
 
@@ -263,7 +268,8 @@ class Fit:
         x = _checks.data_tensor("x", x)
         values, std = self.estimate.values(x), self.estimate.std(x)
         if kind == "prediction":
-            std = torch.hypot(std, self._sigma_of_new(x, sigma, weight) * self.estimate.deviation)
+            of_new = self._sigma_of_new(x, sigma, weight) / self.estimate.sigma_unit
+            std = torch.hypot(std, of_new * self.estimate.deviation)
         elif sigma is not None or weight is not None:
             raise ValueError("sigma and weight are those of a new sample; pass kind='prediction' with them")
         half = std * self._quantile(0.5 * (1.0 + level))

@@ -18,9 +18,10 @@ from torch import Tensor
 from polyfit import _checks
 from polyfit.backends import select
 from polyfit.least_squares import fit as fitting
-from polyfit.least_squares.data import NAN_POLICIES, prepare
+from polyfit.least_squares.data import NAN_POLICIES, Data, prepare
 from polyfit.least_squares.folds import collect
 from polyfit.least_squares.result import Fit, Selection
+from polyfit.least_squares.statistics import in_unit
 from polyfit.least_squares.warn import warn
 
 CRITERIA = ("aic", "aicc", "bic", "cv")
@@ -122,7 +123,7 @@ def select_degree(
             f"the data do not determine degrees from {sums.n_degrees} on: these are not compared. Pass"
             f" max_degree={sums.n_degrees - 1}, or samples at more different x"
         )
-    degrees, scale = range(sums.n_degrees), data.unit / data.sigma_unit
+    degrees = range(sums.n_degrees)
     rss = sums.sums_of_squares()
     if folds:
         total_weight = float(data.n_samples if data.weight is None else data.weight.sum(dtype=torch.float64))
@@ -132,9 +133,7 @@ def select_degree(
         if not absolute_sigma:  # without degrees of freedom, rss is a rounding and says nothing of the variance
             degrees = range(max(1, min(sums.n_degrees, data.n_samples - 1)))
         values = means = [
-            _information(
-                criterion, max(rss[degree], sums.floor), scale, degree, data.n_samples, is_variance_known=absolute_sigma
-            )
+            _information(criterion, max(rss[degree], sums.floor), data, degree, is_variance_known=absolute_sigma)
             for degree in degrees
         ]
     best = min(degrees, key=means.__getitem__)
@@ -144,7 +143,7 @@ def select_degree(
             " samples, and prefers too large degrees where few degrees of freedom are left. Pass criterion='aicc' or"
             f" 'cv', or max_degree={max(0, data.n_samples // 3 - 1)}"
         )
-    rss = tuple(scale * (scale * value) for value in rss[: len(degrees)])
+    rss = tuple(in_unit(value, data.unit, data.sigma_unit, squared=True) for value in rss[: len(degrees)])
     fit = fitting.fit_samples(
         data,
         best,
@@ -158,13 +157,14 @@ def select_degree(
     return replace(fit, selection=Selection(criterion, tuple(degrees), tuple(values), rss, best, folds))
 
 
-def _information(criterion: str, rss: float, scale: float, degree: int, n: int, *, is_variance_known: bool) -> float:
-    """An information criterion, see `select_degree`; rss is measured in squares of scale."""
-    parameters = degree + 1 + (not is_variance_known)
+def _information(criterion: str, rss: float, data: Data, degree: int, *, is_variance_known: bool) -> float:
+    """An information criterion, see `select_degree`; rss is measured in the units of the data."""
+    parameters, n = degree + 1 + (not is_variance_known), data.n_samples
     if is_variance_known:
-        deviance = scale * (scale * rss)
+        deviance = in_unit(rss, data.unit, data.sigma_unit, squared=True)
     else:
-        deviance = n * (math.log(rss / n) + 2.0 * math.log(scale)) if rss > 0.0 else -math.inf
+        log_scale = math.log(data.unit) - math.log(data.sigma_unit)
+        deviance = n * (math.log(rss / n) + 2.0 * log_scale) if rss > 0.0 else -math.inf
     if criterion == "bic":
         return deviance + parameters * math.log(n)
     value = deviance + 2.0 * parameters

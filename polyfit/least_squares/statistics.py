@@ -57,18 +57,19 @@ def make_fit(
     uncertainty, degree = solution.uncertainty, len(solution.high) - 1
     n_free = degree + 1 - len(fixed)
     freedom = uncertainty.freedom
-    scale = unit / sigma_unit
-    residual_std = scale * math.sqrt(solution.rss / freedom) if freedom else math.nan
+    in_units = math.sqrt(solution.rss / freedom) if freedom else math.nan
+    residual_std = in_unit(in_units, unit, sigma_unit)
     estimate = Estimate(
         unit * solution.high,
         unit * solution.low,
         internal_domain,
-        sigma_unit * uncertainty.spread,
+        uncertainty.spread,
         uncertainty.undetermined,
-        1.0 if absolute_sigma else residual_std,
+        sigma_unit if absolute_sigma else unit * in_units,
         None if solution.rest is None else unit * solution.rest,
         uncertainty.frame,
         residual_std,
+        sigma_unit,
     )
     coef = estimate.coefficients(basis, domain)
     for k, value in fixed.items():
@@ -87,7 +88,7 @@ def make_fit(
         basis=basis,
         domain=domain,
         n_samples=n_samples,
-        rss=scale * (scale * solution.rss),
+        rss=in_unit(solution.rss, unit, sigma_unit, squared=True),
         r_squared=1.0 - solution.rss / total if total > 0.0 else math.nan,
         degrees_of_freedom=freedom,
         rank=uncertainty.rank,
@@ -100,6 +101,13 @@ def make_fit(
         absolute_sigma=absolute_sigma,
         sample_weight=sample_weight,
     )
+
+
+def in_unit(value: float, unit: float, sigma_unit: float, *, squared: bool = False) -> float:
+    """A value that is measured in ``unit / sigma_unit``, powers of two, or in its square; infinite on overflow."""
+    exponent = math.frexp(unit)[1] - math.frexp(sigma_unit)[1]
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(value, 2 * exponent if squared else exponent))
 
 
 def not_finite(n_samples: int, degree: int, basis: str, domain: Interval | None, device: torch.device) -> Fit:

@@ -183,3 +183,40 @@ def test_a_new_sample_needs_its_sigma_where_weights_overflow():
     std = float(fit.predict(0.5, return_std=True)[1])
     assert math.isfinite(float(upper - lower))
     assert std > 0.0
+
+
+@pytest.mark.filterwarnings("ignore:.* cancel when they are evaluated:polyfit.FitWarning")
+@pytest.mark.parametrize(
+    ("x_unit", "y_exponent", "sigma_exponent", "basis", "degree"),
+    [
+        (1e-30, 0, 530, "hermite", 5),  # the conversion reaches 1e150, the spread 1e160
+        (1e200, 490, 0, "power", 5),  # squares of the conversion underflow, and at the highest degrees itself
+        (1e200, 0, 0, "power", 2),
+        (1e-30, -200, 0, "legendre", 11),
+    ],
+)
+def test_standard_errors_whose_factors_are_beyond_float64(x_unit, y_exponent, sigma_exponent, basis, degree):
+    x, y, weight = X * x_unit, Y * 2.0**y_exponent, torch.exp2(-2.0 * (torch.arange(N, dtype=F64) % 3 - 1))
+    truth = exact.fit(x, y, degree, weight=weight, basis=basis)
+    with np.errstate(all="ignore"):
+        fit = polyfit.fit(x, y, degree, sigma=weight**-0.5 * 2.0**sigma_exponent, basis=basis, domain=None)
+    # Exact zero counts as right below the smallest normal number.
+    expected = [float(value) if value < Fraction(10) ** 308 else math.inf for value in truth.std_err()]
+    np.testing.assert_allclose(fit.std_err.numpy(), expected, rtol=1e-10, atol=1e-307)
+
+
+def test_standard_errors_where_the_deviation_overflows():
+    # The residual standard deviation is 2**1050 times that of the usual units.
+    y, sigma = Y * 2.0**490, 2.0**-560 * torch.exp2(torch.arange(N, dtype=F64) % 3 - 1)
+    truth = scaled(exact.fit(X, Y, DEGREE, weight=(sigma * 2.0**560) ** -2), Fraction(2) ** 490, Fraction(1))
+    fit = polyfit.fit(X, y, DEGREE, sigma=sigma, basis="power")
+    assert fit.rss == fit.residual_std == math.inf
+    np.testing.assert_allclose(fit.std_err.numpy(), [float(value) for value in truth.std_err()], rtol=256 * EPS)
+    place = float(X[4])
+    variance = truth.variance_at(place) * truth.variance
+    std = fit.predict(X[4], return_std=True)[1]
+    assert float(std) == pytest.approx(float(exact.root(variance)), rel=64 * EPS)
+    low, high = fit.interval(X[4], 0.5, kind="prediction", sigma=2.0**-560)
+    curve_low, curve_high = fit.interval(X[4], 0.5)
+    ratio = exact.root((variance + truth.variance) / variance)
+    assert float((high - low) / (curve_high - curve_low)) == pytest.approx(float(ratio), rel=1e-12)

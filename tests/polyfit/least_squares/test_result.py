@@ -479,6 +479,13 @@ def test_coefficients_that_overflow_are_warned_of():
         polyfit.fit(x, 1e5 * y, 1, basis="power").as_arguments(torch.float16)
 
 
+def test_powers_that_underflow_are_warned_of():
+    # x**12 is 1e-360 and its coefficient is about 1e191: a product with a power of x loses it.
+    x = 1e-30 * torch.linspace(-1.0, 1.0, 30, dtype=F64)
+    with pytest.warns(FitWarning, match="about 16 of 16 digits are lost"):
+        polyfit.fit(x, 1e-160 * torch.exp(1e30 * x), 12, basis="power")
+
+
 def test_coefficients_that_float64_does_not_hold_are_warned_of():
     x = 1e200 * torch.linspace(1.0, 2.0, 20, dtype=F64)
     fit = polyfit.fit(x, torch.linspace(0.0, 1.0, 20, dtype=F64) ** 2, 3)

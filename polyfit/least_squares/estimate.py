@@ -8,6 +8,7 @@ and domain of the user.
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -98,7 +99,8 @@ class Estimate:
         function, before, terms = np.ones_like(t), np.zeros_like(t), np.zeros_like(t)
         with np.errstate(all="ignore"):
             for k, (a, b, c) in enumerate(bases.resolve(basis).steps(len(coef))):
-                terms += np.abs(coef[k] * function)
+                # A function that underflows is off by up to the smallest normal number.
+                terms += np.abs(coef[k]) * np.maximum(np.abs(function), sys.float_info.min)
                 function, before = (a * t + b) * function - c * before, function
             size = np.abs(np.polynomial.chebyshev.chebval(nodes, self.high)).max()
             ratio = float(terms.max() / size) if size > 0.0 else 1.0

@@ -109,10 +109,10 @@ def fit(
             without either; a name that is unknown; fixed values whose polynomial overflows float64 on the data.
 
     Warns:
-        FitWarning: different x became equal in their dtype; the coefficients cancel when they are evaluated, as powers
-            of x far from zero do; the condition is above 1e10; the corrections did not converge (`Fit.status` is
-            "inaccurate"); or the data do not determine all coefficients. In the last case `Fit.status` is
-            "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared Chebyshev
+        FitWarning: different x became equal in their dtype; the coefficients overflow float64, or cancel when they are
+            evaluated, as powers of x far from zero do; the condition is above 1e10; the corrections did not converge
+            (`Fit.status` is "inaccurate"); or the data do not determine all coefficients. In the last case `Fit.status`
+            is "rank_deficient", the result is the minimum-norm solution (the smallest sum of squared Chebyshev
             coefficients on the range of the data), and undetermined coefficients have standard errors NaN.
 
     >>> import torch, polyfit
@@ -202,7 +202,7 @@ def fit_samples(
         sample_weight=data.sample_weight,
         precision=precision,
         device=data.x.device,
-    ).warn_of_cancellation()
+    ).warn_of_use()
 
 
 def checked_domain(domain: Sequence[float] | str | None, basis: str) -> Interval | Literal["data"] | None:

@@ -37,6 +37,8 @@ _NARROW = 0.1
 _NO_FREEDOM = 1e-9
 # The number of samples from which the offset is computed.
 _FIRST = 1 << 13
+# Sums below this lose digits: the low part of a double-double, 2**-106 of the sum, is below the smallest normal number.
+_SMALLEST_SUM = 2.0**-916
 
 
 class Moments:
@@ -146,6 +148,9 @@ class Moments:
         Raises:
             TypeError: data that are not real numbers.
             ValueError: shapes or devices that differ, negative weights, NaN or infinity, sums that overflow.
+
+        Warns:
+            FitWarning: y or weights are so small that sums underflow.
         """
         given = read_series(x, y, weight, remedy=_REMEDY)
         impl = select.resolve_fit_impl(impl, given.x.device)
@@ -161,14 +166,21 @@ class Moments:
                 guess[0] = offset
             sums = operators.moments(x, y, weight, self._degree, self._domain, guess, impl)
             added = torch.cat([part.reshape(-1).cpu() for part in sums if part is not None])
-        if not bool(added.isfinite().all()):
+            total = add_double_doubles((self._high, self._low), (added, torch.zeros_like(added)))
+        if not bool(total[0].isfinite().all()):
             given.check_finite(_REMEDY)
             raise ValueError("x lies far outside of domain, or y is too large to be squared in float64; scale them")
+        sum_of_weights, squares = float(total[0][0]), float(total[0][-1])
+        if min(sum_of_weights, squares) < _SMALLEST_SUM and bool((y != offset).any()):
+            warn(
+                f"the sum of weights is {sum_of_weights:.1e}, and that of weighted squares of y is {squares:.1e}: their"
+                " terms underflow float64, and coefficients, rss and standard errors lose digits. Scale y, or weight"
+            )
         lightest, heaviest = (1.0, 1.0) if weight is None else map(float, torch.aminmax(weight))
         self._offset = offset
         self._weights = min(lightest, self._weights[0]), max(heaviest, self._weights[1])
         self._n_samples += x.shape[0]
-        self._high, self._low = add_double_doubles((self._high, self._low), (added, torch.zeros_like(added)))
+        self._high, self._low = total
         return self
 
     def __add__(self, other: Moments) -> Moments:
@@ -185,6 +197,8 @@ class Moments:
         total._n_samples, total._offset = self._n_samples + other._n_samples, first._offset
         total._weights = min(self._weights[0], other._weights[0]), max(self._weights[1], other._weights[1])
         total._high, total._low = add_double_doubles((first._high, first._low), second._shifted(first._offset))
+        if not bool(total._high.isfinite().all()):
+            raise ValueError("the sums of both data overflow float64; collect moments of y in a larger unit")
         return total
 
     def __radd__(self, other: object) -> Moments:

@@ -308,9 +308,17 @@ class Fit:
         """How many times as large as p(x) the terms ``coef[k] P_k(t(x))`` are, on the range of the data."""
         return self.estimate.cancellation(self.__dict__["_coef"].cpu().numpy(), self.basis, self.domain)
 
-    def warn_of_cancellation(self, dtype: torch.dtype = torch.float64) -> Fit:
-        """This fit, with a warning if coefficients that are evaluated in a dtype lose most of its digits."""
-        if self._cancellation > torch.finfo(dtype).eps ** -_LOST_SHARE:
+    def warn_of_use(self, dtype: torch.dtype = torch.float64) -> Fit:
+        """This fit, with a warning if its coefficients overflow a dtype, or lose most of its digits when evaluated."""
+        if not bool(self.__dict__["_coef"].to(dtype).isfinite().all()) and np.isfinite(self.estimate.high).all():
+            lo, hi = self.estimate.domain
+            where = "x" if self.domain is None else f"the domain {self.domain}"
+            warn(
+                f"coefficients of {self.basis} on {where} overflow {str(dtype).removeprefix('torch.')}: they are"
+                " infinite or NaN. Evaluate with fit(x), or use coefficients on the range of the data:"
+                f" fit.in_basis({self.basis!r}, ({lo!r}, {hi!r}))"
+            )
+        elif self._cancellation > torch.finfo(dtype).eps ** -_LOST_SHARE:
             lo, hi = self.estimate.domain
             is_plain = self.domain in (None, bases.BASES[self.basis].window)
             where = "x" if is_plain else f"x mapped from {self.domain}"
@@ -337,7 +345,8 @@ class Fit:
             A dict with the keys "coef" (a copy), "basis" and "domain".
 
         Warns:
-            FitWarning: the coefficients cancel when they are evaluated in this dtype, as powers of x far from zero do.
+            FitWarning: the coefficients overflow this dtype, or cancel when they are evaluated in it, as powers of x
+                far from zero do.
 
         >>> import torch, polyfit
         >>> x = torch.linspace(2000, 2020, 21)
@@ -346,7 +355,7 @@ class Fit:
         tensor([6000., 6003.])
         """
         dtype = torch.float64 if dtype is None else dtype
-        coef = self.warn_of_cancellation(dtype).coef.to(dtype)
+        coef = self.warn_of_use(dtype).coef.to(dtype)
         return {"coef": coef, "basis": self.basis, "domain": self.domain}
 
     def in_basis(self, basis: str, domain: Sequence[float] | None = None) -> Fit:
@@ -364,7 +373,8 @@ class Fit:
             ValueError: an unknown basis; a domain that is not finite or has lo >= hi.
 
         Warns:
-            FitWarning: the coefficients are right, but cancel when they are evaluated, as powers of x far from zero do.
+            FitWarning: the coefficients overflow float64; or they are right, but cancel when they are evaluated, as
+                powers of x far from zero do.
         """
         name = bases.resolve(basis).name
         bounds = None if domain is None else bases.interval(domain)
@@ -374,15 +384,16 @@ class Fit:
         if name == self.basis and (bounds or window) == (self.domain or window):  # the same map, and so the same series
             return replace(self, domain=bounds)
         coef = self.estimate.coefficients(name, bounds).to(self._device)
-        return replace(self, coef=coef, basis=name, domain=bounds, fixed=()).warn_of_cancellation()
+        return replace(self, coef=coef, basis=name, domain=bounds, fixed=()).warn_of_use()
 
     def to_numpy(self) -> Series:
         """The series of numpy.polynomial with these coefficients.
 
         Warns:
-            FitWarning: the coefficients cancel when they are evaluated, as powers of x far from zero do.
+            FitWarning: the coefficients overflow float64, or cancel when they are evaluated, as powers of x far from
+                zero do.
         """
-        self.warn_of_cancellation()
+        self.warn_of_use()
         return bases.to_numpy(self.coef.cpu(), self.basis, self.domain)
 
     def __str__(self) -> str:

@@ -67,7 +67,7 @@ class Judge:
             self.wrong.append(f"{what}: nan, exact {float(exact)!r}")
             return False
         error = abs(ours - exact)
-        is_right = bool(error <= allowed)
+        is_right = bool(error <= allowed) or (math.isinf(ours) and float(allowed) == math.inf)
         if not is_right:
             self.wrong.append(
                 f"{what}: {float(ours)!r}, exact {float(exact)!r}, off {float(error):.2e}, allowed {float(allowed):.2e}"

@@ -380,3 +380,37 @@ def test_large_weights():
     assert fit.r_squared == pytest.approx(float(truth.r_squared), rel=1e-13)
     for ours, exactly in zip(fit.coef.tolist(), truth.coef, strict=True):
         assert ours == pytest.approx(float(exactly), rel=1e-12)
+
+
+@pytest.mark.parametrize(("y_unit", "weight"), [(1e-160, 1e-200), (1e-160, 1.0), (1.0, 1e-300)])
+def test_sums_that_underflow_are_said(y_unit, weight):
+    x = torch.linspace(0.0, 1.0, 20, dtype=torch.float64)
+    y = torch.cos(3.0 * x)
+    with pytest.warns(FitWarning, match="their terms underflow float64.*Scale y, or weight"):
+        Moments(2, domain=(0, 1)).update(x, y_unit * y, weight)
+    # The advice helps: powers of two are exact.
+    fit = Moments(2, domain=(0, 1)).update(x, y).fit()
+    truth = exact.fit(x, y, 2, basis="chebyshev", domain=(0.0, 1.0))
+    np.testing.assert_allclose(fit.coef.numpy(), [float(value) for value in truth.coef], rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0**-530, 3.0])
+def test_equal_y_underflow_nothing(value):
+    x = torch.linspace(0.0, 1.0, 20, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moments = Moments(2, domain=(0, 1)).update(x, torch.full_like(x, value))
+    assert moments.n_samples == 20
+
+
+def test_parts_whose_sum_overflows_are_refused():
+    x, y = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([1e154, -1e154], dtype=torch.float64)
+    first, second = (Moments(0, domain=(0, 1)).update(x[:1], torch.zeros_like(x[:1])) for _ in range(2))
+    first.update(x, 0.9 * y)
+    second.update(x, 0.9 * y)
+    with pytest.raises(ValueError, match="the sums of both data overflow float64; collect moments of y in a larger"):
+        operator.add(first, second)
+    before = first.state_dict()["high"]
+    with pytest.raises(ValueError, match="too large to be squared"):
+        first.update(x, 0.9 * y)
+    assert torch.equal(first.state_dict()["high"], before)

@@ -457,6 +457,35 @@ def test_coefficients_that_cancel_are_warned_of(tmp_path):
         cubic.as_arguments(torch.float32)
 
 
+def test_coefficients_that_overflow_are_warned_of():
+    x = torch.linspace(-1.0, 1.0, 30, dtype=F64)
+    y = torch.exp(x) + 0.01 * torch.cos(40.0 * x)
+    fit = polyfit.fit(1e-30 * x, y, 11)
+    exact_coef = exact.fit(1e-30 * x, y, 11, basis="legendre").to("laguerre", (-1.0, 1.0)).coef
+    assert max(map(abs, exact_coef)) > 10**309
+    with pytest.warns(FitWarning, match=r"coefficients of laguerre on the domain .* overflow float64.*fit\(x\)") as one:
+        other = fit.in_basis("laguerre", (-1.0, 1.0))
+    assert not other.coef.isfinite().all()
+    with pytest.warns(FitWarning, match="overflow float64") as two:
+        other.to_numpy()
+    with pytest.warns(FitWarning, match="overflow float64") as three:
+        other.as_arguments()
+    with pytest.warns(FitWarning, match="overflow float64") as four:
+        polyfit.fit(1e-30 * x, y, 11, basis="laguerre", domain=(-1.0, 1.0))
+    assert [len(caught) for caught in (one, two, three, four)] == [1, 1, 1, 1]
+    assert {warning.filename for caught in (one, two, three, four) for warning in caught} == {__file__}
+    np.testing.assert_allclose(other(1e-30 * x), fit(1e-30 * x))
+    with pytest.warns(FitWarning, match=r"coefficients of power on x overflow float16"):
+        polyfit.fit(x, 1e5 * y, 1, basis="power").as_arguments(torch.float16)
+
+
+def test_powers_that_underflow_are_warned_of():
+    # x**12 is 1e-360 and its coefficient is about 1e191: a product with a power of x loses it.
+    x = 1e-30 * torch.linspace(-1.0, 1.0, 30, dtype=F64)
+    with pytest.warns(FitWarning, match="about 16 of 16 digits are lost"):
+        polyfit.fit(x, 1e-160 * torch.exp(1e30 * x), 12, basis="power")
+
+
 def test_coefficients_that_float64_does_not_hold_are_warned_of():
     x = 1e200 * torch.linspace(1.0, 2.0, 20, dtype=F64)
     fit = polyfit.fit(x, torch.linspace(0.0, 1.0, 20, dtype=F64) ** 2, 3)

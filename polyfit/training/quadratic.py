@@ -186,7 +186,8 @@ def _as_squares(loss: Array, gradient: Array, hessian: Array) -> tuple[Array, Ar
     along = _times(back, gradient)
     shift = np.where(is_determined, 0.5 * along / roots, 0.0)
     curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(values.shape[1])
-    least = np.maximum(loss - (shift**2).sum(-1), 0.0)
+    with np.errstate(all="ignore"):
+        least = np.where(np.isfinite(loss), np.maximum(loss - (shift**2).sum(-1), 0.0), loss)
     return least, roots[:, :, None] * back, curvature, np.where(is_determined, 0.0, along), shift
 
 

@@ -213,6 +213,15 @@ def test_a_loss_goes_to_zero_where_the_data_do_not_determine_the_coefficients(x,
     np.testing.assert_allclose(np.sqrt(result.losses.values.numpy()), roots, rtol=1e-11, atol=2.0**-46 * 20.0)
 
 
+@pytest.mark.parametrize("engine", ["closed_form", "moments", "stepwise"])
+def test_a_loss_that_overflows_is_infinite_and_ends_the_run(engine):
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+    y = torch.tensor([1e200, 3e200, 2e200], dtype=F64)
+    result = polyfit.train(x, y, torch.zeros(2, dtype=F64), optimizer=SGD(0.01), epochs=10, engine=engine)
+    assert result.losses.values[0] == float("inf")
+    assert result.reason == polyfit.training.Reason.DIVERGED
+
+
 def test_a_run_beyond_the_digits_of_the_closed_form_says_so():
     known = truth("10 to 11")
     options: dict[str, Any] = {"optimizer": SGD(known.lr), "record_every": 10**15}

@@ -13,6 +13,7 @@ import polyfit
 from polyfit.backends import operators
 from polyfit.backends.inductor import has_compiler
 from polyfit.formula import Model
+from polyfit.losses import MSE
 
 N = 9000  # two rows of a compiled loop and more
 IMPLS = [
@@ -77,7 +78,7 @@ def test_moments_and_loops_on_views_that_are_negated_lazily():
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-    model = Model("power")
+    model = Model("power", None, MSE())
     results = []
     for data in (views, (x, y, weight)):
         call, gradient = bind(*data, coef.unsqueeze(0), model, "torch", 1.0)

@@ -75,7 +75,7 @@ def test_a_monitor_that_fails_is_shown_in_a_line_and_the_polynomial_is_saved(
     outcome = command(*train(epochs=1000, save="line.json"))
     assert (outcome.status, outcome.err) == (0, "")
     assert (
-        "warning: the monitor Full raised OSError('disk full'); it is not called any more, and the run continues\n"
+        "warning: the monitor Full raised OSError: disk full; it is not called any more, and the run continues\n"
         in outcome.out
     )
     assert Path("line.json").exists()

@@ -9,6 +9,7 @@ import exact
 import numpy as np
 import pytest
 import torch
+import training_attack
 from draws import BASES
 from kinds import KINDS, attempt
 from reference import Reference, ctx, exactly
@@ -114,3 +115,16 @@ def test_a_problem_follows_from_its_seed_and_number():
     first, second = (attempt(3, "fit", 5).problem for _ in range(2))
     assert torch.equal(first["x"], second["x"])
     assert first["degree"] == second["degree"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_loop_in_50_digits_is_that_of_torch(seed):
+    rng = np.random.default_rng(seed)
+    given, place = training_attack.draw(rng, "mse")
+    while place != "near zero":
+        given, place = training_attack.draw(rng, "mse")
+    rule, make, gamma = training_attack.draw_rule(rng, training_attack.stable_rate(given))
+    eager = training_attack.eager(given, make, 12, 5, gamma)
+    in_digits = training_attack.exactly(given, rule, 12, 5, gamma)
+    np.testing.assert_allclose(eager.losses, in_digits.losses, rtol=1e-9)
+    np.testing.assert_allclose(eager.values, in_digits.values, rtol=1e-7, atol=1e-9)

@@ -81,7 +81,7 @@ class Problem:
 
     def size(self) -> float:
         """What roundings of p - y are relative to in its products with P_k: the largest sum of |c_k P_k| times P_k."""
-        if not self.x.numel():
+        if not self.values().numel():
             return 0.0
         units = torch.eye(self.degree + 1, dtype=self.coef.dtype, device=self.coef.device)
         terms = torch.stack([polyval(self.x, unit[None], self.domain, self.basis).abs() for unit in units])

@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,8 @@ def test_examples_run_and_print_what_the_page_shows(
     # Inductor takes 10 to 40 s for a graph. Here the graph is only traced, which shows that the example is right;
     # tests/polyfit/test_transforms.py runs compiled code.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    # The name under which sybil runs examples; torch 2.11 imports the module of a function that it compiles.
+    monkeypatch.setitem(sys.modules, "__test__", types.ModuleType("__test__"))
     parsers = (
         PythonCodeBlockParser(doctest_optionflags=OPTIONS),
         CodeBlockParser("csv", write_file),

@@ -92,7 +92,8 @@ class Quadratic:
         with np.errstate(all="ignore"):  # the losses show that a run diverges
             internal = _times(self.to_internal, coef - self.reference) + self.offset
             slope = self.internal_gradient + 0.5 * _times(self.internal_hessian, internal)
-            return self.loss + (internal * slope).sum(-1)
+            total = self.loss + (internal * slope).sum(-1)
+            return np.maximum(total, 0.0)  # along directions that the data do not determine, rounding has either sign
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """The attributes up to `internal_gradient`, contiguous, as a compiled loop reads them."""

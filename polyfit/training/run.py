@@ -238,7 +238,12 @@ def _moments(plan: Plan, quadratic: Quadratic) -> Engine[Any]:
         make_loop, device = native.descent_loop, torch.device("cpu")
     else:
         return Stepping(rule, quadratic_pass(quadratic), np.zeros_like(start), plan.lr_scale)
-    loop = make_loop(quadratic.tensors(device), variant, constants, _lr_scale_tensor(plan, device))
+    compiled = make_loop(quadratic.tensors(device), variant, constants, _lr_scale_tensor(plan, device))
+
+    def loop(*operands: Any) -> None:
+        compiled(*operands)
+        operands[6].clamp_(min=0.0)  # the losses: see `Quadratic.losses`
+
     zeros = torch.zeros(start.shape, dtype=torch.float64, device=device)
     return Launching(rule, loop, lambda coef: quadratic.losses(coef.cpu().numpy()), zeros)
 

@@ -212,7 +212,8 @@ def test_rss_where_the_largest_degree_interpolates_with_terms_that_cancel():
     fit = polyfit.select_degree(x, y, MAX_DEGREE, criterion="aicc")
     assert fit.selection is not None
     expected = [exact_rss(x, y, torch.ones_like(x), degree) for degree in fit.selection.degrees]
-    assert fit.selection.rss == pytest.approx(expected, rel=1e-8)
+    # At degree 7 the condition is 5e9: float64 promises 6 digits there.
+    assert fit.selection.rss == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("folds", [3, 5, 25])

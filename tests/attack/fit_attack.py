@@ -394,6 +394,8 @@ def rounding_of_polyval(fit: Fit, place: float) -> Any:
         largest = max(abs(exactly(a)) * abs(t) ** j for j, a in enumerate(powers_of(fit.basis, k)))
         if largest > 1e300 or (c and not 1e-300 < abs(c) < 1e300) or (c == 0.0 and k):
             return None
+        if t and abs(t) ** k < 1e-300:  # powers of x underflow, of which the fit warns
+            return None
     rounding = 4 * EPS * ((fit.degree + 2) * size + slope * (abs(t) + window))
     return None if rounding > 1e290 else rounding + ctx.ldexp(1, -1060)
 

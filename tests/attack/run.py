@@ -9,6 +9,8 @@ Every problem follows from the seed, its kind and its number. The exit status is
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -38,6 +40,22 @@ def show(judge: Judge, name: str, *, whole: bool) -> None:
     sys.stdout.flush()
 
 
+def attack(seed: int, table: dict[str, dict[str, float]], first: int, end: float) -> None:
+    """A problem of each kind after the other until the time `end`; the table counts verdicts."""
+    for number in itertools.count(first):
+        for name, row in table.items():
+            if (number - first) % KINDS[name].every:
+                continue
+            start = time.monotonic()
+            judge = attempt(seed, name, number)
+            row[judge.verdict] += 1
+            row["seconds"] += time.monotonic() - start
+            if judge.wrong:
+                show(judge, f"{name}:{number}", whole=False)
+            if time.monotonic() >= end:
+                return
+
+
 def main() -> int:
     """Run, print the table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,27 +73,15 @@ def main() -> int:
         show(judge, options.only, whole=True)
         return int(judge.verdict == "wrong")
     names = list(KINDS) if options.kinds is None else [name.strip() for name in options.kinds.split(",")]
-    table = {name: {"right": 0, "said": 0, "wrong": 0, "seconds": 0.0} for name in names}
-    end, number = time.monotonic() + options.seconds, options.first
-    while time.monotonic() < end:
-        for name in names:
-            if (number - options.first) % KINDS[name].every:
-                continue
-            start = time.monotonic()
-            judge = attempt(seed, name, number)
-            table[name][judge.verdict] += 1
-            table[name]["seconds"] += time.monotonic() - start
-            if judge.wrong:
-                show(judge, f"{name}:{number}", whole=False)
-            if time.monotonic() >= end:
-                break
-        number += 1
+    table: dict[str, dict[str, float]] = {name: {"right": 0, "said": 0, "wrong": 0, "seconds": 0.0} for name in names}
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C shows the table too
+        attack(seed, table, options.first, time.monotonic() + options.seconds)
     print(f"\nseed {seed}\n{'kind':16} {'problems':>9} {'right':>8} {'said':>8} {'wrong':>8} {'seconds':>8}")
     for name, row in table.items():
         n = row["right"] + row["said"] + row["wrong"]
-        print(f"{name:16} {n:9} {row['right']:8} {row['said']:8} {row['wrong']:8} {row['seconds']:8.1f}")
+        print(f"{name:16} {n:9.0f} {row['right']:8.0f} {row['said']:8.0f} {row['wrong']:8.0f} {row['seconds']:8.1f}")
     wrong = sum(row["wrong"] for row in table.values())
-    print(f"{wrong} wrong; repeat one by: --seed {seed} --only KIND:NUMBER")
+    print(f"{wrong:.0f} wrong; repeat one by: --seed {seed} --only KIND:NUMBER")
     return int(wrong > 0)
 
 

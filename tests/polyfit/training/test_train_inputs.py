@@ -262,7 +262,7 @@ def test_default_device_and_dtype_change_nothing(setting, engine):
         **ENGINES[engine],
     }  # fmt: skip
     before = polyfit.train(x, y, start, **options)
-    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    dtype = torch.get_default_dtype()
     try:
         if setting == "meta":
             torch.set_default_device("meta")
@@ -278,7 +278,7 @@ def test_default_device_and_dtype_change_nothing(setting, engine):
         assert result.epochs_to(0.5) == before.epochs_to(0.5)
         assert engine == "huber" or diverging.reason == polyfit.training.Reason.DIVERGED
     finally:
-        torch.set_default_device(device)
+        torch.set_default_device(None)  # a device, "cpu" too, would leave a mode that later tests run under
         torch.set_default_dtype(dtype)
     for run in (result, resumed):
         assert torch.equal(run.coef, before.coef)

@@ -111,6 +111,8 @@ class Loss:
         """The variant that a kernel compiles, and its parameter."""
         return self.name, 0.0 if self.parameter is None else getattr(self, self.parameter)
 
+    # Abstract: each loss below defines value and slopes. Only a loss that is being added can meet these errors.
+
     def value(self, p: Tensor, y: Tensor) -> Tensor:
         """l(p, y) for tensors of one shape, differentiable."""
         raise NotImplementedError(f"{type(self).__name__} defines no value; give it a method value(p, y)")

@@ -192,7 +192,7 @@ def test_one_launch_gives_value_and_gradients():
         torch.cuda.synchronize()
     kernels = [event.name for event in profile.events() or () if "CUDA" in str(event.device_type)]
     if not kernels:
-        pytest.skip("needs a profiler that may trace kernels (CUPTI), to count launches")
+        pytest.skip("launches are counted by a profiler, and CUPTI traced no kernel here (it may need more rights)")
     assert len(kernels) == 1, kernels
 
 
@@ -303,7 +303,7 @@ def test_moments_of_more_samples_than_int32_counts():
     # Stride 0 for x: only y, 4.3 GB in float16, takes memory.
     n_samples = 2**31 + 2**20 + 3
     if torch.cuda.mem_get_info()[0] < 3 * n_samples:
-        pytest.skip("needs 7 GB of free memory on the GPU")
+        pytest.skip("y of 2^31 samples in float16 and what filling it takes: 7 GB, and less is free on this GPU")
     x = torch.full((1, 1), 0.5, dtype=torch.float16, device="cuda").expand(1, n_samples)
     y = torch.zeros(1, n_samples, dtype=torch.float16, device="cuda")
     y[0, -1] = 1000.0  # beyond the reach of int32
@@ -349,7 +349,7 @@ def test_more_samples_than_int32_counts():
     # Stride 0 for x: only y, 4.3 GB in float16, and the gradient to it, 8.6 GB, take memory.
     n_samples = 2**31 + 2**20 + 3
     if torch.cuda.mem_get_info()[0] < 8 * n_samples:
-        pytest.skip("needs 17 GB of free memory on the GPU")
+        pytest.skip("y and its gradient for 2^31 samples: 17 GB, and less is free on this GPU")
     x = torch.full((1, 1), 0.5, dtype=torch.float16, device="cuda").expand(1, n_samples)
     y = torch.zeros(1, n_samples, dtype=torch.float16, device="cuda")
     y[0, -1] = 1000.0  # beyond the reach of int32
@@ -366,7 +366,7 @@ def test_more_samples_than_int32_counts():
 def test_more_samples_in_all_series_than_int32_counts():
     n_series, n_samples = 3, 2**30
     if torch.cuda.mem_get_info()[0] < 3 * n_series * n_samples:
-        pytest.skip("needs 10 GB of free memory on the GPU")
+        pytest.skip("y of 3 x 2^30 samples in float16: 10 GB, and less is free on this GPU")
     x = torch.full((1, 1), 0.5, dtype=torch.float16, device="cuda").expand(1, n_samples)
     y = torch.zeros(n_series, n_samples, dtype=torch.float16, device="cuda")
     y[:, -1] = torch.tensor([100.0, 200.0, 1000.0])

@@ -2,31 +2,15 @@
 
 import warnings
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from columns import Column
 
 from polyfit import _checks
 
 NUMBERS = [0.5, -2.0, 3.25]
-
-
-class Column:
-    """A column of another library, as numpy sees it: neither a sequence nor indexed from 0."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = np.asarray(values)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return self._values if dtype is None else self._values.astype(dtype)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, key: object) -> float:
-        raise KeyError(key)
 
 
 def read_only(values: list[float]) -> np.ndarray:

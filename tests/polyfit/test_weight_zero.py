@@ -13,7 +13,6 @@ from torch import Tensor
 
 import polyfit
 from polyfit.backends import sizes
-from polyfit.backends.inductor import has_compiler
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*encountered in:RuntimeWarning"
@@ -124,7 +123,6 @@ def test_every_loss(loss, wanted):
 
 
 @pytest.mark.compiler
-@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
 @pytest.mark.parametrize("layout", ["one series", "shared x", "own x"])
 def test_the_compiled_loop(layout):
     operands = _problem(layout)

@@ -10,6 +10,7 @@ import exact
 import numpy as np
 import pytest
 import torch
+from columns import Column
 from fit_cases import EPS, F64
 from torch import Tensor
 
@@ -17,22 +18,6 @@ import polyfit
 from polyfit import Fit, FitWarning, Moments
 
 X, Y = [3, 1, 0, 2, 5, 7], [2, 0, 1, 1, 4, 9]  # integers, which every kind holds
-
-
-class Column:
-    """A column of another library, as numpy sees it: it has labels, and none of them is a place."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = np.asarray(values)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return self._values if dtype is None else self._values.astype(dtype)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, key: object) -> float:
-        raise KeyError(key)
 
 
 def filtered(values: Any) -> Any:

@@ -3,7 +3,8 @@
 #   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
 #   make matrix  the reference tests as other processors run them; PYTHONS="python3.12 ..." adds interpreters
 #   make attack  random hostile problems for an hour; SECONDS=600 SEED=7 KINDS=fit,train change what it does
-#   make gpu     on a machine with a GPU: `make gpu PYTHON=python3` uses that interpreter and installs nothing
+#   make gpu     on a machine with a GPU, all that it has to say in four minutes: it installs nothing, and
+#                `make gpu PYTHON=python3 SECONDS=240 RESULTS=folder` uses that interpreter; see bench/gpu
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,9 +48,8 @@ matrix: setup
 	$(BIN)/python tests/matrix.py $(addprefix --python=,$(PYTHONS)) $(LEGS)
 
 # `make test` holds a short form of it. The seed is printed, and the status is 1 if anything is wrong.
-SECONDS ?= 3600
 attack: setup
-	$(BIN)/python tests/attack/run.py --seconds $(SECONDS) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
+	$(BIN)/python tests/attack/run.py --seconds $(or $(SECONDS),3600) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
 
 interpreter: setup
 	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels tests/attack
@@ -71,12 +71,11 @@ wheel: setup
 bench: setup
 	$(BIN)/python -m bench --device cpu
 
-# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Both parts refuse to
-# run without a GPU. The benchmarks run also after a test that fails; the status is then that of the tests.
+# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Where there is no GPU
+# that torch can use, it says so at once, with status 1.
 gpu: export PYTHONPATH := .:kernels
 gpu:
-	$(PYTHON) -m pytest -W default --require-gpu -m cuda tests/test_cuda.py; tests=$$?; \
-	$(PYTHON) -m bench --device cuda --record && exit $$tests
+	$(PYTHON) -m bench.gpu --seconds $(or $(SECONDS),240) --results $(or $(RESULTS),bench/results)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -70,6 +70,7 @@ class Run:
         self._began, self._scale = time.monotonic(), seconds / TOTAL
         self._lock = threading.Lock()
         self._alive: list[subprocess.Popen[str]] = []
+        self._copying: dict[int, threading.Thread] = {}
 
     def describe(self) -> bool:
         """Ask for the machine, and let all phases know it; whether it can measure."""
@@ -108,7 +109,7 @@ class Run:
                 self._start(phase.name, part, phase.parts, "--seconds", f"{seconds:.1f}") for part in range(phase.parts)
             ]
             states = self._finish(running, seconds + GRACE)
-            ended[phase.name] = "ended well" if not any(states) else _words(states)
+            ended[phase.name] = _words(states)
             ended[phase.name] += f" after {time.monotonic() - began:.0f} s"
             self.say(f"== {phase.name} {ended[phase.name]}")
         return ended
@@ -134,12 +135,14 @@ class Run:
         self._alive.append(process)
         assert process.stdout is not None
         label = f"[{name} warm] " if "--warm" in arguments else ""
-        threading.Thread(target=self._copy, args=(process.stdout, label), daemon=True).start()
+        self._copying[process.pid] = threading.Thread(target=self._copy, args=(process.stdout, label), daemon=True)
+        self._copying[process.pid].start()
         return process
 
     def _copy(self, lines: IO[str], label: str) -> None:
-        for line in lines:
-            self.say(label + line.rstrip("\n"))
+        with lines:
+            for line in lines:
+                self.say(label + line.rstrip("\n"))
 
     def _finish(self, processes: list[subprocess.Popen[str]], seconds: float) -> list[int | None]:
         """Wait so long for them, and end those that still run: their states, None where one was ended."""
@@ -153,10 +156,14 @@ class Run:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 states.append(None)
+        for process in processes:
+            self._copying[process.pid].join(1.0)  # a process of another session may hold the pipe open
         return states
 
 
 def _words(states: list[int | None]) -> str:
+    if all(state == 0 for state in states):
+        return "ended well"
     if None in states:
         return "was STOPPED: its time was over"
     return f"FAILED with status {', '.join(str(state) for state in states)}"

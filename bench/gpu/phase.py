@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.phase == "proof":
         from bench.gpu.proof import proof
 
-        return proof(options.seconds, options.results, report)
+        return proof(options.seconds, options.results or "bench/results", report)
     bench = Bench(device, has_gpu, options.small, options.warm, deadline)
     return run(options.phase, bench, report, options)
 

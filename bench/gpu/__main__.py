@@ -46,7 +46,7 @@ class Phase:
 
 
 PHASES = (
-    Phase("smoke", 30.0, parts=6),
+    Phase("smoke", 30.0, parts=8),
     Phase("headline", 60.0),
     Phase("proof", 60.0),
     Phase("sanitizer", 40.0, parts=2),
@@ -86,7 +86,8 @@ class Run:
         return True
 
     def say(self, line: str) -> None:
-        """Print a line, and keep it."""
+        """Print a line with the seconds since the beginning, and keep it."""
+        line = f"{time.monotonic() - self._began:5.1f} {line}"
         with self._lock, (self._folder / "gpu.log").open("a", encoding="utf-8") as log:
             print(line, flush=True)
             print(line, file=log)
@@ -103,7 +104,7 @@ class Run:
                 if target in {other.name for other in chosen}:
                     warming[target] = [self._start(target, part, parts, "--warm") for part in range(parts)]
             began = time.monotonic()
-            self.say(f"\n== {phase.name}, until {until:.0f} s")
+            self.say(f"== {phase.name}, until {until:.0f} s")
             seconds = self._left(until) - GRACE
             running = [
                 self._start(phase.name, part, phase.parts, "--seconds", f"{seconds:.1f}") for part in range(phase.parts)
@@ -197,7 +198,6 @@ def main() -> int:
         ended = run.phases(chosen)
     finally:
         run.end()
-    run.say("")
     for name, words in ended.items():
         run.say(f"{name:10s} {words}")
     run.say(f"results in {options.results / 'gpu.jsonl'}; python -m bench.report makes tables and a picture of them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ RESULTS = "gpu.jsonl"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 # A median needs so many calls, and so many seconds of them: a card changes its clocks within milliseconds.
 ROUNDS, SECONDS_OF_ROUNDS = 15, 0.1
+# After so many seconds without work for its memory, the card is kept busy for so many before anything is timed.
+LONGEST_IDLE, SECONDS_OF_WAKING = 0.02, 1.0
 # Bytes of memory for a long series of 2**28 samples: eager autograd of degree 10 keeps some 25 tensors of it.
 _LONG, _MEMORY_OF_LONG = 2**28, 40 * 2**30
 
@@ -92,6 +95,7 @@ class Bench:
         is_warming: each function is called once, and nothing is timed: Triton and Inductor then have their code in
             their caches on disk.
         deadline: when the phase must end, by `time.monotonic`.
+        state: when the memory of the card was last busy.
     """
 
     device: str
@@ -99,6 +103,7 @@ class Bench:
     is_small: bool = False
     is_warming: bool = False
     deadline: float = float("inf")
+    state: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:
@@ -132,6 +137,7 @@ class Bench:
         function()
         if self.is_warming:
             return 0.0
+        self.wake()
         function()
         times: list[float] = []
         while not times or (not self.is_small and (len(times) < ROUNDS or sum(times) < SECONDS_OF_ROUNDS)):
@@ -141,7 +147,20 @@ class Bench:
             end.record()
             torch.cuda.synchronize()
             times.append(begin.elapsed_time(end) * 1e-3)
+        self.state["busy"] = time.monotonic()
         return statistics.median(times)
+
+    def wake(self) -> None:
+        """Keep the memory busy for a second if it was idle: the first passes after that are up to a tenth slower."""
+        if self.is_small or time.monotonic() - self.state.get("busy", -math.inf) < LONGEST_IDLE:
+            return
+        source = self.normal(2**24)
+        target = torch.empty_like(source)
+        began = time.monotonic()
+        while time.monotonic() - began < SECONDS_OF_WAKING:
+            for _ in range(100):
+                target.copy_(source)
+            self.wait()
 
     def wall(self, function: Callable[[], Any], rounds: int = 5) -> float:
         """Median time of a call as its caller sees it, after one that compiles."""
@@ -177,10 +196,6 @@ class Bench:
             return 1.0
         source = self.normal(self.n_samples)
         target = torch.empty_like(source)
-        began = time.perf_counter()
-        while not self.is_small and time.perf_counter() - began < 0.5:
-            target.copy_(source)
-            self.wait()
         return 8 * self.n_samples / self.seconds(lambda: target.copy_(source))
 
     def beside_copy(self, seconds: float, n_bytes: int) -> dict[str, Any]:

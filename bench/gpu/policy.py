@@ -61,6 +61,7 @@ def cases(bench: Bench) -> Iterator[Case]:
     def y() -> Tensor:
         return bench.normal(1, n, seed=1)
 
+    @functools.cache
     def coef(degree: int) -> Tensor:
         return bench.normal(1, degree + 1, seed=2)
 

@@ -20,7 +20,14 @@ TOOLS = ("memcheck", "racecheck")
 KERNELS = ("_objective_kernel", "_evaluate_kernel", "_evaluate_backward_kernel", "_moments_kernel", "_resident_kernel",
            "_descent_kernel")  # fmt: skip
 # Several programs with a ticket, a masked rest, weights; one program without; loops over epochs with several warps.
-LAUNCHES = ("float32 n=100003", "float32 n=1000", "float64 n=100003", "float32 1 series", "float32 40 series")
+LAUNCHES = (
+    "float32 n=100003",
+    "float32 n=1000",
+    "float64 n=100003",
+    "float32 1 series",
+    "float32 40 series",
+    "descent",
+)
 
 
 def find() -> str | None:

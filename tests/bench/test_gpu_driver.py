@@ -47,7 +47,7 @@ def test_a_phase_that_hangs_is_ended_and_the_next_one_runs(run: driver.Run, tmp_
     log = (tmp_path / "gpu.log").read_text()
     assert "headline --part 0/1 --seconds" in log
     assert log.count("[headline warm] headline --part") == 6  # compiled while smoke ran, and ended at its start
-    assert log.index("== smoke ended well") < log.index("\nheadline --part 0/1") < log.index("\nproof --part 0/1")
+    assert log.index("== smoke ended well") < log.index(" headline --part 0/1") < log.index(" proof --part 0/1")
 
 
 def test_time_that_is_left_over_goes_to_the_next_phase(run: driver.Run, tmp_path: Path):

@@ -51,8 +51,9 @@ matrix: setup
 attack: setup
 	$(BIN)/python tests/attack/run.py --seconds $(or $(SECONDS),3600) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
 
+# The kernels in Triton's interpreter; and a rehearsal of what a GPU runs: its tests and the phases of `make gpu`.
 interpreter: setup
-	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels tests/attack
+	TRITON_INTERPRET=1 $(PYTEST) -m 'interpreter or cuda' tests/kernels tests/attack $(wildcard tests/test_*.py)
 
 codegen: setup
 	$(PYTEST) -m codegen tests/kernels

@@ -42,6 +42,15 @@ def test_a_machine_whose_gpu_cannot_be_used_is_not_green(arguments, said):
     assert "can use no GPU here; check the driver" in ended.stderr
 
 
+def test_a_rehearsal_is_not_taken_for_a_run_on_a_gpu():
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--require-gpu", "-m", "cuda", "tests/test_cuda.py"],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode not in (0, 5)
+    assert "with TRITON_INTERPRET=1 no kernel runs on a GPU; unset it" in ended.stderr
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_gpu_without_a_gpu_ends_with_one_line(tmp_path: Path):
     ended = subprocess.run(

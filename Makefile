@@ -2,6 +2,7 @@
 #   make demo    the tutorial's run: sin(x), degree 5, 80000 epochs, with a picture at the end
 #   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
 #   make matrix  the reference tests as other processors run them; PYTHONS="python3.12 ..." adds interpreters
+#   make gpu-codegen  compiles for an H100, with Triton 3.6, what `make gpu` will launch there, and shows what spills
 #   make attack  random hostile problems for an hour; SECONDS=600 SEED=7 KINDS=fit,train change what it does
 #   make gpu     on a machine with a GPU, all that it has to say in four minutes: it installs nothing, and
 #                `make gpu PYTHON=python3 SECONDS=240 RESULTS=folder` uses that interpreter; see bench/gpu
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Workers have threads of their own, as many as cores: those that wait must not spin, or they keep others from working.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full gpu-codegen ceilings wheel bench gpu clean
 
 setup: $(STAMP)
 
@@ -62,6 +63,22 @@ codegen: setup
 codegen-full: setup
 	PYTHONPATH=.:tests:kernels $(BIN)/python tests/kernels/codegen.py full
 
+# What the first phases of `make gpu` launch, compiled with the Triton of the GPU builds of torch 2.11, in an environment
+# of its own. torch is that of constraints.txt and goes first and alone. The interpreter of Triton 3.6 fails with numpy
+# 2.4. No part of `make test`: it installs a second torch, and takes a minute or two.
+GPU_VENV := .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.installed
+GPU_PIP := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+
+$(GPU_STAMP): constraints.txt Makefile
+	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_PIP) $$(grep '^torch==' constraints.txt)
+	$(GPU_PIP) triton==3.6.0 'numpy<2.4' packaging $$(grep -E '^(hypothesis|mpmath|pytest|pytest-xdist)==' constraints.txt)
+	touch $@
+
+gpu-codegen: $(GPU_STAMP)
+	OMP_WAIT_POLICY=passive PYTHONPATH=.:tests:kernels $(GPU_VENV)/bin/python tests/kernels/gpu_codegen.py
+
 # Record the registers of all kernels with the installed Triton, after a change that was looked at.
 ceilings: setup
 	PYTHONPATH=.:tests:kernels $(BIN)/python tests/kernels/codegen.py
@@ -79,4 +96,4 @@ gpu:
 	$(PYTHON) -m bench.gpu --seconds $(or $(SECONDS),240) --results $(or $(RESULTS),bench/results)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # All tests that are marked `cuda`; tests/conftest.py knows the option.
 CUDA_TESTS = ("--require-gpu", "-m", "cuda", str(ROOT / "tests" / "test_cuda.py"))
 DURATIONS = "cuda_durations.json"
+REFUSALS = (pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.USAGE_ERROR)
 # Characters of a failure in failures.txt, 3000 in all.
 MESSAGE, TRACEBACK, OUTPUT = 900, 1300, 600
 # The run ends so much before its time is over: whoever started it may kill it then. Ending takes a second.
@@ -71,7 +72,8 @@ def proof(
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     recorder = Recorder(results, report, order.Durations.read(known))
     with _stopped_after(max(seconds - MARGIN, seconds / 2), recorder):
-        pytest.main(arguments, plugins=[recorder])
+        status = pytest.main(arguments, plugins=[recorder])
+        recorder.finish(f"pytest refused to run: status {int(status)}" if status in REFUSALS else "")
     return recorder.finish("")
 
 
@@ -117,6 +119,7 @@ class Recorder:
         self._status: int | None = None
         self._collected: list[str] = []
         self._running: dict[str, None] = {}
+        self._before: dict[str, str] = {}
         self._outcomes: dict[str, str] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._fatal: list[str] = []
@@ -148,7 +151,7 @@ class Recorder:
     def pytest_internalerror(self, excrepr: object) -> None:
         """Note an error of pytest or of a plugin, which ends the run."""
         with self._lock:
-            self._write_failure("pytest", "", "internal error", str(excrepr), [])
+            self._write_failure("pytest", "internal error", [], str(excrepr), [])
         self._error = "internal error of pytest, see failures.txt"
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -156,7 +159,7 @@ class Recorder:
         if report.failed:
             with self._lock:
                 self._outcomes[report.nodeid] = "failed"
-                self._write_failure(report.nodeid, "", "collection", report.longreprtext, [])
+                self._write_failure(report.nodeid, "collection", [], report.longreprtext, [])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Note which tests are running."""
@@ -174,14 +177,18 @@ class Recorder:
             if report.failed and before != "failed":
                 self._outcomes[nodeid] = "failed"
                 sections = [text for title, text in report.sections if title.startswith("Captured")]
-                parameters = dict(report.user_properties).get("parameters", "")
-                self._write_failure(nodeid, str(parameters), str(report.when), report.longreprtext, sections)
-                if order.fatal(report):
+                about = [
+                    f"parameters: {given}" for name, given in report.user_properties if name == "parameters" and given
+                ]
+                if order.fatal(report):  # it may come late: a kernel runs while its caller goes on
                     self._fatal.append(nodeid)
+                    about.append(f"before it, the same process ran {self._before.get(_process(report), 'no test')}")
+                self._write_failure(nodeid, str(report.when), about, report.longreprtext, sections)
             elif before is None and (report.skipped or report.when == "call"):
                 self._outcomes[nodeid] = report.outcome
             if report.when not in {"setup", "call"}:  # after its end, or after that of its process
                 self._running.pop(nodeid, None)
+                self._before[_process(report)] = order.case(nodeid)
                 self._write_case(nodeid)
 
     @pytest.hookimpl(tryfirst=True)
@@ -198,12 +205,12 @@ class Recorder:
         with (self._folder / "cuda_cases.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _write_failure(self, nodeid: str, parameters: str, when: str, text: str, sections: list[str]) -> None:
+    def _write_failure(self, nodeid: str, when: str, about: list[str], text: str, sections: list[str]) -> None:
         errors = "\n".join(line for line in text.splitlines() if line.startswith("E "))[:MESSAGE]
         output = "\n".join(sections)[-OUTPUT:]
         parts = [
             f"=== {nodeid.rsplit('@g', 1)[0]} ({when})",
-            *([f"parameters: {parameters}"] if parameters else []),
+            *about,
             *([errors] if errors else []),
             f"--- the end of the traceback\n{text[-TRACEBACK:].strip()}",
             *([f"--- the end of its output\n{output.strip()}"] if output.strip() else []),
@@ -250,6 +257,12 @@ class Recorder:
             seconds = {nodeid: self._seconds[nodeid] for nodeid, o in self._outcomes.items() if o == "passed"}
             self._durations.updated(order.Durations.of(seconds)).write(self._folder / DURATIONS)
             return self._status
+
+
+def _process(report: pytest.TestReport) -> str:
+    """The process of pytest-xdist that ran a test; nothing without pytest-xdist."""
+    node = getattr(report, "node", None)
+    return "" if node is None else node.gateway.id
 
 
 def _scheduler(config: pytest.Config, log: Any) -> Any:

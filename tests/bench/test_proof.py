@@ -46,6 +46,7 @@ def test_process_ends():
 
 @pytest.mark.skipif("SLOW" not in os.environ, reason="slow")
 def test_slow_training():
+    open("started", "w").close()
     time.sleep(60)
 """
 RUN = """
@@ -84,7 +85,7 @@ def result(folder: Path) -> dict[str, Any]:
 def run(folder: Path, seconds: float, *arguments: str, head: str = "", **more: str) -> tuple[int, dict[str, Any], str]:
     """The status, the result and the failures of a run that ends by itself."""
     done = subprocess.run(
-        command(folder, seconds, *arguments, head=head), env=environment(**more), cwd=folder, timeout=60, check=False,
+        command(folder, seconds, *arguments, head=head), env=environment(**more), cwd=folder, timeout=150, check=False,
         capture_output=True, text=True,
     )  # fmt: skip
     assert (folder / "lines").exists(), done.stdout + done.stderr
@@ -92,7 +93,7 @@ def run(folder: Path, seconds: float, *arguments: str, head: str = "", **more: s
 
 
 def test_tests_that_pass(tmp_path):
-    status, line, failures = run(tmp_path, 30, "-k", "sum or streams", head=WITHOUT_XDIST)
+    status, line, failures = run(tmp_path, 100, "-k", "sum or streams", head=WITHOUT_XDIST)
     assert status == 0
     assert [line[name] for name in ("passed", "failed", "skipped", "not_run", "processes")] == [7, 0, 0, 0, 1]
     assert failures == ""
@@ -102,7 +103,7 @@ def test_tests_that_pass(tmp_path):
 
 
 def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):
-    status, line, failures = run(tmp_path, 60, ENDS="1")
+    status, line, failures = run(tmp_path, 100, ENDS="1")
     assert status == 1
     assert [line[name] for name in ("passed", "failed", "skipped", "not_run")] == [7, 3, 2, 0]
     assert sorted(line["which"]) == ["test_fatal[False]", "test_process_ends", "test_wrong_value"]
@@ -111,6 +112,7 @@ def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):
     assert parts.keys() == set(line["which"])
     assert "parameters: weighted=False" in parts["test_fatal[False]"]
     assert "an illegal memory access" in parts["test_fatal[False]"]
+    assert "before it, the same process ran " in parts["test_fatal[False]"]
     assert "assert 1.25 == 1.5" in parts["test_wrong_value"]
     assert "seen before the failure" in parts["test_wrong_value"]
     assert "crashed while running" in parts["test_process_ends"]
@@ -118,7 +120,7 @@ def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):
 
 
 def test_without_xdist_a_fatal_error_ends_the_run(tmp_path):
-    status, line, failures = run(tmp_path, 30, head=WITHOUT_XDIST)
+    status, line, failures = run(tmp_path, 100, head=WITHOUT_XDIST)
     assert status == 1
     assert line["fatal"] == ["test_fatal[False]"]
     assert line["not_run"] > 0
@@ -143,9 +145,12 @@ def test_a_run_that_is_ended_leaves_what_it_had(tmp_path, number):
     process = subprocess.Popen(arguments, env=environment(SLOW="1"), cwd=tmp_path, stdout=subprocess.DEVNULL)
     cases = tmp_path / "cuda_cases.jsonl"
     try:
-        ends = time.perf_counter() + 40
-        while time.perf_counter() < ends and not (cases.exists() and cases.read_text()):
+        ends = time.perf_counter() + 100
+        while time.perf_counter() < ends and not (
+            cases.exists() and cases.read_text() and (tmp_path / "started").exists()
+        ):
             time.sleep(0.05)
+        time.sleep(0.5)  # until the news of it has arrived
         process.send_signal(number)
         process.wait(timeout=30)
     finally:
@@ -158,11 +163,17 @@ def test_a_run_that_is_ended_leaves_what_it_had(tmp_path, number):
         assert [line[name] for name in ("failed", "not_run", "unfinished")] == [1, 1, ["test_slow_training"]]
 
 
+def test_arguments_that_pytest_refuses(tmp_path):
+    status, line, _ = run(tmp_path, 100, "--no-such-option", head=WITHOUT_XDIST)
+    assert status == 1
+    assert line["stopped"] == "pytest refused to run: status 4"
+
+
 @pytest.mark.parametrize("head", ["", WITHOUT_XDIST], ids=["xdist", "one process"])
 def test_a_file_that_cannot_be_imported(tmp_path, head):
-    arguments = command(tmp_path, 30, head=head)
+    arguments = command(tmp_path, 100, head=head)
     (tmp_path / "test_stand_ins.py").write_text("import no_such_module\n")
-    assert subprocess.run(arguments, env=environment(), cwd=tmp_path, timeout=60, check=False).returncode == 1
+    assert subprocess.run(arguments, env=environment(), cwd=tmp_path, timeout=150, check=False).returncode == 1
     assert result(tmp_path)["stopped"] == "no test was found"
     assert "no_such_module" in (tmp_path / "failures.txt").read_text()
 

@@ -65,12 +65,13 @@ def proof(
         "-q", "--no-summary", "--tb=short", "-W", "default", "-p", "no:cacheprovider", "-p", "bench.gpu.order",
         *tests, *pytest_arguments, *(["--gpu-durations", str(known)] if known else []),
     ]  # fmt: skip
+    count = 1
     if importlib.util.find_spec("xdist") is not None:
         count = workers or max(1, min(len(os.sched_getaffinity(0)) - 3, 13))
-        arguments += ["-n", str(count), "--dist", "loadgroup"]
+        arguments += ["-n", str(count), "--dist", "loadgroup", "--max-worker-restart", "1000"]
         # The cores are taken already by as many processes.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    recorder = Recorder(results, report, order.Durations.read(known))
+    recorder = Recorder(results, report, order.Durations.read(known), count)
     with _stopped_after(max(seconds - MARGIN, seconds / 2), recorder):
         status = pytest.main(arguments, plugins=[recorder])
         recorder.finish(f"pytest refused to run: status {int(status)}" if status in REFUSALS else "")
@@ -110,7 +111,7 @@ def _stopped_after(seconds: float, recorder: Recorder) -> Iterator[None]:
 class Recorder:
     """A pytest plugin that writes what happened: in the process that hands out the tests, or runs them itself."""
 
-    def __init__(self, folder: Path, report: Callable[..., None], durations: order.Durations) -> None:
+    def __init__(self, folder: Path, report: Callable[..., None], durations: order.Durations, n_processes: int) -> None:
         self._folder = folder
         self._report = report
         self._durations = durations
@@ -123,7 +124,8 @@ class Recorder:
         self._outcomes: dict[str, str] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._fatal: list[str] = []
-        self._n_processes = 0
+        self._n_processes = n_processes
+        self._n_replaced = 0
         self._error = ""
         for name in ("cuda_cases.jsonl", "failures.txt"):
             (folder / name).write_text("", encoding="utf-8")
@@ -138,7 +140,11 @@ class Recorder:
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """Note the tests, where other processes run them."""
         self._collected = ids
-        self._n_processes += 1
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, error: object | None) -> None:
+        """Count processes that did not end by themselves."""
+        self._n_replaced += error is not None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -243,7 +249,8 @@ class Recorder:
                 "skipped": counts["skipped"],
                 "not_run": len(missing),
                 "wall_seconds": round(time.perf_counter() - self._began, 1),
-                "processes": max(1, self._n_processes),
+                "processes": self._n_processes,
+                "replaced": self._n_replaced,
             }
             more = {
                 "which": failed[:40],
@@ -266,12 +273,12 @@ def _process(report: pytest.TestReport) -> str:
 
 
 def _scheduler(config: pytest.Config, log: Any) -> Any:
-    """That of `--dist loadgroup`, but the test at which a process ended is not run again."""
+    """That of `--dist loadgroup`, made safe for processes that end and are replaced."""
     from xdist.scheduler import LoadGroupScheduling
 
     class Scheduler(LoadGroupScheduling):
         def remove_node(self, node: Any) -> str | None:
-            """Hand out again what a process had not begun; return the test at which it ended."""
+            """Hand out again what a process had not begun, without the test at which it ended; return that test."""
             units = self.assigned_work.pop(node)
             ended = next((nodeid for unit in units.values() for nodeid, done in unit.items() if not done), None)
             for scope, unit in reversed(units.items()):
@@ -279,8 +286,20 @@ def _scheduler(config: pytest.Config, log: Any) -> Any:
                 if rest:
                     self.workqueue[scope] = rest
                     self.workqueue.move_to_end(scope, last=False)
-            for other in self.assigned_work if self.workqueue else ():
-                self._reschedule(other)
+            if self.workqueue:
+                for other in self.nodes:
+                    self._reschedule(other)
             return ended
+
+        def _reschedule(self, node: Any) -> None:
+            """Give a process two tests: it begins one only when it knows the next, or that there is none."""
+            if node not in self.registered_collections:  # a replacement that is not ready
+                return
+            while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+                self._assign_work_unit(node)
+            if not self.workqueue:
+                for other in self.nodes:
+                    if other in self.registered_collections and not other.shutting_down:
+                        other.shutdown()
 
     return Scheduler(config, log)

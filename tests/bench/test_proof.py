@@ -48,6 +48,15 @@ def test_process_ends():
 def test_slow_training():
     open("started", "w").close()
     time.sleep(60)
+
+@pytest.mark.skipif("OFTEN" not in os.environ, reason="ends its process often")
+@pytest.mark.parametrize("n_samples", range(6))
+@pytest.mark.parametrize("kind", range(5))
+def test_often(n_samples, kind):
+    if (n_samples, kind) in {(0, 0), (5, 1), (2, 2), (5, 4)}:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    if (n_samples, kind) == (3, 3):
+        os._exit(3)
 """
 RUN = """
 import json, sys
@@ -105,7 +114,7 @@ def test_tests_that_pass(tmp_path):
 def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):
     status, line, failures = run(tmp_path, 100, ENDS="1")
     assert status == 1
-    assert [line[name] for name in ("passed", "failed", "skipped", "not_run")] == [7, 3, 2, 0]
+    assert [line[name] for name in ("passed", "failed", "skipped", "not_run")] == [7, 3, 32, 0]
     assert sorted(line["which"]) == ["test_fatal[False]", "test_process_ends", "test_wrong_value"]
     assert line["fatal"] == ["test_fatal[False]"]
     parts = {part.split("\n")[0].split("::")[1].split(" ")[0]: part for part in failures.split("=== ")[1:]}
@@ -119,12 +128,21 @@ def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):
     assert all(len(part) < 3500 for part in parts.values())
 
 
+def test_fatal_errors_in_many_tests_lose_no_other_test(tmp_path):
+    status, line, _ = run(tmp_path, 100, "-k", "often", OFTEN="1")
+    assert status == 1
+    assert [line[name] for name in ("passed", "failed", "skipped", "not_run")] == [25, 5, 0, 0]
+    assert [line["processes"], line["replaced"], len(line["fatal"])] == [2, 5, 4]
+    cases = [json.loads(text)["case"] for text in (tmp_path / "cuda_cases.jsonl").read_text().splitlines()]
+    assert len(set(cases)) == len(cases) == 30
+
+
 def test_without_xdist_a_fatal_error_ends_the_run(tmp_path):
     status, line, failures = run(tmp_path, 100, head=WITHOUT_XDIST)
     assert status == 1
     assert line["fatal"] == ["test_fatal[False]"]
     assert line["not_run"] > 0
-    assert sum(line[name] for name in ("passed", "failed", "skipped", "not_run")) == 12
+    assert sum(line[name] for name in ("passed", "failed", "skipped", "not_run")) == 42
     assert "assert 1.25 == 1.5" in failures
 
 

@@ -81,6 +81,7 @@ class Gpu(TorchFunctionMode):
         allocated: bytes of all tensors so far. Nothing is given back.
         capture: the graph that is being captured, or None.
         pool: the number of the memory pool in use; 0 for the common one.
+        awaited: events that were recorded and that the host has not waited for.
     """
 
     def __init__(self, n_gpus: int) -> None:
@@ -88,6 +89,7 @@ class Gpu(TorchFunctionMode):
         self.n_gpus, self.launched, self.allocated = n_gpus, [], 0
         self.capture: Any = None
         self.pool = 0
+        self.awaited: list[Any] = []
         self._lock = threading.RLock()  # the interpreter runs one kernel at a time
         self._local = threading.local()
         self._n_streams = 0
@@ -101,8 +103,6 @@ class Gpu(TorchFunctionMode):
 
     @current.setter
     def current(self, index: int) -> None:
-        if not 0 <= index < self.n_gpus:
-            raise RuntimeError(f"CUDA error: invalid device ordinal: cuda:{index} of {self.n_gpus} stand-ins")
         self._local.current = index
 
     def number(self, device: Any) -> int:
@@ -251,11 +251,9 @@ class Gpu(TorchFunctionMode):
             if result.untyped_storage()._cdata in on_cpu:
                 result = result.clone()
             self._mark(result, target)
-        elif isinstance(result, tuple) and hasattr(result, "_fields"):
-            return result.__class__(*(self._marked(part, target, inputs) for part in result))
-        elif isinstance(result, (tuple, list)):
-            for part in tensors_of(result):
-                self._mark(part, target)
+            return result
+        for part in tensors_of(result):
+            self._mark(part, target)
         return result
 
     def _mark(self, tensor: Tensor, index: int | None) -> None:

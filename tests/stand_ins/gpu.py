@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
 # These copy from one device to another, or take an index on the CPU.
@@ -60,9 +61,16 @@ def tensors_of(parts: Any) -> Iterator[Tensor]:
         yield from tensors_of(list(parts.values()))
 
 
+def memory_of(tensor: Tensor) -> Any:
+    """The storage of a tensor, also under a transform of torch.func. Outside the mode only."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage()
+
+
 def where(tensor: Tensor) -> int | None:
     """The number of the GPU that a tensor is on; None for the CPU. Outside the mode only."""
-    return getattr(tensor.untyped_storage(), "gpu", None)
+    return getattr(memory_of(tensor), "gpu", None)
 
 
 def _named(index: int | None) -> str:
@@ -247,8 +255,8 @@ class Gpu(TorchFunctionMode):
     def _marked(self, result: Any, target: int, inputs: list[Tensor]) -> Any:
         """A result on a GPU. One that shares memory with an operand on the CPU is copied."""
         if isinstance(result, Tensor):
-            on_cpu = {tensor.untyped_storage()._cdata for tensor in inputs if where(tensor) is None}
-            if result.untyped_storage()._cdata in on_cpu:
+            on_cpu = {memory_of(tensor)._cdata for tensor in inputs if where(tensor) is None}
+            if memory_of(result)._cdata in on_cpu:
                 result = result.clone()
             self._mark(result, target)
             return result
@@ -257,9 +265,9 @@ class Gpu(TorchFunctionMode):
         return result
 
     def _mark(self, tensor: Tensor, index: int | None) -> None:
-        storage = tensor.untyped_storage()
+        storage = memory_of(tensor)
         if index is not None and getattr(storage, "gpu", None) is None:
-            storage.gpu = index  # pyright: ignore[reportAttributeAccessIssue]
+            storage.gpu = index
             self.allocated += storage.nbytes()
 
     # --- backward passes and launches ---

@@ -35,7 +35,7 @@ GOALS = ((r"objective d=([0-9]|10)", 0.95), (r"moments d=\d+", 0.85))
 SIZES = "2^28 samples of float32 where no others are named; 2000 samples for 80000 epochs."
 HEADS = (
     "Share of the copy: the time in which the device copies as many bytes, divided by the time."
-    " Eager, torch.compile, CPU: how many times longer they take."
+    " A pass that writes less than it reads can exceed 1. Eager, torch.compile, CPU: how many times longer they take."
 )
 
 # Names of results, as bench.gpu writes them, in words. The order is that of the tables and of the picture.
@@ -44,14 +44,20 @@ PASSES = {
     "objective d=5": "loss and gradient, degree 5",
     "objective d=10": "loss and gradient, degree 10",
     "objective d=20": "loss and gradient, degree 20",
-    "polynomial_loss and backward d=5": "the same by `polynomial_loss` and `backward`, degree 5",
+    "polynomial_loss and backward d=5, the call": "`polynomial_loss` and `backward`, degree 5, the call",
+    "objective chebyshev, domain, d=5": "loss and gradient, degree 5, Chebyshev, a domain",
+    "objective huber d=5": "loss and gradient, degree 5, Huber's loss",
+    "objective weighted d=5": "loss and gradient, degree 5, weights",
+    "objective to x and y d=5": "loss and all gradients, degree 5",
     "moments d=1": "moments, degree 1",
     "moments d=5": "moments, degree 5",
     "moments d=8": "moments, degree 8",
     "moments d=10": "moments, degree 10",
+    "moments weighted d=5": "moments, degree 5, weights",
     "evaluate d=1": "values, degree 1",
     "evaluate d=5": "values, degree 5",
     "evaluate d=10": "values, degree 10",
+    "evaluate and its backward d=5": "values, then their gradient to `coef`, degree 5",
     "evaluate_backward d=5": "gradient of values to `coef`, degree 5",
     "evaluate_backward to x d=1": "gradient of values to `x`, degree 1",
     "evaluate_backward to x d=5": "gradient of values to `x`, degree 5",
@@ -64,6 +70,7 @@ TRAINING = {
     "80000 epochs, stepwise": "80000 epochs of SGD, one launch an epoch",
     "80000 epochs of Adam, moments": "80000 epochs of Adam, from moments",
     "80000 epochs of Adam, resident": "80000 epochs of Adam, data in registers",
+    "80000 epochs of Adam, stepwise": "80000 epochs of Adam, one launch an epoch",
 }
 SERIES = {
     "a million series of 64, objective d=3": "a million series of 64: loss and gradient, degree 3",
@@ -71,7 +78,7 @@ SERIES = {
     "a million series of 64, evaluate d=3": "a million series of 64: values, degree 3",
     "a million series of 64, 1000 epochs of Adam": "a million series of 64: 1000 epochs of Adam",
 }
-FITS = {"fit d=5 n=2^27": "`fit`, degree 5, 2^27 samples"}
+FITS = {f"fit d=5 n=2^{log}": f"`fit`, degree 5, 2^{log} samples" for log in (16, 20, 24, 27)}
 IN_README = (
     "objective d=5", "objective d=10", "moments d=5", "evaluate d=5", "a million series of 64, objective d=3",
     "a million series of 64, 1000 epochs of Adam", "80000 epochs, closed_form", "80000 epochs, resident",
@@ -82,6 +89,9 @@ DTYPES = ("float16", "bfloat16", "float64")
 def title(name: str) -> str:
     """A result's name in words; names that are not known stay as they are."""
     known = PASSES | TRAINING | SERIES | FITS
+    if size := re.fullmatch(r"objective d=5 (n=2\^\d+)(, the call)?", name):
+        samples = size[1].removeprefix("n=")
+        return f"loss and gradient, degree 5, {samples} samples{', the call' if size[2] else ''}"
     words = name.split()
     for dtype in DTYPES:
         if dtype in words and (plain := " ".join(word for word in words if word != dtype)) in known:
@@ -122,8 +132,12 @@ class Run:
         return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
 
     def shares(self) -> dict[str, float]:
-        """The share of the copy of each kernel, in the order of the picture."""
-        return {name: line["share_of_copy"] for name, line in self.measured().items() if line.get("share_of_copy")}
+        """The share of the copy of each kernel on long series or many of them, in the order of the picture."""
+        return {
+            name: line["share_of_copy"]
+            for name, line in self.measured().items()
+            if line.get("share_of_copy") and not name.endswith(", the call") and " n=2^" not in name
+        }
 
 
 def read(path: Path) -> list[Run]:
@@ -304,10 +318,10 @@ def _family(name: str) -> str:
 
 def draw(run: Run) -> Figure:
     """Horizontal bars: the share of the copy of each kernel."""
-    measured = {name: line for name, line in run.measured().items() if line.get("share_of_copy")}
+    names = list(run.shares())
     rows: dict[str, float] = {}
-    row, family = -1.0, _family(next(iter(measured)))
-    for name in measured:
+    row, family = -1.0, _family(names[0])
+    for name in names:
         row += 1.0 if _family(name) == family else 1.5  # a gap between families
         rows[name], family = row, _family(name)
     figure = Figure(figsize=(9, 1.7 + 0.27 * row), layout="constrained")
@@ -315,11 +329,11 @@ def draw(run: Run) -> Figure:
     right = max(1.0, *run.shares().values())
     axes.barh(list(rows.values()), list(run.shares().values()), height=0.68, color="#6ba3d0")
     axes.axvline(1.0, color="0.25", linewidth=1.2)
-    goals = [(share, rows[name]) for name in measured if (share := goal(name)) is not None]
+    goals = [(share, rows[name]) for name in rows if (share := goal(name)) is not None]
     for share, row in goals:
         axes.plot([share, share], [row - 0.44, row + 0.44], color="black", linewidth=2.2, solid_capstyle="butt")
     for name, row in rows.items():
-        axes.text(right + 0.015, row, share_in_words(name, measured[name]), va="center", fontsize=10)
+        axes.text(right + 0.015, row, share_in_words(name, run.measured()[name]), va="center", fontsize=10)
     names = [title(name).replace("`", "").replace("the same by ", "") for name in rows]
     axes.set_yticks(list(rows.values()), names, fontsize=10)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])

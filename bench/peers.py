@@ -58,7 +58,7 @@ def horner(x: Tensor, y: Tensor, coef: Tensor) -> Gradient:
 
 def horner_values(x: Tensor, coef: Tensor) -> Tensor:
     """Values by Horner's rule."""
-    p = coef[-1] * torch.ones_like(x)
+    p = coef[-1].expand_as(x)  # no pass over memory
     for k in range(len(coef) - 2, -1, -1):
         p = p * x + coef[k]
     return p

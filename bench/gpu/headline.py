@@ -174,13 +174,17 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
 def _many(bench: Bench) -> Iterator[Case]:
     """A million short series in one pass."""
     series, length = bench.choose((3, 64), (1_000_000, 64))
-    n_bytes = 8 * series * length
 
     @functools.cache
     def data() -> tuple[Tensor, Tensor, Tensor]:
         return bench.uniform(series, length), bench.normal(series, length, seed=1), bench.normal(series, 4, seed=2)
 
-    def case(name: str, function: Callable[[Tensor, Tensor, Tensor], Any], others: dict[str, Peer]) -> Case:
+    def case(
+        name: str, beside: int, function: Callable[[Tensor, Tensor, Tensor], Any], others: dict[str, Peer]
+    ) -> Case:
+        """Bytes of the samples, and those of a series beside them: its coefficients and its sums."""
+        n_bytes = series * (8 * length + beside)
+
         def measure() -> dict[str, Any]:
             seconds = bench.replayed(lambda: function(*data()))
             return {"n_samples": series * length, **bench.beside_copy(seconds, n_bytes), **bench.peers(others)}
@@ -197,6 +201,7 @@ def _many(bench: Bench) -> Iterator[Case]:
 
     yield case(
         "objective d=3",
+        4 * 4 + 5 * 8,
         lambda x, y, coef: objective(x, y, coef, *PLAIN),
         {
             "eager": Peer(lambda: _with_gradient(peers.horner_of_rows, *data()[:2], coef=data()[2])),
@@ -204,8 +209,8 @@ def _many(bench: Bench) -> Iterator[Case]:
             "cpu": Peer(on_cpu, scale=max(1, series // SERIES_OF_PEERS), on_device=False),
         },
     )
-    yield case("moments d=3", lambda x, y, coef: moments(x, y, None, 3, None), {})
-    yield case("evaluate d=3", lambda x, y, coef: evaluate(x, coef, None, "power"), {})
+    yield case("moments d=3", 12 * 8, lambda x, y, coef: moments(x, y, None, 3, None), {})
+    yield case("evaluate d=3", 4 * 4, lambda x, y, coef: evaluate(x, coef, None, "power"), {})
 
 
 def _forms(bench: Bench, data: _Long) -> Iterator[Case]:

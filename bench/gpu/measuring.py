@@ -41,13 +41,23 @@ class Peer:
 
     Attributes:
         make: gives the function to time; it compiles, copies data and so on.
-        scale: how many times longer the whole work is than what the function does.
+        scale: how many times more work the whole is than what the function does.
+        quarter: gives a function that does a quarter of that work; see `whole`. None: the time is scaled as it is.
         on_device: whether the time is that of the GPU, by events; otherwise it is what the caller sees.
     """
 
     make: Callable[[], Callable[[], Any]]
     scale: float = 1.0
     on_device: bool = True
+    quarter: Callable[[], Callable[[], Any]] | None = None
+
+
+def whole(seconds: float, quarter: float, scale: float) -> float:
+    """Seconds of `scale` times the work of a run, from a run and one with a quarter of its work.
+
+    What a run does once, say the capture of a graph, counts once: seconds = once + work, quarter = once + work / 4.
+    """
+    return seconds + max(0.0, seconds - quarter) / 0.75 * (scale - 1.0)
 
 
 class Report:
@@ -233,12 +243,15 @@ class Bench:
             if self.is_warming and "compile" not in name:
                 continue
             try:
-                function = peer.make()
-                brief = self.seconds(function, most=0.1) if peer.on_device else self.wall(function, rounds=1)
-                seconds[name] = peer.scale * brief
+                seconds[name] = peer.scale * (brief := self._brief(peer, peer.make()))
+                if peer.quarter is not None:
+                    seconds[name] = whole(brief, self._brief(peer, peer.quarter()), peer.scale)
             except Exception as error:  # a peer's failure is not ours
                 failed[name] = f"{type(error).__name__}: {error}"[:500]
         return {"peers": seconds} | ({"failed_peers": failed} if failed else {})
+
+    def _brief(self, peer: Peer, function: Callable[[], Any]) -> float:
+        return self.seconds(function, most=0.1) if peer.on_device else self.wall(function, rounds=1)
 
     # --- data ---
 

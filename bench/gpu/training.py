@@ -12,7 +12,7 @@ from torch import Tensor
 
 import polyfit
 from bench import peers
-from bench.gpu.measuring import Bench, Case, Peer
+from bench.gpu.measuring import Bench, Case, Peer, whole
 from bench.gpu.smoke import relative_error
 from polyfit.optimizers import SGD, Adam
 from polyfit.training import Training
@@ -62,7 +62,12 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
         }
         return bench.peers(
             {
-                name: Peer(lambda loop=loop: lambda: loop(*data(), rule, "mse", few), scale, on_device=False)
+                name: Peer(
+                    lambda loop=loop: lambda: loop(*data(), rule, "mse", few),
+                    scale,
+                    on_device=False,
+                    quarter=lambda loop=loop: lambda: loop(*data(), rule, "mse", few // 4),
+                )
                 for name, loop in loops.items()
             }
         )
@@ -71,19 +76,20 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
         rule = RULES[name]
         made = epochs // 20 if engine == "stepwise" and not bench.is_small else epochs
         found = train(rule, made, engine)
-        figures: dict[str, Any] = {
-            "n_samples": n_samples,
-            "seconds": bench.wall(lambda: train(rule, made, engine)) * (epochs / made),
-            "epochs": epochs,
-        }
+        seconds = bench.wall(lambda: train(rule, made, engine))
+        figures: dict[str, Any] = {"n_samples": n_samples, "seconds": seconds, "epochs": epochs}
         if made < epochs:
-            figures["epochs_made"] = made
+            quarter = bench.wall(lambda: train(rule, made // 4, engine))
+            figures |= {"seconds": whole(seconds, quarter, epochs / made), "epochs_made": made}
         elif isinstance(rule, SGD) and not bench.is_warming:
             figures["error_of_coef"] = relative_error(found.coef.cpu(), truth())
         # On a CPU no data stay in registers: resident's peer there makes its epochs step by step.
         there, made_there = ("stepwise" if engine == "resident" else engine), epochs if engine == "closed_form" else few
         on_cpu = Peer(
-            lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there, on_device=False
+            lambda: lambda: train(rule, made_there, there, "torch", "cpu"),
+            epochs / made_there,
+            on_device=False,
+            quarter=lambda: lambda: train(rule, made_there // 4, there, "torch", "cpu"),
         )
         in_cpu = bench.peers({"cpu": on_cpu})
         return figures | loops(name) | {"peers": loops(name)["peers"] | in_cpu["peers"]}
@@ -97,7 +103,7 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
 def _many(bench: Bench) -> Iterator[Case]:
     """A million series of 64 samples, each with its own four coefficients."""
     series, epochs = bench.choose((3, 4), (1_000_000, 1000))
-    few = bench.choose(2, 10)
+    few = bench.choose(4, 12)
 
     @functools.cache
     def data() -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +118,10 @@ def _many(bench: Bench) -> Iterator[Case]:
 
     others = {
         "eager": Peer(
-            lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few, on_device=False
+            lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few),
+            epochs / few,
+            on_device=False,
+            quarter=lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few // 4),
         ),
     }
     yield Case(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.gpu import __main__ as driver
-from bench.gpu import measuring, phase, sanitizer
+from bench.gpu import machine, measuring, phase, sanitizer
 from bench.gpu.measuring import Bench, Case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +215,21 @@ def test_a_peer_that_fails_is_named_and_the_others_are_timed():
     )
     assert found["peers"].keys() == {"good"}
     assert "KeyError" in found["failed_peers"]["bad"]
+
+
+def test_what_a_run_does_once_is_not_scaled():
+    once, work = 0.02, 0.08
+    assert measuring.whole(once + work, once + work / 4, 80.0) == pytest.approx(once + 80 * work)
+    assert measuring.whole(1.0, 1.1, 80.0) == 1.0  # noise
+
+
+def test_a_cache_that_triton_cannot_write_is_said(tmp_path: Path, monkeypatch):
+    pytest.importorskip("triton")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert "set TRITON_CACHE_DIR" in machine._why_not_compile()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    assert machine._why_not_compile() == ""
 
 
 # --- what compute-sanitizer prints ---

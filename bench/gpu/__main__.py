@@ -34,6 +34,7 @@ from typing import IO
 # This process imports no torch: it must live whatever becomes of the GPU.
 VARIABLE = "POLYFIT_GPU_RUN"
 TOTAL = 240.0
+SHORTEST = 10.0  # seconds of a phase: torch alone takes some to import
 GRACE = 2.0  # seconds between the end of a phase's time, of which it knows, and its being killed
 DESCRIBING = 120.0  # seconds in which torch must find the GPU
 FILES = ("gpu.log", "gpu.jsonl")
@@ -229,6 +230,9 @@ def main() -> int:
     if reason := run.describe():
         print(reason, file=sys.stderr)
         return 1
+    share = options.seconds / sum(phase.share for phase in chosen)
+    if short := [phase.name for phase in chosen if phase.share * share < SHORTEST]:
+        run.say(f"{options.seconds:.0f} s are short for {', '.join(short)}: name fewer phases, or give more seconds")
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, lambda number, _: sys.exit(128 + number))

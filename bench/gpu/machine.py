@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,19 @@ def why_not() -> str:
         return "with TRITON_INTERPRET=1 no kernel runs on the GPU; unset it"
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed beside torch {torch.__version__}; pip install 'fused-polyfit[triton]'"
+    return _why_not_compile()
+
+
+def _why_not_compile() -> str:
+    """Why Triton cannot keep what it compiles, each launch of which then fails, or nothing."""
+    from triton import knobs
+
+    folder = Path(knobs.cache.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return f"Triton's cache cannot be written: {error}; set TRITON_CACHE_DIR to a folder that can"
     return ""
 
 

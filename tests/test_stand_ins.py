@@ -84,6 +84,7 @@ def test_gradients_are_on_the_gpu():
         (lambda x: torch.equal(x, x.cpu()), "same device"),
         (lambda x: torch.rand(3, device="cuda", generator=torch.Generator()), "generator"),
         (lambda x: torch.rand(3, generator=torch.Generator("cuda")), "generator"),
+        (lambda x: torch.ones(3)[x.long()], "indices should be"),
         (lambda x: x.to("cuda:2"), "invalid device ordinal"),
         (lambda x: torch.cuda.Event().elapsed_time(torch.cuda.Event()), "enable_timing"),
         (lambda x: torch.cuda.CUDAGraph().replay(), "not captured"),
@@ -171,7 +172,8 @@ def test_a_capture_changes_nothing_and_a_replay_does_it_again():
     [
         lambda x: x.sum().item(), lambda x: x.tolist(), lambda x: x.cpu(), lambda x: bool(x[0] > 0),
         lambda x: torch.ones(3).cuda(), lambda x: x.copy_(torch.ones(3)), lambda x: torch.cuda.synchronize(),
-        lambda x: x.nonzero(),
+        lambda x: x.nonzero(), lambda x: x[x > 0], lambda x: x.unique(), lambda x: x.masked_select(x > 0), str,
+        lambda x: f"{x.sum()}", lambda x: torch.tensor([1.0], device="cuda"),
     ],
 )  # fmt: skip
 def test_a_capture_forbids_to_wait_for_the_device(waits):

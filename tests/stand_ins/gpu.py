@@ -23,7 +23,10 @@ _MOVES = {"to", "cuda", "cpu"}
 # These give the host numbers of the device, and so wait for it: a capture forbids them.
 _WAITS = {
     "item", "tolist", "equal", "nonzero", "count_nonzero", "__bool__", "__float__", "__int__", "__index__", "allclose",
+    "unique", "unique_consecutive", "masked_select", "__repr__", "__format__",
 }  # fmt: skip
+# These read numbers of the host, which a capture cannot copy.
+_FROM_HOST = {"tensor", "as_tensor", "asarray", "from_numpy"}
 _OF_NUMPY = {"numpy", "__array__", "__dlpack__"}
 # Fresh memory of these is NaN, and -1 in integers: a kernel that writes nothing shows.
 _UNINITIALIZED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
@@ -59,6 +62,11 @@ def tensors_of(parts: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
     elif isinstance(parts, dict):
         yield from tensors_of(list(parts.values()))
+
+
+def _has_mask(index: Any) -> bool:
+    """Whether an index holds a mask, whose number of samples the host must know."""
+    return any(part.dtype in {torch.bool, torch.uint8} and part.dim() for part in tensors_of(index))
 
 
 def memory_of(tensor: Tensor) -> Any:
@@ -169,8 +177,10 @@ class Gpu(TorchFunctionMode):
         on = [index for tensor in inputs if (index := where(tensor)) is not None]
         if on and name in _OF_NUMPY:
             raise TypeError(f"can't convert {_named(on[0])} device type tensor to numpy: call cpu() first")
-        if on and name in _WAITS:
+        if on and (name in _WAITS or (name in {"__getitem__", "__setitem__"} and _has_mask(args[1]))):
             self.forbid(name)
+        if name in _FROM_HOST and kwargs.get("device") is not None and _index(kwargs["device"]) is not None:
+            self.forbid(f"{name} of numbers of the host")
         if not self.is_capturing() or self._is_nested:
             return self._call(func, name, args, kwargs)
         if func in {Tensor.backward, torch.autograd.grad}:
@@ -229,6 +239,8 @@ class Gpu(TorchFunctionMode):
             found = ", ".join(_named(index) for index, _ in on)
             raise RuntimeError(f"Expected all tensors to be on the same device, but {name} found them on {found}")
         if name in _ACROSS_DEVICES:
+            if name in {"__getitem__", "index_put_"} and on[0][0] is None and gpus:
+                raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
             if name in {"copy_", "__setitem__"} and gpus and any(index is None for index, _ in on):
                 self.forbid(f"{name} between CPU and GPU")
             return on[0][0] if on else None

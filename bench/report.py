@@ -19,7 +19,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from matplotlib.figure import Figure
 
@@ -143,7 +143,7 @@ class Run:
         }
 
 
-def _is_positive(value: object) -> bool:
+def _is_positive(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and 0.0 < value < math.inf
 
 
@@ -229,8 +229,11 @@ def _of_smoke(run: Run) -> Iterator[str]:
     smoke = run.phase("smoke")
     wrong = [line for line in smoke if line.get("wrong")]
     failed = [line for line in smoke if "failed" in line]
-    # Each part of the phase names its own.
+    # Each part of the phase names what it left out, unless it was killed.
     left_out = sum(len(line.get("cases", ())) for line in run.lines if _names_cases_left_out(line, "smoke"))
+    ended = [line for line in smoke if "of" in line and not _names_cases_left_out(line, "smoke")]
+    ended = [line for line in ended if not line["benchmark"].endswith(", after it")]
+    left_out = max([left_out, *(line["of"] - len(ended) for line in ended)])
     if wrong:
         names = "; ".join(f"{line['benchmark']}: {line['wrong']} ({_short(line.get('which'))})" for line in wrong)
         yield f"**Kernels against float64 gave wrong results**: {names}."
@@ -331,7 +334,7 @@ def long_table(runs: Sequence[Run]) -> str:
         for name, line in measured.items():
             share, wanted = line.get("share_of_copy"), goal(name)
             told = share_in_words(name, line)
-            if told and wanted and share < wanted:
+            if _is_positive(share) and wanted and share < wanted:
                 told += f" (goal: {wanted:.2f})"
             rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if told and line.get("bytes") else ""
             rows.append([title(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])

@@ -68,7 +68,12 @@ class Report:
         phase: the name of the phase.
         device: "cuda" or "cpu".
         quiet: nothing is kept, and only failures are printed: for compiling.
+
+    Attributes:
+        of: the number of cases of all parts of the phase, where it is known; each result says it.
     """
+
+    of: int | None = None
 
     def __init__(self, folder: str | None, phase: str, device: str, *, quiet: bool = False) -> None:
         self._path = None if folder is None or quiet else Path(folder) / RESULTS
@@ -81,7 +86,8 @@ class Report:
             print(f"{name:58s} {_shown(figures)}", flush=True)
         if self._path is None:
             return
-        line = json.dumps({**self._head, "benchmark": name, **figures})
+        head = self._head if self.of is None else {**self._head, "of": self.of}
+        line = json.dumps({**head, "benchmark": name, **figures})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:

@@ -169,6 +169,11 @@ def test_a_part_takes_its_cases(run_cases):
     assert [line["benchmark"] for line in run_cases(cases, "--part", "1/3")[1]] == ["1", "4", "7"]
 
 
+def test_results_of_smoke_say_how_many_there_are_to_be(run_cases):
+    cases = [Case(str(number), dict) for number in range(10)]
+    assert {line["of"] for line in run_cases(cases, "--part", "1/3")[1]} == {10}
+
+
 def test_cases_whose_time_does_not_come_are_named(run_cases):
     status, lines = run_cases([RIGHT, WRONG], "--seconds", "0")
     assert (status, lines[0]["benchmark"], lines[0]["cases"]) == (0, "not measured", ["right", "wrong"])

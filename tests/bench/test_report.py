@@ -177,6 +177,9 @@ def test_a_run_without_times_takes_none_from_the_tables(root):
         # From two parts of the phase.
         ([line("smoke", "not measured", cases=["a", "b"]), line("smoke", "not measured", cases=["c"])],
          "**3 cases of kernels against float64 were not measured.**"),
+        # A part was killed.
+        ([line("smoke", "a", wrong=0, of=4), line("smoke", "b", wrong=0, of=4)],
+         "**2 cases of kernels against float64 were not measured.**"),
         ([line("proof", "proof", passed=0, failed=0, skipped=0, not_run=0, stopped="58 s were over")],
          "**the tests were stopped** (58 s were over)"),
         ([line("sanitizer", "compute-sanitizer memcheck", skipped="not installed")], "compute-sanitizer did not run."),

@@ -28,6 +28,7 @@ BEGIN, END = "<!-- gpu results: begin, by python -m bench.report -->", "<!-- gpu
 PICTURE = Path("bench") / "results" / "gpu.png"
 MISSING = "not yet measured"
 NO_RUN = "No run of `make gpu` is recorded yet."
+FACTS = ("driver", "python", "torch", "triton", "commit", "cpu")
 COLUMNS = ("eager", "torch.compile", "cpu")
 
 # Where the first name matches, its share of the copy is to reach the number. Sizes: 2^28 samples of float32.
@@ -112,7 +113,7 @@ class Run:
     Attributes:
         device: its name.
         begun: when the run began.
-        facts: driver, versions and commit.
+        facts: driver, versions, commit, and the CPU of the peers.
         lines: all results, in the order in which they were written.
         later: later runs that have no times, in words.
     """
@@ -175,7 +176,7 @@ def read(path: Path) -> list[Run]:
     for device, its_lines in by_device.items():
         its_runs = []
         for begun, lines in sorted(its_lines.items(), reverse=True):
-            facts = {name: lines[0].get(name) for name in ("driver", "python", "torch", "triton", "commit")}
+            facts = {name: lines[0].get(name) for name in FACTS}
             its_runs.append(Run(device, begun, facts, lines))
         chosen = next((index for index, run in enumerate(its_runs) if run.measured()), 0)
         later = tuple(_told(run) for run in its_runs[:chosen])
@@ -213,10 +214,11 @@ def ratio(line: dict[str, Any], peer: str) -> str:
 
 
 def facts(run: Run) -> str:
-    """Device, versions, date and commit."""
+    """Device, versions, date, commit, and the CPU of the peers."""
     known = [(word, run.facts.get(word.lower())) for word in ("driver", "torch", "Triton", "Python")]
     parts = [run.device, *(f"{word} {value}" for word, value in known if value), f"{run.begun:%Y-%m-%d}"]
-    return ", ".join([*parts, f"commit {run.facts.get('commit') or 'unknown'}"])
+    cpu = f"; CPU: {run.facts['cpu']}" if run.facts.get("cpu") else ""
+    return ", ".join([*parts, f"commit {run.facts.get('commit') or 'unknown'}"]) + cpu
 
 
 def checks(run: Run) -> list[str]:

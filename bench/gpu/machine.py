@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -51,8 +52,19 @@ def of_this_run(device: str) -> dict[str, Any]:
     if text := os.environ.get(VARIABLE):
         return json.loads(text)
     described = describe_machine(device)
+    described["cpu"] = _cpu()  # of the peers
     described["driver"] = (ask_driver("driver_version") or [None])[0] if device != "cpu" else None
     return described
+
+
+def _cpu() -> str:
+    """Its name, and the threads that torch has on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def ask_driver(*names: str) -> list[str] | None:

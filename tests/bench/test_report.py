@@ -84,6 +84,12 @@ def test_tables(root):
         assert "\n| copy" not in page
 
 
+def test_the_cpu_of_the_peers_is_named(root):
+    write(root, [entry | {"cpu": "A CPU, 16 threads"} for entry in GOOD])
+    report.main([], root)
+    assert "commit abc1234; CPU: A CPU, 16 threads, by `make gpu`" in " ".join(pages(root)[0].split())
+
+
 def test_a_second_run_changes_nothing(root):
     write(root, GOOD)
     picture = root / report.PICTURE

@@ -155,6 +155,8 @@ class Warmup:
 
 def rate(lr: float | Schedule, epoch: int) -> float:
     """The learning rate after `epoch` updates, of a number or a schedule."""
+    if isinstance(lr, float):  # first: whether an object has the methods of a protocol takes 20 us
+        return lr
     return lr.rate(epoch) if isinstance(lr, Schedule) else lr
 
 
@@ -212,7 +214,7 @@ def table(rule: Rule, first: int, stop: int, batches: int = 1) -> Array:
     with np.errstate(all="ignore"):
         rows[:, 1], rows[:, 2] = rule.factors(counts)
     rows = rows[first - low : stop - low]
-    if isinstance(rule.lr, Schedule):
+    if not isinstance(rule.lr, float) and isinstance(rule.lr, Schedule):
         rates = [rule.lr.rate(epoch) for epoch in range(first // batches, -(-stop // batches))]
         rows[:, 0] = np.repeat(rates, batches)[first % batches :][: len(rows)]
     else:
@@ -220,8 +222,20 @@ def table(rule: Rule, first: int, stop: int, batches: int = 1) -> Array:
     return rows
 
 
+def constant_row(rule: Rule) -> Array | None:
+    """The one row (3,) that can stand for every row of `table`; None if the rows of a rule differ.
+
+    `table` gives the share 0 of the momentum at the first update. The momentum is 0 there, so any share will do.
+    """
+    if not isinstance(rule.lr, float):
+        return None
+    if isinstance(rule, RMSprop) or (isinstance(rule, SGD) and not (rule.momentum and rule.dampening)):
+        return table(rule, 1, 2)[0]
+    return None
+
+
 def _check_lr(lr: float | Schedule) -> None:
-    if not isinstance(lr, Schedule):
+    if isinstance(lr, float) or not isinstance(lr, Schedule):
         check_rate(lr)
 
 

@@ -245,7 +245,8 @@ def _moments(plan: Plan, quadratic: Quadratic) -> Engine[Any]:
         operands[6].clamp_(min=0.0)  # the losses: see `Quadratic.losses`
 
     zeros = torch.zeros(start.shape, dtype=torch.float64, device=device)
-    return Launching(rule, loop, lambda coef: quadratic.losses(coef.cpu().numpy()), zeros)
+    one_row = make_loop is triton.descent_loop
+    return Launching(rule, loop, lambda coef: quadratic.losses(coef.cpu().numpy()), zeros, takes_one_row=one_row)
 
 
 def _resident(plan: Plan) -> Engine[Any]:
@@ -262,7 +263,7 @@ def _resident(plan: Plan) -> Engine[Any]:
         values = measure(coef if coef.device.type != "cpu" else coef.numpy(), True)[0]
         return values.double().cpu().numpy()
 
-    return Launching(plan.rule, loop, losses_of, zeros)
+    return Launching(plan.rule, loop, losses_of, zeros, takes_one_row=True)
 
 
 def _lr_scale_tensor(plan: Plan, device: torch.device) -> Tensor | None:

@@ -124,7 +124,7 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
                 "torch.compile": Peer(
                     lambda d=d: _with_gradient(_compiled(peers.horner_loss), *data.flat, coef=data.coef(d)[0])
                 ),
-                "cpu": Peer(lambda d=d: lambda: loss_on_cpu(d)),
+                "cpu": Peer(lambda d=d: lambda: loss_on_cpu(d), on_device=False),
             },
         )  # fmt: skip
     yield _case(
@@ -132,7 +132,9 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
         {
             "eager": Peer(lambda: lambda: peers.power_sums(*data.flat, 5)),
             "torch.compile": Peer(lambda: functools.partial(_compiled(peers.power_sums), *data.flat, 5)),
-            "cpu": Peer(lambda: lambda: operators.moments(*data.on_cpu, None, 5, DOMAIN, None, "torch")),
+            "cpu": Peer(
+                lambda: lambda: operators.moments(*data.on_cpu, None, 5, DOMAIN, None, "torch"), on_device=False
+            ),
         },
     )  # fmt: skip
     yield _case(
@@ -142,7 +144,9 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
             "torch.compile": Peer(
                 lambda: functools.partial(_compiled(peers.horner_values), data.x[0], data.coef(5)[0])
             ),
-            "cpu": Peer(lambda: lambda: polyfit.polyval(data.on_cpu[0], data.coef(5)[0].cpu())),
+            "cpu": Peer(
+                lambda: lambda: polyfit.polyval(data.on_cpu[0], data.coef(5)[0].cpu()), on_device=False
+            ),
         },
     )  # fmt: skip
 
@@ -162,7 +166,7 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
         {
             "eager": Peer(lambda: back(peers.horner_values)),
             "torch.compile": Peer(lambda: back(_compiled(peers.horner_values))),
-            "cpu": Peer(lambda: values_and_back_on_cpu),
+            "cpu": Peer(lambda: values_and_back_on_cpu, on_device=False),
         },
     )  # fmt: skip
 
@@ -197,7 +201,7 @@ def _many(bench: Bench) -> Iterator[Case]:
         {
             "eager": Peer(lambda: _with_gradient(peers.horner_of_rows, *data()[:2], coef=data()[2])),
             "torch.compile": Peer(lambda: _with_gradient(_compiled(peers.horner_of_rows), *data()[:2], coef=data()[2])),
-            "cpu": Peer(on_cpu, scale=max(1, series // SERIES_OF_PEERS)),
+            "cpu": Peer(on_cpu, scale=max(1, series // SERIES_OF_PEERS), on_device=False),
         },
     )
     yield case("moments d=3", lambda x, y, coef: moments(x, y, None, 3, None), {})
@@ -259,19 +263,22 @@ def _forms(bench: Bench, data: _Long) -> Iterator[Case]:
 
 
 def _lengths(bench: Bench, data: _Long) -> Iterator[Case]:
-    """What a call costs: through autograd, and for shorter series with the launch on the host and without it."""
+    """What a call costs its caller, through autograd too: launches cost time on the host, which short series show."""
 
     def through_autograd() -> None:
         leaf = data.coef(5)[0].clone().requires_grad_()
         polyfit.polynomial_loss(data.x[0], data.y[0], leaf, impl="triton").backward()
 
-    yield _case(bench, "polynomial_loss and backward d=5", 8 * data.n, through_autograd, data.n)
+    def called(name: str, function: Callable[[], Any], n: int) -> Case:
+        return Case(name, lambda: {"n_samples": n, **bench.beside_copy(bench.wall(function, rounds=15), 8 * n)})
+
+    yield called("polynomial_loss and backward d=5, the call", through_autograd, data.n)
     for log in bench.choose((7, 8), (12, 16, 20, 24)):
         n = 2**log
         call = lambda n=n: objective(data.x[:, :n], data.y[:, :n], data.coef(5), *PLAIN)  # noqa: E731
-        yield _case(bench, f"objective d=5 n=2^{log}", 8 * n, call, n)
+        yield called(f"objective d=5 n=2^{log}, the call", call, n)
         yield Case(
-            f"objective d=5 n=2^{log}, replayed",
+            f"objective d=5 n=2^{log}",
             lambda n=n, call=call: {"n_samples": n, **bench.beside_copy(bench.replayed(call), 8 * n)},
         )
     for log in bench.choose((10,), (16, 20, 24, 27)):

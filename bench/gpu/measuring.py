@@ -42,10 +42,12 @@ class Peer:
     Attributes:
         make: gives the function to time; it compiles, copies data and so on.
         scale: how many times longer the whole work is than what the function does.
+        on_device: whether the time is that of the GPU, by events; otherwise it is what the caller sees.
     """
 
     make: Callable[[], Callable[[], Any]]
     scale: float = 1.0
+    on_device: bool = True
 
 
 class Report:
@@ -130,18 +132,27 @@ class Bench:
         if self.has_gpu:
             torch.cuda.synchronize()
 
-    def seconds(self, function: Callable[[], Any]) -> float:
-        """Median time of a call on the device, by events: of 15 calls or 0.1 s, after two that compile and warm up."""
+    def seconds(self, function: Callable[[], Any], most: float = math.inf) -> float:
+        """Median time of a call on the device, by events, after two that compile and warm up.
+
+        15 calls are timed, or more of them until they take 0.1 s; no more once they have taken `most` seconds. A copy
+        is queued before each call: the device is busy while the host launches, so that the time of the launch on the
+        host is not part of it, the memory is awake, and the caches hold other data.
+        """
         if not self.has_gpu:
             return self.wall(function, rounds=1)
         function()
         if self.is_warming:
             return 0.0
         self.wake()
+        source, target = self._copied
         function()
         times: list[float] = []
-        while not times or (not self.is_small and (len(times) < ROUNDS or sum(times) < SECONDS_OF_ROUNDS)):
+        while not times or (
+            not self.is_small and sum(times) < most and (len(times) < ROUNDS or sum(times) < SECONDS_OF_ROUNDS)
+        ):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            target.copy_(source)
             begin.record()
             function()
             end.record()
@@ -154,11 +165,10 @@ class Bench:
         """Keep the memory busy for a second if it was idle: the first passes after that are up to a tenth slower."""
         if self.is_small or time.monotonic() - self.state.get("busy", -math.inf) < LONGEST_IDLE:
             return
-        source = self.normal(2**24)
-        target = torch.empty_like(source)
+        source, target = self._copied
         began = time.monotonic()
         while time.monotonic() - began < SECONDS_OF_WAKING:
-            for _ in range(100):
+            for _ in range(10):
                 target.copy_(source)
             self.wait()
 
@@ -190,12 +200,17 @@ class Bench:
         return self.seconds(graph.replay) / calls
 
     @functools.cached_property
+    def _copied(self) -> tuple[Tensor, Tensor]:
+        """What is copied, and to where."""
+        source = self.normal(self.n_samples)
+        return source, torch.empty_like(source)
+
+    @functools.cached_property
     def copy_rate(self) -> float:
         """Bytes a second of a copy on the device, read and written, once the card has its working clock."""
         if self.is_warming:
             return 1.0
-        source = self.normal(self.n_samples)
-        target = torch.empty_like(source)
+        source, target = self._copied
         return 8 * self.n_samples / self.seconds(lambda: target.copy_(source))
 
     def beside_copy(self, seconds: float, n_bytes: int) -> dict[str, Any]:
@@ -212,22 +227,12 @@ class Bench:
             if self.is_warming and "compile" not in name:
                 continue
             try:
-                seconds[name] = peer.scale * self._briefly(peer.make())
+                function = peer.make()
+                brief = self.seconds(function, most=0.1) if peer.on_device else self.wall(function, rounds=1)
+                seconds[name] = peer.scale * brief
             except Exception as error:  # a peer's failure is not ours
                 failed[name] = f"{type(error).__name__}: {error}"[:500]
         return {"peers": seconds} | ({"failed_peers": failed} if failed else {})
-
-    def _briefly(self, function: Callable[[], Any]) -> float:
-        """Median time of calls as their caller sees them, of at most 15 calls or 0.1 s, after one that warms up."""
-        function()
-        times: list[float] = []
-        while not times or (len(times) < ROUNDS and sum(times) < SECONDS_OF_ROUNDS and not self.is_small):
-            self.wait()
-            began = time.perf_counter()
-            function()
-            self.wait()
-            times.append(time.perf_counter() - began)
-        return statistics.median(times)
 
     # --- data ---
 

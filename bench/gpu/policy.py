@@ -155,7 +155,7 @@ class _Best:
 
     def _measure(self, name: str, n_bytes: int, changes: Changes, function: Callable[[], Any]) -> dict[str, Any]:
         with launch.using(dataclasses.replace(launch.DEFAULT, **changes)):
-            seconds = self._bench.seconds(function)
+            seconds = self._bench.seconds(function, most=0.3)
         self._tried.setdefault(name, []).append((seconds, changes))
         figures = {"kernel": name, "policy": {key: str(value) for key, value in changes.items()}}
         if not n_bytes:

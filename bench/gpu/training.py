@@ -57,9 +57,11 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
         rule = RULES[name]
         return bench.peers(
             {
-                "eager": Peer(lambda: lambda: peers.train_eagerly(*data(), rule, "mse", few), scale),
-                "eager in a CUDA graph": Peer(lambda: lambda: peers.train_graphed(*data(), rule, "mse", few), scale),
-                "torch.compile": Peer(lambda: lambda: peers.train_compiled(*data(), rule, "mse", few), scale),
+                "eager": Peer(lambda: lambda: peers.train_eagerly(*data(), rule, "mse", few), scale, False),
+                "eager in a CUDA graph": Peer(
+                    lambda: lambda: peers.train_graphed(*data(), rule, "mse", few), scale, False
+                ),
+                "torch.compile": Peer(lambda: lambda: peers.train_compiled(*data(), rule, "mse", few), scale, False),
             }
         )
 
@@ -78,7 +80,7 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
             figures["error_of_coef"] = relative_error(found.coef.cpu(), truth())
         # On a CPU no data stay in registers: resident's peer there makes its epochs step by step.
         there, made_there = ("stepwise" if engine == "resident" else engine), epochs if engine == "closed_form" else few
-        on_cpu = Peer(lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there)
+        on_cpu = Peer(lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there, False)
         in_cpu = bench.peers({"cpu": on_cpu})
         return figures | loops(name) | {"peers": loops(name)["peers"] | in_cpu["peers"]}
 
@@ -105,7 +107,7 @@ def _many(bench: Bench) -> Iterator[Case]:
         )  # fmt: skip
 
     others = {
-        "eager": Peer(lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few),
+        "eager": Peer(lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few, False),
     }
     yield Case(
         "a million series of 64, 1000 epochs of Adam",

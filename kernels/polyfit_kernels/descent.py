@@ -5,8 +5,8 @@
 A lane trains one series, in float64. Lanes share nothing, so there is no barrier and no shuffle. The loss of a recorded
 epoch is computed in the internal basis: Chebyshev polynomials on the range of the data, where H is well conditioned.
 
-Two numbers: an epoch reads only its row of the rule's table. It takes (d + 1)(d + 2) instructions on float64, 42 at
-d = 5, and those of the rule.
+Two numbers: an epoch reads at most one row of the rule's table, and nothing if one row stands for all epochs. It takes
+(d + 1)(d + 2) instructions on float64, 42 at d = 5, and those of the rule.
 """
 
 import torch
@@ -53,29 +53,19 @@ def _load_triangle(ptr, lane, mask, P: tl.constexpr):
 
 
 @triton.jit
-def _gradient(coef, reference, slope, hessian, P: tl.constexpr, IN_HALVES: tl.constexpr):
-    """The gradient at coef, and e = coef - reference.
-
-    An entry is a sum of P + 1 terms, added one after the other. IN_HALVES it is two sums that do not wait for each
-    other.
-    """
+def _gradient(coef, reference, slope, hessian, P: tl.constexpr):
+    """The gradient at coef, and e = coef - reference."""
     e = ()
     for k in tl.static_range(P):
         e += (coef[k] - reference[k],)
     gradient = ()
     for j in tl.static_range(P):
         g = slope[j]
-        second = slope[j]
         for k in tl.static_range(P):
-            factor = hessian[j * P - j * (j - 1) // 2 + k - j if k >= j else k * P - k * (k - 1) // 2 + j - k]
-            if IN_HALVES and k == P // 2:
-                second = factor * e[k]
-            elif IN_HALVES and k > P // 2:
-                second += factor * e[k]
+            if k >= j:
+                g += hessian[j * P - (j * (j - 1)) // 2 + k - j] * e[k]
             else:
-                g += factor * e[k]
-        if IN_HALVES:
-            g += second
+                g += hessian[k * P - (k * (k - 1)) // 2 + j - k] * e[k]
         gradient += (g,)
     return gradient, e
 
@@ -145,9 +135,6 @@ def _descent_kernel(
     OWN_BASIS: tl.constexpr,
     IS_ONE_ROW: tl.constexpr,
     HAS_DECAY: tl.constexpr,
-    AHEAD: tl.constexpr,  # rows of the table that are loaded before their epochs
-    IN_HALVES: tl.constexpr,  # see `_gradient`
-    IS_ONE_SERIES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -167,32 +154,24 @@ def _descent_kernel(
     every = tl.full((), record_every, tl.int64)
     end = tl.max(last, axis=0)
     if IS_ONE_ROW:
-        row = rules.load_row(table_ptr, 0, True, RULE)
+        lr, a, b = rules.load_row(table_ptr, lr_scale)
     first_record = (begin + every - 1) // every
     for record in range(first_record, tl.maximum((end + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, end)
         # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
         # two inner ones, and would begin at `begin` each time.
-        start = tl.maximum(begin, (record - 1) * every + 1)
-        if AHEAD > 0 and not IS_ONE_ROW:
-            rows = rules.load_ahead(table_ptr, begin, start, end, RULE, AHEAD)
-        for epoch in range(start, stop):
-            if AHEAD > 0 and not IS_ONE_ROW:
-                row, rows = rules.advance(rows, table_ptr, begin, epoch, end, RULE, AHEAD)
-            elif not IS_ONE_ROW:
-                row = rules.load_row(table_ptr, epoch - begin, True, RULE)
-            gradient, _ = _gradient(coef, reference, slope, hessian, P, IN_HALVES)
-            new, new_state = rules.update(coef, gradient, state, row, lr_scale, rule, RULE, HAS_DECAY)
-            if IS_ONE_SERIES:  # which ends where the launch does
-                coef, state = new, new_state
-            else:
-                coef = _chosen(epoch < last, new, coef)
-                state = _chosen(epoch < last, new_state, state)
+        for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
+            gradient, _ = _gradient(coef, reference, slope, hessian, P)
+            if not IS_ONE_ROW:
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
+            new, new_state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, HAS_DECAY)
+            if BLOCK > 1:
+                new = _chosen(epoch < last, new, coef)
+                new_state = _chosen(epoch < last, new_state, state)
+            coef, state = new, new_state  # of a single lane, too: it ends where the loop does
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, end)):
-            if not IS_ONE_ROW:
-                row = rules.load_row(table_ptr, epoch - begin, True, RULE)
-            gradient, e = _gradient(coef, reference, slope, hessian, P, IN_HALVES)
+            gradient, e = _gradient(coef, reference, slope, hessian, P)
             is_recorded = epoch < last
             loss = tl.load(center_loss_ptr + lane, mask=mask, other=0.0)
             loss = _loss(
@@ -206,7 +185,9 @@ def _descent_kernel(
             tl.store(norms_ptr + cell, tl.sqrt(square), mask=is_recorded)
             if WANT_PATH:
                 _store_lanes(path_ptr, cell, is_recorded, coef, P)
-            new, new_state = rules.update(coef, gradient, state, row, lr_scale, rule, RULE, HAS_DECAY)
+            if not IS_ONE_ROW:
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
+            new, new_state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, HAS_DECAY)
             coef = _chosen(is_recorded, new, coef)
             state = _chosen(is_recorded, new_state, state)
     _store_lanes(coef_ptr, lane, mask, coef, P)
@@ -261,7 +242,6 @@ def descent(
         path: out (R, S, P), the coefficients; or None.
     """
     n_series, n_coef = coef.shape
-    policy = launch.current()
     config = launch.choose_descent(n_series, processors_and_warp(coef.device)[1])
     _descent_kernel[triton.cdiv(n_series, config.block),](
         hessian, reference, gradient, center_loss, to_internal, internal_hessian, offset, internal_gradient, coef,
@@ -274,9 +254,6 @@ def descent(
         OWN_BASIS=len(to_internal) > 1,
         IS_ONE_ROW=table.dim() == 1,
         HAS_DECAY=constants[0] != 0.0,
-        AHEAD=policy.rows_ahead,
-        IN_HALVES=policy.descent_in_halves and n_coef > 3,
-        IS_ONE_SERIES=n_series == 1,
         BLOCK=config.block,
         num_warps=config.num_warps,
     )  # fmt: skip

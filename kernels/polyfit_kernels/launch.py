@@ -66,11 +66,6 @@ class Policy:
             at degree 8; 2 and 6 take up to a fifth longer.
         resident_columns: the numbers of samples that a thread of resident may hold. There is a kernel for each, so that
             few columns are masked.
-        rows_ahead: rows of a rule's table that a loop over epochs loads before the epochs that use them. To be
-            measured.
-        descent_in_halves: whether descent adds up an entry of the gradient as two sums. It takes an addition more for
-            each coefficient, and the longest chain of operations of an epoch is shorter by 2 of 8 at degree 5. To be
-            measured.
         resident_warps: pairs of the warps of a resident program and the most samples that its threads hold. The first
             pair that fits is taken. One warp needs no barrier. 4 warps are one for each scheduler of a multiprocessor:
             more would only add shuffles to the reduction of an epoch. With 64 and 250 samples one warp takes 0.8 of the
@@ -88,8 +83,6 @@ class Policy:
     moments_samples_above: tuple[int, int] = (4, 4)
     moments_programs: int = 4
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
-    rows_ahead: int = 1
-    descent_in_halves: bool = False
     resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
 
 

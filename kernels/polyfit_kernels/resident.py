@@ -143,8 +143,6 @@ def _resident_kernel(
     HAS_LR_SCALE: tl.constexpr,
     WANT_PATH: tl.constexpr,
     IS_ONE_ROW: tl.constexpr,
-    HAS_DECAY: tl.constexpr,
-    AHEAD: tl.constexpr,  # rows of the table that are loaded before their epochs
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FULL: tl.constexpr,
@@ -186,29 +184,24 @@ def _resident_kernel(
     every = tl.full((), record_every, tl.int64)
     last = tl.load(last_ptr + series)
     if IS_ONE_ROW:
-        row = rules.load_row(table_ptr, 0, True, RULE)
+        lr, a, b = rules.load_row(table_ptr, lr_scale)
     first_record = (begin + every - 1) // every
     for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, last)
         # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
         # two inner ones, and would begin at `begin` each time.
-        start = tl.maximum(begin, (record - 1) * every + 1)
-        if AHEAD > 0 and not IS_ONE_ROW:
-            rows = rules.load_ahead(table_ptr, begin, start, last, RULE, AHEAD)
-        for epoch in range(start, stop):
-            if AHEAD > 0 and not IS_ONE_ROW:
-                row, rows = rules.advance(rows, table_ptr, begin, epoch, last, RULE, AHEAD)
-            elif not IS_ONE_ROW:
-                row = rules.load_row(table_ptr, epoch - begin, True, RULE)
+        for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
+            if not IS_ONE_ROW:  # read before the pass, which hides the latency
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
             gradient = _pass(
                 t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, False, COLUMNS, FULL, LEVELS,
             )  # fmt: skip
-            coef, state = rules.update(coef, gradient, state, row, lr_scale, rule, RULE, HAS_DECAY)
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, True)
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, last)):
             if not IS_ONE_ROW:
-                row = rules.load_row(table_ptr, epoch - begin, True, RULE)
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
             sums = _pass(
                 t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, True, COLUMNS, FULL, LEVELS_RECORDED,
@@ -223,7 +216,7 @@ def _resident_kernel(
             tl.store(norms_ptr + cell, tl.sqrt(square.to(tl.float64)))
             if WANT_PATH:
                 rules.store(path_ptr + cell * (DEGREE + 1), coef, DEGREE + 1)
-            coef, state = rules.update(coef, gradient, state, row, lr_scale, rule, RULE, HAS_DECAY)
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, True)
     rules.store(coef_ptr, coef, DEGREE + 1)
     rules.store(state_ptr, state, MEMORY)
 
@@ -301,8 +294,6 @@ def resident(
             HAS_LR_SCALE=lr_scale is not None,
             WANT_PATH=path is not None,
             IS_ONE_ROW=table.dim() == 1,
-            HAS_DECAY=constants[0] != 0.0,
-            AHEAD=policy.rows_ahead,
             ROWS=config.rows,
             COLUMNS=config.columns,
             FULL=config.full_columns,

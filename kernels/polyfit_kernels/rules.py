@@ -43,21 +43,21 @@ def constants(decay, first, second, eps, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def update(coef, gradient, state, row, lr_scale, constants, RULE: tl.constexpr, HAS_DECAY: tl.constexpr):
+def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr, HAS_DECAY: tl.constexpr):
     """Coefficients and state after an update.
 
     Args:
         coef: tuple of p entries.
         gradient: tuple of p entries.
         state: `STATES[RULE]` times p entries, one memory vector after the other.
-        row: learning rate, and the two factors if the rule has them: see `load_row`.
-        lr_scale: a factor of the rate.
+        lr: learning rate.
+        a: first factor.
+        b: second factor.
         constants: the tuple that `constants` gives.
         RULE: the name of the rule.
-        HAS_DECAY: whether the weight decay is not zero.
+        HAS_DECAY: whether the weight decay may differ from 0.
     """
     decay, first, second, eps, without_first, without_second = constants
-    lr = row[0] * lr_scale
     P: tl.constexpr = len(coef)
     new = ()
     one = ()  # the memory vectors of the new state
@@ -73,13 +73,13 @@ def update(coef, gradient, state, row, lr_scale, constants, RULE: tl.constexpr, 
         if RULE == "adam" or RULE == "adamw":
             mean = state[k] + without_first * (g - state[k])
             square = second * state[P + k] + without_second * (g * g)
-            c = c - lr * row[1] * (mean / (tl.sqrt(square) * row[2] + eps))
+            c = c - lr * a * (mean / (tl.sqrt(square) * b + eps))
             one += (mean,)
             two += (square,)
         elif RULE == "sgd":
             c = c - lr * g
         elif RULE == "momentum" or RULE == "nesterov":
-            kept = row[1] * state[k] + row[2] * g
+            kept = a * state[k] + b * g
             step = kept
             if RULE == "nesterov":
                 step = g + first * kept
@@ -112,42 +112,9 @@ def update(coef, gradient, state, row, lr_scale, constants, RULE: tl.constexpr, 
 
 
 @triton.jit
-def load_row(table_ptr, number, mask, RULE: tl.constexpr):
-    """What update `number` reads of a table (updates, 3): the rate, and the factors of a rule that has them."""
-    row = table_ptr + 3 * number
-    out = (tl.load(row, mask=mask, other=0.0),)
-    if RULE == "momentum" or RULE == "nesterov" or RULE == "adam" or RULE == "adamw":
-        out += (tl.load(row + 1, mask=mask, other=0.0), tl.load(row + 2, mask=mask, other=0.0))
-    return out
-
-
-@triton.jit
-def load_ahead(table_ptr, begin, epoch, end, RULE: tl.constexpr, AHEAD: tl.constexpr):
-    """What the first `AHEAD` of the updates from number `epoch` on read, one after the other.
-
-    The table begins at number `begin` and ends before number `end`.
-    """
-    rows = ()
-    for i in tl.static_range(AHEAD):
-        rows += load_row(table_ptr, epoch + i - begin, epoch + i < end, RULE)
-    return rows
-
-
-@triton.jit
-def advance(rows, table_ptr, begin, epoch, end, RULE: tl.constexpr, AHEAD: tl.constexpr):
-    """The row of update `epoch`, and the rows of the `AHEAD` updates behind it, of which the last is loaded.
-
-    A row that is loaded when its epoch begins keeps a short epoch waiting: for several hundred cycles where it begins
-    a line of the cache, which five rows share.
-    """
-    COUNT: tl.constexpr = len(rows) // AHEAD
-    row = ()
-    later = ()
-    for i in tl.static_range(COUNT):
-        row += (rows[i],)
-    for i in tl.static_range(COUNT, COUNT * AHEAD):
-        later += (rows[i],)
-    return row, later + load_row(table_ptr, epoch + AHEAD - begin, epoch + AHEAD < end, RULE)
+def load_row(ptr, lr_scale):
+    """A row of the table: the learning rate times a factor, and the factors a and b."""
+    return tl.load(ptr) * lr_scale, tl.load(ptr + 1), tl.load(ptr + 2)
 
 
 @triton.jit

@@ -682,7 +682,6 @@ LOOPS: dict[str, Resident | Descent] = {
     "resident d=5, weight": Resident(5, weight=True),
     "resident d=5, float64": Resident(5, dtype=torch.float64),
     "resident d=5, one row": Resident(5, one_row=True),
-    "resident d=5, decay": Resident(5, decay=0.1),
     "resident d=5, batch": Resident(5, n_series=1000, path=True, lr_scale=True),
     "resident d=5, short series": Resident(5, n_series=10**6, n_samples=64),
     "resident d=10, longest series, adam": Resident(10, "adam", n_samples=None),

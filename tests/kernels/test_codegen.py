@@ -126,7 +126,7 @@ def test_one_reduction_for_all_sums(name, device):
 @pytest.mark.parametrize("device", NVIDIA)
 def test_what_an_epoch_of_descent_spends(device):
     # On float64 (d + 1)(d + 2) for the gradient, and d + 1 for the update, or 2 (d + 1) with weight decay. Besides: the
-    # loop itself, and the rate of the next epoch, which one row for all updates saves.
+    # loop itself, and the load of the rate, which one row for all updates saves.
     # Each of several series keeps what it had after its last epoch: a choice of 2 words for each coefficient.
     degree = 5
     of_one = (degree + 1) * (degree + 3)

@@ -281,23 +281,6 @@ def test_one_row_for_all_updates_gives_the_bits_of_a_table(rule, n_series):
     assert_cuts_change_nothing(partial(run, given, CONSTANT[rule], every=4, one_row=True), last)
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
-@pytest.mark.parametrize("rule", ["Adam, all", "plain"])
-def test_rows_that_are_loaded_ahead_change_no_bit(set_policy, rule, ahead):
-    launch_all = partial(run, made(2, 3), RULES[rule][0], every=4)
-    plain = launch_all(11, last=[11, 8])
-    set_policy(rows_ahead=ahead)
-    assert_same_bits(launch_all(11, last=[11, 8]), plain)
-    assert_cuts_change_nothing(launch_all, [11, 8])
-
-
-@pytest.mark.parametrize("degree", [1, 2, 3, 5, 6])
-def test_an_entry_of_the_gradient_may_be_two_sums(set_policy, degree):
-    set_policy(descent_in_halves=True)
-    check(made(2, degree), "Adam, all", every=3)
-    assert_cuts_change_nothing(partial(run, made(1, degree), SGD(0.05), every=4, one_row=True), [11])
-
-
 def test_a_path_is_written_only_where_it_is_wanted():
     given = made(2, 1)
     with_path, without = (run(given, Adam(0.1), 6, every=2, want_path=want) for want in (True, False))

@@ -279,16 +279,6 @@ def test_one_row_for_all_updates_gives_the_bits_of_a_table(rule):
     assert_cuts_change_nothing(partial(launch_all, one_row=True), [11, 8])
 
 
-@pytest.mark.parametrize("ahead", [0, 2])
-@pytest.mark.parametrize("rule", ["Adam, all", "plain"])
-def test_rows_that_are_loaded_ahead_change_no_bit(set_policy, rule, ahead):
-    launch_all = partial(run, make_problem(40, 2, n_series=2), RULES[rule][0], every=4)
-    plain = launch_all(11, last=[11, 8])
-    set_policy(rows_ahead=ahead)
-    assert_same_bits(launch_all(11, last=[11, 8]), plain)
-    assert_cuts_change_nothing(launch_all, [11, 8])
-
-
 def test_a_path_is_written_only_where_it_is_wanted():
     problem = make_problem(20, 1, n_series=2, dtype=F64)
     with_path, without = (run(problem, Adam(0.1), 6, every=2, want_path=want) for want in (True, False))

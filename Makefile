@@ -65,7 +65,7 @@ codegen-full: setup
 
 # What the first phases of `make gpu` launch, compiled with the Triton of the GPU builds of torch 2.11, in an environment
 # of its own. torch is that of constraints.txt and goes first and alone. The interpreter of Triton 3.6 fails with numpy
-# 2.4. No part of `make test`: it installs a second torch, and takes a minute or two.
+# 2.4. No part of `make test`: it installs a second torch, and takes some minutes.
 GPU_VENV := .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 GPU_PIP := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check install --quiet

@@ -196,6 +196,17 @@ def test_stepwise_replays_a_graph(monkeypatch, gpu):
 
 @pytest.mark.parametrize("rule", [SGD(1e-3), Adam(1e-2)])
 @pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_the_peer_that_is_compiled_runs_as_written(loss, rule):
+    x = torch.linspace(-math.pi, math.pi, 50, dtype=torch.float64, device="cuda")
+    start = torch.randn(6, dtype=torch.float64).cuda() / 10
+    found = peers.train_compiled(x, x.sin(), start, rule, loss, 8)
+    assert found.is_cuda
+    expected = peers.train_eagerly(x.cpu(), x.cpu().sin(), start.cpu(), rule, loss, 8)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [SGD(1e-3), Adam(1e-2)])
+@pytest.mark.parametrize("loss", ["mse", "huber"])
 def test_the_peer_that_replays_a_graph_trains_as_the_eager_one(loss, rule):
     x = torch.linspace(-math.pi, math.pi, 50, dtype=torch.float64, device="cuda")
     start = torch.randn(6, dtype=torch.float64).cuda() / 10

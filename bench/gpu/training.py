@@ -55,13 +55,15 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
     @functools.cache
     def loops(name: str) -> dict[str, Any]:
         rule = RULES[name]
+        loops = {
+            "eager": peers.train_eagerly,
+            "eager in a CUDA graph": peers.train_graphed,
+            "torch.compile": peers.train_compiled,
+        }
         return bench.peers(
             {
-                "eager": Peer(lambda: lambda: peers.train_eagerly(*data(), rule, "mse", few), scale, False),
-                "eager in a CUDA graph": Peer(
-                    lambda: lambda: peers.train_graphed(*data(), rule, "mse", few), scale, False
-                ),
-                "torch.compile": Peer(lambda: lambda: peers.train_compiled(*data(), rule, "mse", few), scale, False),
+                name: Peer(lambda loop=loop: lambda: loop(*data(), rule, "mse", few), scale, on_device=False)
+                for name, loop in loops.items()
             }
         )
 
@@ -80,7 +82,9 @@ def _tutorial(bench: Bench) -> Iterator[Case]:
             figures["error_of_coef"] = relative_error(found.coef.cpu(), truth())
         # On a CPU no data stay in registers: resident's peer there makes its epochs step by step.
         there, made_there = ("stepwise" if engine == "resident" else engine), epochs if engine == "closed_form" else few
-        on_cpu = Peer(lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there, False)
+        on_cpu = Peer(
+            lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there, on_device=False
+        )
         in_cpu = bench.peers({"cpu": on_cpu})
         return figures | loops(name) | {"peers": loops(name)["peers"] | in_cpu["peers"]}
 
@@ -107,7 +111,9 @@ def _many(bench: Bench) -> Iterator[Case]:
         )  # fmt: skip
 
     others = {
-        "eager": Peer(lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few, False),
+        "eager": Peer(
+            lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few, on_device=False
+        ),
     }
     yield Case(
         "a million series of 64, 1000 epochs of Adam",

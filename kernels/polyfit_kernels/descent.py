@@ -102,7 +102,8 @@ def _loss(
     return loss
 
 
-@triton.jit(do_not_specialize=["first", "record_every"])
+# Norms stand behind the losses in memory: after an odd number of them they are not aligned to 16 bytes.
+@triton.jit(do_not_specialize=["first", "record_every", "losses_ptr", "norms_ptr"])
 def _descent_kernel(
     hessian_ptr,  # (S, P, P)
     reference_ptr,  # (S, P)

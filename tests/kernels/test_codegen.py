@@ -146,6 +146,15 @@ def test_where_a_run_is_cut_compiles_nothing_anew(name):
     assert len({source_of(run.record(DEVICES["sm_90"])).hash() for run in runs}) == 1
 
 
+@pytest.mark.parametrize("name", ["resident d=5", "descent d=5, one series"])
+def test_an_odd_number_of_records_compiles_nothing_anew(name):
+    recorder = LOOPS[name].record(DEVICES["sm_90"])
+    of_any = source_of(recorder).hash()
+    recorder.arguments["losses_ptr"], recorder.arguments["norms_ptr"] = torch.empty((2, 3, 1), dtype=torch.float64)
+    assert recorder.arguments["norms_ptr"].data_ptr() % 16 == 8
+    assert source_of(recorder).hash() == of_any
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "name",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
 # These copy from one device to another, or take an index on the CPU.
@@ -60,9 +61,16 @@ def tensors_of(parts: Any) -> Iterator[Tensor]:
         yield from tensors_of(list(parts.values()))
 
 
+def memory_of(tensor: Tensor) -> Any:
+    """The storage of a tensor, also under a transform of torch.func. Outside the mode only."""
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage()
+
+
 def where(tensor: Tensor) -> int | None:
     """The number of the GPU that a tensor is on; None for the CPU. Outside the mode only."""
-    return getattr(tensor.untyped_storage(), "gpu", None)
+    return getattr(memory_of(tensor), "gpu", None)
 
 
 def _named(index: int | None) -> str:
@@ -81,6 +89,7 @@ class Gpu(TorchFunctionMode):
         allocated: bytes of all tensors so far. Nothing is given back.
         capture: the graph that is being captured, or None.
         pool: the number of the memory pool in use; 0 for the common one.
+        awaited: events that were recorded and that the host has not waited for.
     """
 
     def __init__(self, n_gpus: int) -> None:
@@ -88,6 +97,7 @@ class Gpu(TorchFunctionMode):
         self.n_gpus, self.launched, self.allocated = n_gpus, [], 0
         self.capture: Any = None
         self.pool = 0
+        self.awaited: list[Any] = []
         self._lock = threading.RLock()  # the interpreter runs one kernel at a time
         self._local = threading.local()
         self._n_streams = 0
@@ -101,8 +111,6 @@ class Gpu(TorchFunctionMode):
 
     @current.setter
     def current(self, index: int) -> None:
-        if not 0 <= index < self.n_gpus:
-            raise RuntimeError(f"CUDA error: invalid device ordinal: cuda:{index} of {self.n_gpus} stand-ins")
         self._local.current = index
 
     def number(self, device: Any) -> int:
@@ -247,21 +255,19 @@ class Gpu(TorchFunctionMode):
     def _marked(self, result: Any, target: int, inputs: list[Tensor]) -> Any:
         """A result on a GPU. One that shares memory with an operand on the CPU is copied."""
         if isinstance(result, Tensor):
-            on_cpu = {tensor.untyped_storage()._cdata for tensor in inputs if where(tensor) is None}
-            if result.untyped_storage()._cdata in on_cpu:
+            on_cpu = {memory_of(tensor)._cdata for tensor in inputs if where(tensor) is None}
+            if memory_of(result)._cdata in on_cpu:
                 result = result.clone()
             self._mark(result, target)
-        elif isinstance(result, tuple) and hasattr(result, "_fields"):
-            return result.__class__(*(self._marked(part, target, inputs) for part in result))
-        elif isinstance(result, (tuple, list)):
-            for part in tensors_of(result):
-                self._mark(part, target)
+            return result
+        for part in tensors_of(result):
+            self._mark(part, target)
         return result
 
     def _mark(self, tensor: Tensor, index: int | None) -> None:
-        storage = tensor.untyped_storage()
+        storage = memory_of(tensor)
         if index is not None and getattr(storage, "gpu", None) is None:
-            storage.gpu = index  # pyright: ignore[reportAttributeAccessIssue]
+            storage.gpu = index
             self.allocated += storage.nbytes()
 
     # --- backward passes and launches ---

@@ -66,8 +66,7 @@ class Graph:
                 storage.copy_(before)
             for storage in self._inside.values():
                 torch.empty(0, dtype=torch.uint8).set_(storage).fill_(255)
-        self._before = {key: (storage, None) for key, (storage, _) in self._before.items()}
-        self._is_captured = True
+        self._before, self._inside, self._is_captured = {}, {}, True
 
     def replay(self) -> None:
         """Make all calls again."""
@@ -79,14 +78,6 @@ class Graph:
                 for tensor, again in zip(results, tensors_of(call()), strict=True):
                     if tensor.data_ptr() != again.data_ptr():
                         tensor.data.copy_(again.detach())
-
-    def reset(self) -> None:
-        """Forget the calls."""
-        self._calls, self._before, self._inside, self._is_captured = [], {}, {}, False
-
-    def pool(self) -> tuple[int, int]:
-        """The name of the graph's memory pool."""
-        return (0, id(self))
 
 
 class GraphCapture:

@@ -103,7 +103,7 @@ class Event:
         """Record the event on a stream."""
         assert stream is None or isinstance(stream, Stream)
         self._time, self._is_over = time.perf_counter(), False
-        self._gpu.__dict__.setdefault("events", []).append(self)
+        self._gpu.awaited.append(self)
 
     def synchronize(self) -> None:
         """Wait for the event."""
@@ -131,8 +131,9 @@ class Event:
 def synchronize(gpu: Gpu) -> None:
     """Wait for the device."""
     gpu.forbid("synchronize")
-    for event in gpu.__dict__.pop("events", []):
+    for event in gpu.awaited:
         event._is_over = True
+    gpu.awaited = []
 
 
 def streams(gpu: Gpu) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def _multiply(series: Tensor, parts: Tensor, exponents: Tensor) -> Tensor:
     return total * _power_of_two(half) * _power_of_two(largest.squeeze(-1) - half)
 
 
-# Coefficients of a row that is multiplied in rational numbers: 6 take 15 to 95 us, and 2.4 ms as tensors (x86_64, one
-# busy core, 2026-11-26). Their denominators grow from term to term.
+# Coefficients of a row that is multiplied in rational numbers: 6 take 15 to 95 us, and 550 us as tensors (x86-64, one
+# core, 2026-11-26). Denominators grow from term to term: beyond 12, to be measured.
 _SHORT = 12
 
 
@@ -317,10 +317,14 @@ def convert_sum(
     return _multiply(both, torch.cat((parts, parts), -1), torch.cat((exponents, exponents), -1))[0]
 
 
+@functools.lru_cache(maxsize=64)
 def conversion_matrix(
     basis: str, to: str, domain: Interval | None, to_domain: Interval | None, degree: int
 ) -> Tensor | None:
-    """The matrix of `convert`, (degree + 1, degree + 1) float64 on the CPU, rounded once; None for the identity."""
+    """The matrix of `convert`, (degree + 1, degree + 1) float64 on the CPU, rounded once; None for the identity.
+
+    Calls share the tensor: it must not be changed.
+    """
     if basis == to and domain == to_domain:
         return None
     parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, degree), torch.device("cpu"))

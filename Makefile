@@ -93,7 +93,7 @@ bench: setup
 # that torch can use, it says so at once, with status 1.
 gpu: export PYTHONPATH := .:kernels
 gpu:
-	$(PYTHON) -m bench.gpu --seconds $(or $(SECONDS),240) --results $(or $(RESULTS),bench/results)
+	$(PYTHON) -m bench.gpu --seconds $(or $(SECONDS),240) --results "$(or $(RESULTS),bench/results)"
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -1,6 +1,7 @@
 """Tables and a picture from the results of a GPU: `python -m bench.report [FOLDER] [--check]`.
 
-The newest run of each device in FOLDER/gpu.jsonl counts; FOLDER is bench/results by default. README.md and
+Of each device in FOLDER/gpu.jsonl the newest run that has times counts; FOLDER is bench/results by default. Later runs
+are named, so that one that was cut off takes no figures from the tables without a word. README.md and
 docs/benchmarks.md get a table each, between two comments. bench/results/gpu.png shows each kernel beside a copy of as
 many bytes. With --check nothing is written: the status is 1 if one of the three is not what the results give.
 """
@@ -35,7 +36,7 @@ GOALS = ((r"objective d=([0-9]|10)", 0.95), (r"moments d=\d+", 0.85))
 SIZES = "2^28 samples of float32 where no others are named; 2000 samples for 80000 epochs."
 HEADS = (
     "Share of the copy: the time in which the device copies as many bytes, divided by the time."
-    " Eager, torch.compile, CPU: how many times longer they take."
+    " A pass that writes less than it reads can exceed 1. Eager, torch.compile, CPU: how many times longer they take."
 )
 
 # Names of results, as bench.gpu writes them, in words. The order is that of the tables and of the picture.
@@ -44,14 +45,20 @@ PASSES = {
     "objective d=5": "loss and gradient, degree 5",
     "objective d=10": "loss and gradient, degree 10",
     "objective d=20": "loss and gradient, degree 20",
-    "polynomial_loss and backward d=5": "the same by `polynomial_loss` and `backward`, degree 5",
+    "polynomial_loss and backward d=5, the call": "`polynomial_loss` and `backward`, degree 5, the call",
+    "objective chebyshev, domain, d=5": "loss and gradient, degree 5, Chebyshev, a domain",
+    "objective huber d=5": "loss and gradient, degree 5, Huber's loss",
+    "objective weighted d=5": "loss and gradient, degree 5, weights",
+    "objective to x and y d=5": "loss and all gradients, degree 5",
     "moments d=1": "moments, degree 1",
     "moments d=5": "moments, degree 5",
     "moments d=8": "moments, degree 8",
     "moments d=10": "moments, degree 10",
+    "moments weighted d=5": "moments, degree 5, weights",
     "evaluate d=1": "values, degree 1",
     "evaluate d=5": "values, degree 5",
     "evaluate d=10": "values, degree 10",
+    "evaluate and its backward d=5": "values, then their gradient to `coef`, degree 5",
     "evaluate_backward d=5": "gradient of values to `coef`, degree 5",
     "evaluate_backward to x d=1": "gradient of values to `x`, degree 1",
     "evaluate_backward to x d=5": "gradient of values to `x`, degree 5",
@@ -64,6 +71,7 @@ TRAINING = {
     "80000 epochs, stepwise": "80000 epochs of SGD, one launch an epoch",
     "80000 epochs of Adam, moments": "80000 epochs of Adam, from moments",
     "80000 epochs of Adam, resident": "80000 epochs of Adam, data in registers",
+    "80000 epochs of Adam, stepwise": "80000 epochs of Adam, one launch an epoch",
 }
 SERIES = {
     "a million series of 64, objective d=3": "a million series of 64: loss and gradient, degree 3",
@@ -71,7 +79,7 @@ SERIES = {
     "a million series of 64, evaluate d=3": "a million series of 64: values, degree 3",
     "a million series of 64, 1000 epochs of Adam": "a million series of 64: 1000 epochs of Adam",
 }
-FITS = {"fit d=5 n=2^27": "`fit`, degree 5, 2^27 samples"}
+FITS = {f"fit d=5 n=2^{log}": f"`fit`, degree 5, 2^{log} samples" for log in (16, 20, 24, 27)}
 IN_README = (
     "objective d=5", "objective d=10", "moments d=5", "evaluate d=5", "a million series of 64, objective d=3",
     "a million series of 64, 1000 epochs of Adam", "80000 epochs, closed_form", "80000 epochs, resident",
@@ -82,6 +90,9 @@ DTYPES = ("float16", "bfloat16", "float64")
 def title(name: str) -> str:
     """A result's name in words; names that are not known stay as they are."""
     known = PASSES | TRAINING | SERIES | FITS
+    if size := re.fullmatch(r"objective d=5 (n=2\^\d+)(, the call)?", name):
+        samples = size[1].removeprefix("n=")
+        return f"loss and gradient, degree 5, {samples} samples{', the call' if size[2] else ''}"
     words = name.split()
     for dtype in DTYPES:
         if dtype in words and (plain := " ".join(word for word in words if word != dtype)) in known:
@@ -103,12 +114,14 @@ class Run:
         begun: when the run began.
         facts: driver, versions and commit.
         lines: all results, in the order in which they were written.
+        later: later runs that have no times, in words.
     """
 
     device: str
     begun: datetime.datetime
     facts: dict[str, Any]
     lines: list[dict[str, Any]]
+    later: tuple[str, ...] = ()
 
     def phase(self, name: str) -> list[dict[str, Any]]:
         """The results of a phase; of one that ran twice, the later result of each name."""
@@ -116,33 +129,57 @@ class Run:
 
     def measured(self) -> dict[str, dict[str, Any]]:
         """Times of the headline phase by name, in the order of the tables."""
-        found = {line["benchmark"]: line for line in self.phase("headline") if "seconds" in line}
+        found = {line["benchmark"]: line for line in self.phase("headline") if _is_positive(line.get("seconds"))}
         found.pop("copy", None)
         known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split())), *SERIES, *TRAINING, *FITS]
         return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
 
     def shares(self) -> dict[str, float]:
-        """The share of the copy of each kernel, in the order of the picture."""
-        return {name: line["share_of_copy"] for name, line in self.measured().items() if line.get("share_of_copy")}
+        """The share of the copy of each kernel on long series or many of them, in the order of the picture."""
+        return {
+            name: line["share_of_copy"]
+            for name, line in self.measured().items()
+            if _is_positive(line.get("share_of_copy")) and not name.endswith(", the call") and " n=2^" not in name
+        }
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0.0 < value < math.inf
+
+
+def _parsed(text: str) -> tuple[str, datetime.datetime, dict[str, Any]] | None:
+    """Device, begin of the run, and all that a line holds; None for what is no result of a GPU."""
+    try:
+        line = json.loads(text)
+        device, begun = line["device"], datetime.datetime.fromisoformat(line["run"])
+        if " CPU" in device or not isinstance(line["benchmark"], str):  # on a CPU: a rehearsal
+            return None
+    except (ValueError, KeyError, TypeError):  # of an older form, or the run was killed while it wrote
+        return None
+    return device, begun if begun.tzinfo else begun.replace(tzinfo=datetime.UTC), line
+
+
+def _told(run: Run) -> str:
+    """A run without times in a few words."""
+    wrong = sum(bool(line.get("wrong")) or "failed" in line for line in run.phase("smoke"))
+    return f"{run.begun:%Y-%m-%d %H:%M}{f' (**{wrong} kernels wrong or failed**)' if wrong else ''}"
 
 
 def read(path: Path) -> list[Run]:
-    """The newest run of each device, those with most times first. Lines that name no run are of an older form."""
-    by_device: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # the run was killed while it wrote
-            continue
-        # A device that is a CPU: a rehearsal.
-        if isinstance(line, dict) and {"run", "device", "benchmark"} <= line.keys() and " CPU" not in line["device"]:
-            by_device.setdefault(line["device"], {}).setdefault(line["run"], []).append(line)
+    """Of each device the newest run that has times, those with most times first. Lines without a run are left out."""
+    by_device: dict[str, dict[datetime.datetime, list[dict[str, Any]]]] = {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for device, begun, line in filter(None, map(_parsed, text.splitlines())):
+        by_device.setdefault(device, {}).setdefault(begun, []).append(line)
     runs = []
-    for device, its_runs in by_device.items():
-        newest = max(its_runs, key=datetime.datetime.fromisoformat)
-        lines = its_runs[newest]
-        facts = {name: lines[0].get(name) for name in ("driver", "python", "torch", "triton", "commit")}
-        runs.append(Run(device, datetime.datetime.fromisoformat(newest), facts, lines))
+    for device, its_lines in by_device.items():
+        its_runs = []
+        for begun, lines in sorted(its_lines.items(), reverse=True):
+            facts = {name: lines[0].get(name) for name in ("driver", "python", "torch", "triton", "commit")}
+            its_runs.append(Run(device, begun, facts, lines))
+        chosen = next((index for index, run in enumerate(its_runs) if run.measured()), 0)
+        later = tuple(_told(run) for run in its_runs[:chosen])
+        runs.append(dataclasses.replace(its_runs[chosen], later=later))
     return sorted(runs, key=lambda run: (-len(run.measured()), run.device))
 
 
@@ -164,7 +201,7 @@ def two_digits(value: float) -> str:
 def share_in_words(name: str, line: dict[str, Any]) -> str:
     """The share of the copy. One below its goal is not rounded to it."""
     share, wanted = line.get("share_of_copy"), goal(name)
-    if not share:
+    if not _is_positive(share):
         return ""
     return f"{share:.3f}" if wanted is not None and share < wanted <= round(share, 2) else f"{share:.2f}"
 
@@ -172,7 +209,7 @@ def share_in_words(name: str, line: dict[str, Any]) -> str:
 def ratio(line: dict[str, Any], peer: str) -> str:
     """How many times longer a peer takes; nothing where it was not measured."""
     seconds = line.get("peers", {}).get(peer)
-    return "" if seconds is None else two_digits(seconds / line["seconds"])
+    return two_digits(seconds / line["seconds"]) if _is_positive(seconds) else ""
 
 
 def facts(run: Run) -> str:
@@ -184,32 +221,59 @@ def facts(run: Run) -> str:
 
 def checks(run: Run) -> list[str]:
     """What was found wrong, and what was not checked: a sentence each."""
-    said = []
+    later = [f"Later runs without times: {', '.join(run.later)}."] if run.later else []
+    return [*_of_smoke(run), _of_proof(run), *_of_sanitizer(run), *later]
+
+
+def _of_smoke(run: Run) -> Iterator[str]:
     smoke = run.phase("smoke")
     wrong = [line for line in smoke if line.get("wrong")]
-    if not [line for line in smoke if "wrong" in line]:
-        said.append(f"Kernels against float64: {MISSING}.")
-    elif wrong:
+    failed = [line for line in smoke if "failed" in line]
+    # Each part of the phase names its own.
+    left_out = sum(len(line.get("cases", ())) for line in run.lines if _names_cases_left_out(line, "smoke"))
+    if wrong:
         names = "; ".join(f"{line['benchmark']}: {line['wrong']} ({_short(line.get('which'))})" for line in wrong)
-        said.append(f"**Kernels against float64 gave wrong results**: {names}.")
-    else:
-        said.append("Every kernel agreed with float64.")
+        yield f"**Kernels against float64 gave wrong results**: {names}."
+    if failed:
+        names = "; ".join(f"{line['benchmark']} ({_short(line['failed'])})" for line in failed)
+        yield f"**Kernels against float64 failed**: {names}."
+    if not [line for line in smoke if "wrong" in line]:
+        yield f"Kernels against float64: {MISSING}."
+    elif left_out:
+        yield f"**{left_out} cases of kernels against float64 were not measured.**"
+    elif not (wrong or failed):
+        yield "Every kernel agreed with float64."
+
+
+def _of_proof(run: Run) -> str:
     proof = next(iter(run.phase("proof")), None)
     if proof is None:
-        said.append(f"Tests on the GPU: {MISSING}.")
-    else:
-        counts = {name: proof.get(name, 0) for name in ("passed", "failed", "skipped", "not_run")}
-        text = f"{counts['passed']} tests passed on the GPU, {counts['skipped']} skipped"
-        if counts["failed"]:
-            text += f", **{counts['failed']} failed** ({_short(proof.get('which'))})"
-        if counts["not_run"]:
-            text += f", **{counts['not_run']} did not run**"
-        said.append(f"{text}.")
-    for line in run.phase("sanitizer"):
-        found = line.get("errors") or line.get("failed") or line.get("wrong")
-        if found:
-            said.append(f"**compute-sanitizer, {line['benchmark']}**: {_short(found)} errors.")
-    return said
+        return f"Tests on the GPU: {MISSING}."
+    counts = {name: proof.get(name, 0) for name in ("passed", "failed", "skipped", "not_run")}
+    text = f"{counts['passed']} tests passed on the GPU, {counts['skipped']} skipped"
+    if counts["failed"]:
+        text += f", **{counts['failed']} failed** ({_short(proof.get('which'))})"
+    if counts["not_run"]:
+        text += f", **{counts['not_run']} did not run**"
+    if proof.get("stopped"):
+        text += f"; **the tests were stopped** ({_short(proof['stopped'])})"
+    return f"{text}."
+
+
+def _of_sanitizer(run: Run) -> Iterator[str]:
+    lines = [line for line in run.phase("sanitizer") if not _names_cases_left_out(line, "sanitizer")]
+    ran = [line for line in lines if "skipped" not in line]
+    if not ran:
+        yield "compute-sanitizer did not run."
+    for line in ran:
+        if "failed" in line:
+            yield f"**{line['benchmark']} failed**: {_short(line['failed'])}."
+        elif found := line.get("errors") or line.get("wrong"):
+            yield f"**compute-sanitizer, {line['benchmark']}**: {_short(found)} errors."
+
+
+def _names_cases_left_out(line: dict[str, Any], phase: str) -> bool:
+    return line.get("phase") == phase and line.get("benchmark") == "not measured"
 
 
 def _short(value: object) -> str:
@@ -267,9 +331,9 @@ def long_table(runs: Sequence[Run]) -> str:
         for name, line in measured.items():
             share, wanted = line.get("share_of_copy"), goal(name)
             told = share_in_words(name, line)
-            if share and wanted and share < wanted:
+            if told and wanted and share < wanted:
                 told += f" (goal: {wanted:.2f})"
-            rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if share and line.get("bytes") else ""
+            rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if told and line.get("bytes") else ""
             rows.append([title(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])
         missing = [title(name) for name in (PASSES | SERIES | TRAINING | FITS) if name not in measured]
         absent = [f"{MISSING.capitalize()}: {'; '.join(missing)}."] if missing else []
@@ -304,10 +368,10 @@ def _family(name: str) -> str:
 
 def draw(run: Run) -> Figure:
     """Horizontal bars: the share of the copy of each kernel."""
-    measured = {name: line for name, line in run.measured().items() if line.get("share_of_copy")}
+    names = list(run.shares())
     rows: dict[str, float] = {}
-    row, family = -1.0, _family(next(iter(measured)))
-    for name in measured:
+    row, family = -1.0, _family(names[0])
+    for name in names:
         row += 1.0 if _family(name) == family else 1.5  # a gap between families
         rows[name], family = row, _family(name)
     figure = Figure(figsize=(9, 1.7 + 0.27 * row), layout="constrained")
@@ -315,11 +379,11 @@ def draw(run: Run) -> Figure:
     right = max(1.0, *run.shares().values())
     axes.barh(list(rows.values()), list(run.shares().values()), height=0.68, color="#6ba3d0")
     axes.axvline(1.0, color="0.25", linewidth=1.2)
-    goals = [(share, rows[name]) for name in measured if (share := goal(name)) is not None]
+    goals = [(share, rows[name]) for name in rows if (share := goal(name)) is not None]
     for share, row in goals:
         axes.plot([share, share], [row - 0.44, row + 0.44], color="black", linewidth=2.2, solid_capstyle="butt")
     for name, row in rows.items():
-        axes.text(right + 0.015, row, share_in_words(name, measured[name]), va="center", fontsize=10)
+        axes.text(right + 0.015, row, share_in_words(name, run.measured()[name]), va="center", fontsize=10)
     names = [title(name).replace("`", "").replace("the same by ", "") for name in rows]
     axes.set_yticks(list(rows.values()), names, fontsize=10)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])

@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import os
 import signal
@@ -34,6 +35,9 @@ from typing import IO
 VARIABLE = "POLYFIT_GPU_RUN"
 TOTAL = 240.0
 GRACE = 2.0  # seconds between the end of a phase's time, of which it knows, and its being killed
+DESCRIBING = 120.0  # seconds in which torch must find the GPU
+FILES = ("gpu.log", "gpu.jsonl")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,30 +75,54 @@ class Run:
         self._lock = threading.Lock()
         self._alive: list[subprocess.Popen[str]] = []
         self._copying: dict[int, threading.Thread] = {}
+        self._unwritten = ""
+        self.ended: dict[str, str] = {}
 
-    def describe(self) -> bool:
-        """Ask for the machine, and let all phases know it; whether it can measure."""
+    def describe(self) -> str:
+        """Ask for the machine, and let all phases know it; why nothing can be measured, or nothing."""
         command = [sys.executable, "-m", "bench.gpu.machine", *self._extra]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DESCRIBING)
+        except subprocess.TimeoutExpired:
+            return f"torch did not find a GPU within {DESCRIBING:.0f} s; check the driver (nvidia-smi, rocm-smi)"
         if found.returncode != 0:
-            print(found.stderr.strip().splitlines()[-1] if found.stderr else "no GPU was found", file=sys.stderr)
-            return False
-        self._folder.mkdir(parents=True, exist_ok=True)
+            said = found.stderr.strip().splitlines()
+            reason = said[-1] if said else f"{' '.join(command)} ended with status {found.returncode}"
+            advice = f"; {sys.executable} needs torch, triton, numpy and pytest: make gpu PYTHON=..."
+            return reason + (advice if "ModuleNotFoundError" in reason else "")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                (self._folder / name).open("a").close()
+        except OSError as error:
+            return f"results cannot be written: {error}; give another folder with --results"
         began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        os.environ[VARIABLE] = json.dumps({"run": began, **json.loads(found.stdout)})
+        os.environ[VARIABLE] = json.dumps({"run": began, **json.loads(found.stdout.splitlines()[-1])})
         self.say(os.environ[VARIABLE])
-        return True
+        return ""
 
     def say(self, line: str) -> None:
-        """Print a line with the seconds since the beginning, and keep it."""
+        """Print a line with the seconds since the beginning, and keep it.
+
+        A full disk or a closed screen ends neither the run nor the thread that reads from a phase, which would then
+        wait for its reader.
+        """
         line = f"{time.monotonic() - self._began:5.1f} {line}"
-        with self._lock, (self._folder / "gpu.log").open("a", encoding="utf-8") as log:
-            print(line, flush=True)
-            print(line, file=log)
+        with self._lock:
+            with contextlib.suppress(OSError):
+                print(line, flush=True)
+            try:
+                with (self._folder / FILES[0]).open("a", encoding="utf-8") as log:
+                    print(line, file=log)
+            except OSError as error:
+                if not self._unwritten:
+                    self._unwritten = str(error)
+                    with contextlib.suppress(OSError):
+                        print(f"{FILES[0]} is not complete: {error}", flush=True)
 
     def phases(self, chosen: tuple[Phase, ...]) -> dict[str, str]:
         """Run them; how each ended."""
-        ended, until = {}, 0.0
+        ended, until = self.ended, 0.0
         warming: dict[str, list[subprocess.Popen[str]]] = {}
         for phase in chosen:
             until += phase.share * self._scale
@@ -146,17 +174,21 @@ class Run:
                 self.say(label + line.rstrip("\n"))
 
     def _finish(self, processes: list[subprocess.Popen[str]], seconds: float) -> list[int | None]:
-        """Wait so long for them, and end those that still run: their states, None where one was ended."""
+        """Wait so long for them, and end those that still run: their states, None where one was ended.
+
+        The processes that one of them started end with it: a process that is left over holds memory of the GPU.
+        """
         end = time.monotonic() + seconds
         states: list[int | None] = []
         for process in processes:
             try:
                 states.append(process.wait(max(0.0, end - time.monotonic())))
             except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
                 states.append(None)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._alive = [process for process in self._alive if process not in processes]
         for process in processes:
             self._copying[process.pid].join(1.0)  # a process of another session may hold the pipe open
         return states
@@ -191,17 +223,25 @@ def main() -> int:
         options.seconds * TOTAL / sum(phase.share for phase in chosen),
         ["--small"] if options.small else [],
     )
-    if not run.describe():
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if reason := run.describe():
+        print(reason, file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        ended = run.phases(chosen)
+        run.phases(chosen)
     finally:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C would leave processes behind
         run.end()
-    for name, words in ended.items():
-        run.say(f"{name:10s} {words}")
-    run.say(f"results in {options.results / 'gpu.jsonl'}; python -m bench.report makes tables and a picture of them")
-    return int(any("ended well" not in words for words in ended.values()))
+        for phase in chosen:
+            run.say(f"{phase.name:10s} {run.ended.get(phase.name, 'was not finished')}")
+        run.say(f"results in {options.results / FILES[1]}; python -m bench.report makes tables and a picture of them")
+    return int(any("ended well" not in words for words in run.ended.values()))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def why_not() -> str:
             f"torch {torch.__version__} can use no GPU here; check the driver (nvidia-smi, rocm-smi) and that this"
             " torch is a build for it"
         )
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "with TRITON_INTERPRET=1 no kernel runs on the GPU; unset it"
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed beside torch {torch.__version__}; pip install 'fused-polyfit[triton]'"
     return ""
@@ -45,7 +47,8 @@ def ask_driver(*names: str) -> list[str] | None:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return [value.strip() for value in found.stdout.splitlines()[0].split(",")] if found.returncode == 0 else None
+    lines = found.stdout.splitlines()
+    return [value.strip() for value in lines[0].split(",")] if found.returncode == 0 and lines else None
 
 
 def main() -> int:

@@ -69,9 +69,15 @@ class Report:
         """A result."""
         if not self._quiet or "failed" in figures:
             print(f"{name:58s} {_shown(figures)}", flush=True)
-        if self._path is not None:
+        if self._path is None:
+            return
+        line = json.dumps({**self._head, "benchmark": name, **figures})
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**self._head, "benchmark": name, **figures}) + "\n")
+                file.write(line + "\n")
+        except OSError as error:  # what is printed is in the log of the driver, if not on the same disk
+            print(f"not written: {error}: {line}", flush=True)
 
 
 def _shown(figures: dict[str, Any]) -> str:

@@ -31,8 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--warm", action="store_true", help="compile only: call each function once, report nothing")
     options = parser.parse_args(arguments)
     has_gpu = torch.cuda.is_available()
-    if not has_gpu and not options.small:
-        print(machine.why_not(), file=sys.stderr)
+    if not options.small and (reason := machine.why_not()):
+        print(reason, file=sys.stderr)
         return 1
     deadline = time.monotonic() + options.seconds
     device = "cuda" if has_gpu else "cpu"
@@ -66,6 +66,12 @@ def run(phase: str, bench: Bench, report: Report, options: argparse.Namespace) -
             continue
         report(case.name, **figures)
         right += not figures.get("wrong", 0)
+        try:
+            bench.wait()  # an error of a peer, or one that comes late, is not one of the next case
+        except RuntimeError as error:
+            right -= not figures.get("wrong", 0)
+            report(f"{case.name}, after it", failed=f"{type(error).__name__}: {error}"[:2000])
+            _go_on(index + 1, bench.seconds_left)
     if not_measured:
         report("not measured", cases=not_measured)
     print(f"{phase}: {right} of {made} cases passed{f', {len(not_measured)} not measured' if not_measured else ''}")

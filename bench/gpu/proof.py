@@ -208,8 +208,12 @@ class Recorder:
 
     def _write_case(self, nodeid: str) -> None:
         line = {"case": order.case(nodeid), "outcome": self._outcomes.get(nodeid), "seconds": self._seconds[nodeid]}
-        with (self._folder / "cuda_cases.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._append("cuda_cases.jsonl", json.dumps(line) + "\n")
+
+    def _append(self, name: str, text: str) -> None:
+        """Write; a full disk does not end the tests."""
+        with contextlib.suppress(OSError), (self._folder / name).open("a", encoding="utf-8") as file:
+            file.write(text)
 
     def _write_failure(self, nodeid: str, when: str, about: list[str], text: str, sections: list[str]) -> None:
         errors = "\n".join(line for line in text.splitlines() if line.startswith("E "))[:MESSAGE]
@@ -221,8 +225,7 @@ class Recorder:
             f"--- the end of the traceback\n{text[-TRACEBACK:].strip()}",
             *([f"--- the end of its output\n{output.strip()}"] if output.strip() else []),
         ]
-        with (self._folder / "failures.txt").open("a", encoding="utf-8") as file:
-            file.write("\n".join(parts) + "\n\n")
+        self._append("failures.txt", "\n".join(parts) + "\n\n")
         first = errors or text
         print(f"\nfailed: {order.case(nodeid)}: {first.strip().splitlines()[0][:200] if first.strip() else when}")
 
@@ -262,7 +265,8 @@ class Recorder:
             print(flush=True)
             self._report("proof", **figures, **{name: value for name, value in more.items() if value})
             seconds = {nodeid: self._seconds[nodeid] for nodeid, o in self._outcomes.items() if o == "passed"}
-            self._durations.updated(order.Durations.of(seconds)).write(self._folder / DURATIONS)
+            with contextlib.suppress(OSError):
+                self._durations.updated(order.Durations.of(seconds)).write(self._folder / DURATIONS)
             return self._status
 
 

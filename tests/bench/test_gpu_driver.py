@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,19 @@ from bench.gpu import __main__ as driver
 from bench.gpu import measuring, phase, sanitizer
 from bench.gpu.measuring import Bench, Case
 
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable
 # Stands for python: `python -u -m bench.gpu.phase NAME --part K/N ...`.
 STAND_IN = """#!/bin/sh
+[ "$2" = bench.gpu.machine ] && echo noise && echo '{"device": "none"}' && exit
 name=$4
 shift 4
 echo "$name $@"
 case $name in
     headline) sleep 1000 & wait;;
     proof) exit 3;;
+    sanitizer) (sleep 1; touch "$FOLDER/left_over") & exit 0;;
+    policy) (sleep 3; touch "$FOLDER/left_over") & wait;;
 esac
 """
 
@@ -31,6 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> driver.Run:
     python.write_text(STAND_IN)
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("FOLDER", str(tmp_path))
     monkeypatch.setattr(driver, "GRACE", 0.1)
     return driver.Run(tmp_path, driver.TOTAL / 10, [])
 
@@ -58,6 +67,55 @@ def test_time_that_is_left_over_goes_to_the_next_phase(run: driver.Run, tmp_path
         if "--seconds" in line
     )
     assert first < 20.0 < second <= 24.0
+
+
+def test_what_a_phase_leaves_behind_ends_with_it(run: driver.Run, tmp_path: Path):
+    assert run.phases((driver.Phase("sanitizer", 100.0),))["sanitizer"].startswith("ended well")
+    time.sleep(1.3)
+    assert not (tmp_path / "left_over").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_processes(number, run: driver.Run, tmp_path: Path):
+    begin = (
+        "import signal, sys; from bench.gpu import __main__ as driver;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"sys.executable = {sys.executable!r};"
+        f"sys.argv = ['bench.gpu', 'policy', '--results', {str(tmp_path)!r}];"
+        "sys.exit(driver.main())"
+    )
+    began = time.monotonic()
+    process = subprocess.Popen([PYTHON, "-c", begin], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "policy --part" not in process.stdout.readline():
+        pass
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)  # as a person who does not wait
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == 128 + number
+    assert "policy     was not finished" in said
+    assert "Traceback" not in said
+    time.sleep(max(0.0, began + 4.5 - time.monotonic()))
+    assert not (tmp_path / "left_over").exists()
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(run: driver.Run, tmp_path: Path, capsys):
+    (tmp_path / "gpu.log").mkdir()
+    assert run.phases((driver.Phase("smoke", 100.0),))["smoke"].startswith("ended well")
+    assert capsys.readouterr().out.count("gpu.log is not complete") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_phase(run: driver.Run, tmp_path: Path):
+    assert run.describe() == ""
+    (tmp_path / "file").write_text("")
+    assert "give another folder with --results" in driver.Run(tmp_path / "file" / "folder", 10.0, []).describe()
+
+
+def test_a_result_that_cannot_be_written_is_printed(tmp_path: Path, capsys):
+    (tmp_path / "file").write_text("")
+    measuring.Report(str(tmp_path / "file"), "smoke", "cpu")("case", wrong=0)
+    assert '"benchmark": "case", "wrong": 0' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -132,6 +190,22 @@ def test_after_a_lost_context_a_new_process_goes_on_with_the_next_case(run_cases
     # That process skips what was measured, and its status tells of the failure.
     status, lines = run_cases([RIGHT, lost, RIGHT], "--first", "2")
     assert (status, [line["benchmark"] for line in lines]) == (1, ["right", "lost", "right"])
+
+
+def test_an_error_that_comes_late_is_not_one_of_the_next_case(run_cases, monkeypatch):
+    """A peer's error is no failure of a case, but may leave a context that nothing else can use."""
+    gone_on = []
+    waits = iter([None, RuntimeError("CUDA error: an illegal memory access was encountered"), None])
+
+    def wait(bench: Bench) -> None:
+        if (error := next(waits)) is not None:
+            raise error
+
+    monkeypatch.setattr(Bench, "wait", wait)
+    monkeypatch.setattr(phase, "_go_on", lambda first, seconds: gone_on.append(first))
+    status, lines = run_cases([RIGHT, Case("unlucky", lambda: {"seconds": 1.0}), RIGHT])
+    assert (status, gone_on) == (1, [2])
+    assert [line["benchmark"] for line in lines] == ["right", "unlucky", "unlucky, after it", "right"]
 
 
 def test_a_peer_that_fails_is_named_and_the_others_are_timed():

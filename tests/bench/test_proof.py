@@ -108,7 +108,8 @@ def test_tests_that_pass(tmp_path):
     assert failures == ""
     cases = [json.loads(text) for text in (tmp_path / "cuda_cases.jsonl").read_text().splitlines()]
     assert sorted(entry["case"] for entry in cases)[:2] == ["test_streams", "test_sum[float-1]"]
-    assert order.Durations.read(tmp_path / "cuda_durations.json").functions.keys() == {"test_sum", "test_streams"}
+    # Beside those of earlier runs.
+    assert order.Durations.read(tmp_path / "cuda_durations.json").functions.keys() >= {"test_sum", "test_streams"}
 
 
 def test_a_fatal_error_ends_its_process_and_the_other_tests_count(tmp_path):

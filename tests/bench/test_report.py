@@ -18,7 +18,7 @@ PEERS = {"eager": 0.0223, "torch.compile": 0.00168, "cpu": 0.31}
 
 
 def line(phase: str, name: str, **figures: Any) -> dict[str, Any]:
-    return {**RUN, "phase": phase, "benchmark": name, **figures}
+    return RUN | {"phase": phase, "benchmark": name} | figures
 
 
 def time(name: str, share: float, **more: Any) -> dict[str, Any]:
@@ -157,6 +157,57 @@ def test_what_did_not_run_is_said(root):
         words = " ".join(page.split())
         assert "Kernels against float64: not yet measured. Tests on the GPU: not yet measured." in words
     assert "The copy: not yet measured." in " ".join(pages(root)[1].split())
+
+
+def test_a_run_without_times_takes_none_from_the_tables(root):
+    later = {"run": "2026-11-27T09:00:00+00:00", "commit": "def5678"}
+    write(root, [*GOOD, line("smoke", "smoke float32", wrong=0, **later), line("smoke", "b", wrong=3, **later)])
+    report.main([], root)
+    for page in pages(root):
+        words = " ".join(page.split())
+        assert "| loss and gradient, degree 5 | 0.75 ms |" in words
+        assert "commit abc1234" in words
+        assert "Later runs without times: 2026-11-27 09:00 (**1 kernels wrong or failed**)." in words
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([line("smoke", "moments", failed="RuntimeError: no")], "**Kernels against float64 failed**: moments (Runt"),
+        # From two parts of the phase.
+        ([line("smoke", "not measured", cases=["a", "b"]), line("smoke", "not measured", cases=["c"])],
+         "**3 cases of kernels against float64 were not measured.**"),
+        ([line("proof", "proof", passed=0, failed=0, skipped=0, not_run=0, stopped="58 s were over")],
+         "**the tests were stopped** (58 s were over)"),
+        ([line("sanitizer", "compute-sanitizer memcheck", skipped="not installed")], "compute-sanitizer did not run."),
+    ],
+)  # fmt: skip
+def test_what_was_not_checked_is_not_called_good(root, lines, words):
+    write(root, [*GOOD, *lines])
+    report.main([], root)
+    for page in pages(root):
+        assert words in " ".join(page.split())
+        assert ("agreed with float64" in page) == (lines[0]["phase"] != "smoke")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, None, "0.1"])
+@pytest.mark.parametrize("name", ["seconds", "share_of_copy", "peers"])
+def test_a_figure_that_is_no_number_is_left_out(root, name, value):
+    write(root, [*GOOD, time("evaluate d=5", 0.9) | {name: {"eager": value} if name == "peers" else value}])
+    report.main([], root)
+    assert ("| values, degree 5 | not yet measured |" in pages(root)[0]) == (name == "seconds")
+
+
+@pytest.mark.parametrize(
+    "end",
+    ['{"run": "2026', "\ufffd\x00\n", json.dumps({**GOOD[2], "run": "now"}), json.dumps({**GOOD[2], "device": None})],
+)
+def test_lines_that_are_no_results_are_left_out(root, end):
+    write(root, GOOD, end)
+    with (root / "bench" / "results" / "gpu.jsonl").open("ab") as file:
+        file.write(b"\n\xff\xfe\n")
+    (run,) = report.read(root / "bench" / "results" / "gpu.jsonl")
+    assert len(run.lines) == len(GOOD)
 
 
 def test_a_share_below_its_goal_is_not_rounded_to_it():

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
 # These copy from one device to another, or take an index on the CPU.
@@ -63,8 +63,8 @@ def tensors_of(parts: Any) -> Iterator[Tensor]:
 
 def memory_of(tensor: Tensor) -> Any:
     """The storage of a tensor, also under a transform of torch.func. Outside the mode only."""
-    while _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
     return tensor.untyped_storage()
 
 

@@ -109,7 +109,7 @@ def _resident_kernel(
     weight_ptr,  # (S or 1, N), or None without HAS_WEIGHT
     coef_ptr,  # in and out (S, DEGREE + 1)
     state_ptr,  # in and out (S, STATES, DEGREE + 1)
-    table_ptr,  # (epochs, 3)
+    table_ptr,  # (epochs, 3), or (3,) with IS_ONE_ROW
     lr_scale_ptr,  # (S,), or None without HAS_LR_SCALE
     last_ptr,  # (S,) int64
     losses_ptr,  # out (R, S) float64
@@ -143,6 +143,7 @@ def _resident_kernel(
     HAS_WEIGHT: tl.constexpr,
     HAS_LR_SCALE: tl.constexpr,
     WANT_PATH: tl.constexpr,
+    IS_ONE_ROW: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     FULL: tl.constexpr,
@@ -183,23 +184,25 @@ def _resident_kernel(
     begin = tl.full((), first, tl.int64)
     every = tl.full((), record_every, tl.int64)
     last = tl.load(last_ptr + series)
+    if IS_ONE_ROW:
+        lr, a, b = rules.load_row(table_ptr, lr_scale)
     first_record = (begin + every - 1) // every
     for record in range(first_record, tl.maximum((last + every - 1) // every, first_record) + 1):
         stop = tl.minimum(record * every, last)
         # From the record before, computed anew: Triton 3.6 and 3.7 forget a number that the outer loop carries through
         # two inner ones, and would begin at `begin` each time.
         for epoch in range(tl.maximum(begin, (record - 1) * every + 1), stop):
-            row = table_ptr + 3 * (epoch - begin)  # read before the pass, which hides the latency
-            lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
+            if not IS_ONE_ROW:  # read before the pass, which hides the latency
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
             gradient = _pass(
                 t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, False, COLUMNS, FULL, LEVELS,
             )  # fmt: skip
-            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, True)
         # At most one round: the recorded epoch, unless the run ends before it.
         for epoch in range(record * every, tl.minimum(record * every + 1, last)):
-            row = table_ptr + 3 * (epoch - begin)
-            lr, a, b = tl.load(row) * lr_scale, tl.load(row + 1), tl.load(row + 2)
+            if not IS_ONE_ROW:
+                lr, a, b = rules.load_row(table_ptr + 3 * (epoch - begin), lr_scale)
             sums = _pass(
                 t, y, weight, coef, index, n_samples, loss_parameter, loss_scale,
                 DEGREE, BASIS, LOSS, HAS_WEIGHT, True, COLUMNS, FULL, LEVELS_RECORDED,
@@ -214,7 +217,7 @@ def _resident_kernel(
             tl.store(norms_ptr + cell, tl.sqrt(square.to(tl.float64)))
             if WANT_PATH:
                 rules.store(path_ptr + cell * (DEGREE + 1), coef, DEGREE + 1)
-            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE)
+            coef, state = rules.update(coef, gradient, state, lr, a, b, rule, RULE, True)
     rules.store(coef_ptr, coef, DEGREE + 1)
     rules.store(state_ptr, state, MEMORY)
 
@@ -255,7 +258,8 @@ def resident(
         parameter: the parameter of the loss.
         rule: the name of the update rule, see `polyfit_kernels.rules`.
         constants: the four constants of the rule.
-        table: rate and factors (epochs, 3) float64 of the updates from number `first` on, counted from 0.
+        table: rate and factors (epochs, 3) float64 of the updates from number `first` on, counted from 0; or (3,) where
+            they are the same for all updates.
         lr_scale: factors of the rate (S,) float64, or None.
         scale: the factor that turns sums over samples into the loss.
         first: epochs before this launch.
@@ -290,6 +294,7 @@ def resident(
             HAS_WEIGHT=weight is not None,
             HAS_LR_SCALE=lr_scale is not None,
             WANT_PATH=path is not None,
+            IS_ONE_ROW=table.dim() == 1,
             ROWS=config.rows,
             COLUMNS=config.columns,
             FULL=config.full_columns,

@@ -43,7 +43,7 @@ def constants(decay, first, second, eps, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
+def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr, HAS_DECAY: tl.constexpr):
     """Coefficients and state after an update.
 
     Args:
@@ -55,6 +55,7 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
         b: second factor.
         constants: the tuple that `constants` gives.
         RULE: the name of the rule.
+        HAS_DECAY: whether the weight decay may differ from 0.
     """
     decay, first, second, eps, without_first, without_second = constants
     P: tl.constexpr = len(coef)
@@ -64,10 +65,11 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
     three = ()
     for k in tl.static_range(P):
         c, g = coef[k], gradient[k]
-        if RULE == "adamw":
-            c = c * (1.0 - lr * decay)
-        else:
-            g = g + decay * c
+        if HAS_DECAY:
+            if RULE == "adamw":
+                c = c * (1.0 - lr * decay)
+            else:
+                g = g + decay * c
         if RULE == "adam" or RULE == "adamw":
             mean = state[k] + without_first * (g - state[k])
             square = second * state[P + k] + without_second * (g * g)
@@ -107,6 +109,12 @@ def update(coef, gradient, state, lr, a, b, constants, RULE: tl.constexpr):
             c = c - lr * step
         new += (c,)
     return new, one + two + three
+
+
+@triton.jit
+def load_row(ptr, lr_scale):
+    """A row of the table: the learning rate times a factor, and the factors a and b."""
+    return tl.load(ptr) * lr_scale, tl.load(ptr + 1), tl.load(ptr + 2)
 
 
 @triton.jit

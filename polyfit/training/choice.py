@@ -48,7 +48,7 @@ def _is_squared(problem: Problem) -> bool:
 
 
 def _is_constant_sgd(rule: optimizers.Rule) -> bool:
-    return isinstance(rule, optimizers.SGD) and not isinstance(rule.lr, optimizers.Schedule)
+    return isinstance(rule, optimizers.SGD) and not optimizers.is_schedule(rule.lr)
 
 
 def _largest_resident(problem: Problem) -> int:

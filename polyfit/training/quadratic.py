@@ -101,7 +101,13 @@ class Quadratic:
             self.hessian, self.reference, self.gradient, self.loss, self.to_internal, self.internal_hessian,
             self.offset, self.internal_gradient,
         )  # fmt: skip
-        return tuple(torch.from_numpy(np.array(part, order="C")).to(device) for part in parts)
+        # All in one copy to the device. Each begins at a multiple of 16 bytes: kernels are compiled for that.
+        sizes = [part.size + part.size % 2 for part in parts]
+        packed = torch.zeros(sum(sizes), dtype=torch.float64, device="cpu")
+        for part, place in zip(parts, packed.split(sizes), strict=True):
+            place[: part.size].numpy()[:] = part.ravel()
+        places = packed.to(device).split(sizes)
+        return tuple(place[: part.size].view(part.shape) for part, place in zip(parts, places, strict=True))
 
 
 def make_quadratic(problem: Problem, scale: float) -> Quadratic:
@@ -234,27 +240,24 @@ def _ranges_are_alike(x: Tensor) -> bool:
     return bool(((high.double() - low.double()) >= _NARROWEST_SHARE * whole).all())
 
 
-def _ranges(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest x of each row, () or (S,).
+def _ranges(problem: Problem, x: Tensor) -> tuple[Array, Array]:
+    """Smallest and largest x of each row, (S,).
 
     Where both are one number, the farther end of the user's domain is the other bound. The change of basis is then
     small, and the Chebyshev polynomials are 1 or -1 at the samples: moments keep their digits, which they lose near the
     middle of an interval.
     """
-    low, high = torch.aminmax(x, dim=-1)
+    low, high = to_array(torch.stack(torch.aminmax(torch.atleast_2d(x), dim=-1)))
     first, last = problem.domain or bases.BASES[problem.model.basis].window
     is_below = 0.5 * high - 0.5 * first < 0.5 * last - 0.5 * low  # nearer to the lower end
     is_one_place = low == high
-    return (
-        torch.where(is_one_place & ~is_below, first, low),
-        torch.where(is_one_place & is_below, last, high),
-    )
+    return np.where(is_one_place & ~is_below, first, low), np.where(is_one_place & is_below, last, high)
 
 
 def _shared_basis(problem: Problem) -> _InternalBasis:
     """One interval for all series; conversions are exact and rounded once."""
-    low, high = _ranges(problem, problem.x.reshape(-1).double())
-    interval = (float(low), float(high))
+    low, high = _ranges(problem, problem.x.reshape(-1))
+    interval = (float(low[0]), float(high[0]))
     degree = problem.coef.shape[-1] - 1
     user, internal = (problem.model.basis, problem.domain), ("chebyshev", interval)
 
@@ -274,9 +277,10 @@ def _shared_basis(problem: Problem) -> _InternalBasis:
 def _basis_of_each(problem: Problem) -> _InternalBasis:
     """An interval for each series; the samples are taken to [-1, 1]. Conversions round as an evaluation does."""
     x = problem.x.double()
-    low, high = (bound.unsqueeze(-1) for bound in _ranges(problem, x))
-    middle, half = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
-    matrices = _chebyshev_rows(problem, to_array(middle)[:, 0], to_array(half)[:, 0])
+    low, high = _ranges(problem, x)
+    bounds = np.stack([0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low])
+    matrices = _chebyshev_rows(problem, *bounds)
+    middle, half = torch.from_numpy(bounds).unsqueeze(-1).to(x.device)
     inverses = np.linalg.inv(matrices).astype(np.float64)  # of triangles: by substitution
     return _InternalBasis(
         (x - middle) / half, (-1.0, 1.0), matrices, inverses,

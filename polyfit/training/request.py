@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ class Plan:
         """S; 1 for a 1-D coef."""
         return self.request.coef.shape[:-1].numel()
 
-    @property
+    @functools.cached_property
     def start(self) -> Array:
         """Coefficients (S, p) to start from, in float64, contiguous."""
         coef = self.request.coef

@@ -160,10 +160,10 @@ class Supervisor(Observer):
         """See `Observer`."""
         return self.is_interrupted or not self._n_running
 
-    @property
-    def only_records(self) -> bool:
-        """Whether losses are recorded and nothing else is looked at."""
-        return not self.wants_coef and self._early_stopping is None
+    def takes_all(self, losses: Array) -> bool:
+        """Whether records (R, S) can be taken at once: nothing else is looked at, and no series has ended or ends."""
+        is_watched = self.wants_coef or self._early_stopping is not None
+        return not is_watched and self.ended is None and bool(np.isfinite(self.totals(losses)).all())
 
     @property
     def ended(self) -> Mask | None:
@@ -241,8 +241,9 @@ class Supervisor(Observer):
                 self.is_interrupted = True
 
     def record_all(self, epochs: list[int], losses: Array) -> None:
-        """Take the records (R, S) of a whole run at once, where `only_records` and all losses are finite."""
-        self._epochs, self._values = [*epochs], [self.totals(losses)]
+        """Take records (R, S) at once, where `takes_all` allows it."""
+        self._epochs += epochs
+        self._values.append(self.totals(losses))
 
     def set_divergence(self, groups: Mask, epochs: NDArray[np.int64]) -> None:
         """Set the epochs (G,) at which these groups became NaN or infinite, which a later record showed."""

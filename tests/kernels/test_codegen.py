@@ -92,7 +92,7 @@ def test_what_moments_spend_on_a_sample(degree):
 
 def _epochs(found):
     """The loop over epochs that are not recorded."""
-    return next(loop for loop in found.loops if loop.events and "S" not in loop.events)
+    return next(loop for loop in found.loops if loop.instructions and "S" not in loop.events)
 
 
 @pytest.mark.parametrize("device", NVIDIA)
@@ -125,12 +125,17 @@ def test_one_reduction_for_all_sums(name, device):
 
 @pytest.mark.parametrize("device", NVIDIA)
 def test_what_an_epoch_of_descent_spends(device):
-    # On float64 (d + 1)(d + 2) for the gradient and 2 (d + 1) for the update. Besides: the rate, and the loop itself.
+    # On float64 (d + 1)(d + 2) for the gradient and 2 (d + 1) for the update, or d + 1 with one row for all updates and
+    # without weight decay. Besides: the loop itself, and the load of the rate, which one row saves.
     # Each of several series keeps what it had after its last epoch: a choice of 2 words for each coefficient.
     degree = 5
     of_one = (degree + 1) * (degree + 4)
+    of_decay, of_choice = degree + 1, 2 * (degree + 1)
+    assert _epochs(code("descent d=5, one series, one row", device)).instructions <= of_one - of_decay + 8
+    assert _epochs(code("descent d=5, one series, one row, decay", device)).instructions <= of_one + 8
     assert _epochs(code("descent d=5, one series", device)).instructions <= of_one + 12
-    assert _epochs(code("descent d=5, sgd", device)).instructions <= of_one + 2 * (degree + 1) + 20
+    assert _epochs(code("descent d=5, one row", device)).instructions <= of_one - of_decay + of_choice + 16
+    assert _epochs(code("descent d=5, sgd", device)).instructions <= of_one + of_choice + 20
 
 
 @pytest.mark.parametrize("name", ["resident d=5", "descent d=5, one series"])
@@ -152,7 +157,16 @@ def test_an_odd_number_of_records_compiles_nothing_anew(name):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ["resident d=5, short series", "descent d=1, sgd"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resident d=5, short series",
+        "descent d=1, sgd",
+        "resident d=5, one row",
+        "descent d=5, one series, one row",
+        "descent d=5, one series, adam",
+    ],
+)
 def test_the_epochs_between_records_are_made_once(name, device):
     # On a GPU every record repeated all epochs before it: Triton 3.6 and 3.7 took a number that the loop over records
     # carries through its two inner loops for the one that it begins with. No inner loop may begin at such a number.

@@ -20,6 +20,7 @@ from training_oracle import (
     Run,
     assert_as_near_as_eager,
     assert_cuts_change_nothing,
+    assert_same_bits,
     eager,
     left_by,
     record_epochs,
@@ -27,7 +28,7 @@ from training_oracle import (
 
 pytest.importorskip("triton")
 from polyfit import functional
-from polyfit.optimizers import SGD, Adam, Exponential, Rule, table
+from polyfit.optimizers import SGD, Adam, Exponential, RMSprop, Rule, constant_row, table
 from polyfit.training import quadratic
 from polyfit_kernels import descent, launch, rules
 
@@ -84,6 +85,7 @@ def run(
     lr_scale: Sequence[float] | None = None,
     start: Left | None = None,
     want_path: bool = True,
+    one_row: bool = False,
 ) -> Left:
     """Launch epochs `first` to `stop`; what lies around operands and results is NaN, and stays so."""
     n_series = len(given.start)
@@ -92,8 +94,10 @@ def run(
     results = Results(n_records, given.start, rules.STATES[name], F64, start)
     operands = [in_nan(part) for part in given[:-1]]
     scales = None if lr_scale is None else in_nan(torch.tensor(lr_scale, dtype=F64))
+    rows = constant_row(rule) if one_row else table(rule, first, stop)
+    assert rows is not None
     launch_descent(
-        *operands, results.coef, results.state, name, constants, torch.from_numpy(table(rule, first, stop)), scales,
+        *operands, results.coef, results.state, name, constants, torch.from_numpy(rows), scales,
         first, torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
     )  # fmt: skip
     for part, kept in zip(operands, given, strict=False):
@@ -255,6 +259,26 @@ def test_rates_of_a_schedule_are_those_of_their_epochs():
     left = run(given, SGD(Exponential(0.3, 0.8)), 9, first=5, start=first, **options)
     expected = left_by(truth, 5, [9, 9], 2)
     assert_as_near_as_eager(left, expected, expected, 1)
+
+
+CONSTANT = {
+    "plain": SGD(0.05),
+    "decay": SGD(0.05, weight_decay=0.1),
+    "momentum": SGD(0.05, momentum=0.9),
+    "nesterov": SGD(0.05, momentum=0.9, nesterov=True),
+    "RMSprop": RMSprop(0.02, momentum=0.5, centered=True),
+}
+
+
+@pytest.mark.parametrize("n_series", [1, 3])
+@pytest.mark.parametrize("rule", CONSTANT)
+def test_one_row_for_all_updates_gives_the_bits_of_a_table(rule, n_series):
+    given = made(n_series, 3)
+    last = [11, 8, 11][:n_series]
+    for every in (1, 4, 50):
+        whole, one_row = (run(given, CONSTANT[rule], 11, every=every, last=last, one_row=one) for one in (False, True))
+        assert_same_bits(one_row, whole)
+    assert_cuts_change_nothing(partial(run, given, CONSTANT[rule], every=4, one_row=True), last)
 
 
 def test_a_path_is_written_only_where_it_is_wanted():

@@ -20,13 +20,14 @@ from training_oracle import (
     Results,
     assert_as_near_as_eager,
     assert_cuts_change_nothing,
+    assert_same_bits,
     eager,
     left_by,
     record_epochs,
 )
 
 pytest.importorskip("triton")
-from polyfit.optimizers import SGD, Adam, Exponential, Rule, table
+from polyfit.optimizers import SGD, Adam, Exponential, Rule, constant_row, table
 from polyfit_kernels import launch, resident, rules
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("poison")]
@@ -64,6 +65,7 @@ def run(
     start: Left | None = None,
     want_path: bool = True,
     layout: Callable[[Tensor], Tensor] = in_nan,
+    one_row: bool = False,
 ) -> Left:
     """Launch epochs `first` to `stop`; what lies around and between operands and results is NaN, and stays so."""
     compute = F64 if problem.x.dtype == F64 else torch.float32
@@ -73,9 +75,11 @@ def run(
     results = Results(n_records, problem.coef, rules.STATES[name], compute, start)
     operands = [None if part is None else layout(part) for part in (problem.x, problem.y, problem.weight)]
     before = [None if part is None else part.clone() for part in operands]
+    rows = constant_row(rule) if one_row else table(rule, first, stop)
+    assert rows is not None
     launch_resident(
         *operands, results.coef, results.state, problem.mapping, problem.basis, *problem.case.loss.kernel, name,
-        constants, torch.from_numpy(table(rule, first, stop)),
+        constants, torch.from_numpy(rows),
         None if lr_scale is None else torch.tensor(lr_scale, dtype=F64), mean(problem) if scale is None else scale,
         first, torch.tensor(last or [stop] * n_series), every, *results.records(want_path),
     )  # fmt: skip
@@ -265,6 +269,14 @@ def test_rates_of_a_schedule_are_those_of_their_epochs():
     left = run(problem, SGD(Exponential(0.3, 0.8)), 9, first=5, start=first, **options)
     expected = left_by(truth, 5, [9, 9], 2)
     assert_as_near_as_eager(left, expected, expected, 1)
+
+
+@pytest.mark.parametrize("rule", ["plain, decay", "momentum", "nesterov, decay", "RMSprop, all"])
+def test_one_row_for_all_updates_gives_the_bits_of_a_table(rule):
+    problem = make_problem(40, 2, n_series=2, weight=True)
+    launch_all = partial(run, problem, RULES[rule][0], every=4, lr_scale=[1.0, 0.5])
+    assert_same_bits(launch_all(11, last=[11, 8], one_row=True), launch_all(11, last=[11, 8]))
+    assert_cuts_change_nothing(partial(launch_all, one_row=True), [11, 8])
 
 
 def test_a_path_is_written_only_where_it_is_wanted():

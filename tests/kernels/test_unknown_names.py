@@ -42,7 +42,7 @@ def _loss_kernel(out_ptr, name: tl.constexpr):
 def _update_kernel(out_ptr, name: tl.constexpr):
     g = tl.load(out_ptr)
     constants = rules.constants(0.1, 0.2, 0.3, 0.4, tl.float32)
-    new, _state = rules.update((g,), (g,), (g, g, g), g, g, g, constants, name)
+    new, _state = rules.update((g,), (g,), (g, g, g), g, g, g, constants, name, True)
     tl.store(out_ptr, new[0])
 
 

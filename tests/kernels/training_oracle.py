@@ -166,6 +166,13 @@ class Results:
         return Left(*map(self._inner, Left._fields))
 
 
+def assert_same_bits(found: Left, expected: Left) -> None:
+    """Whether two launches leave the same, NaN included."""
+    for name, ours, theirs in zip(Left._fields, found, expected, strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan()), name
+        assert torch.equal(ours.nan_to_num(), theirs.nan_to_num()), name
+
+
 def assert_cuts_change_nothing(launch: Callable[..., Left], ends: Sequence[int]) -> None:
     """Whether launches of parts of 11 epochs leave the same bits as one of all, for series that end there."""
     whole = launch(11, last=ends)

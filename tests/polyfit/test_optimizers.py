@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from polyfit.optimizers import SGD, Adam, AdamW, Cosine, Exponential, RMSprop, Step, Warmup, table
+from polyfit.optimizers import SGD, Adam, AdamW, Cosine, Exponential, RMSprop, Step, Warmup, constant_row, table
 
 RULES = {
     "plain": (SGD(0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
@@ -118,6 +118,17 @@ BAD = [
     (lambda: Warmup(0.0, epochs=3), ValueError, "lr=0.0 is not a rate"),
     (lambda: Warmup(0.1, epochs=3, start_factor=0), ValueError, "start_factor=0.0 is out of range"),
 ]
+
+
+def test_one_row_stands_for_a_table_only_where_it_can():
+    for rule in (SGD(0.1), SGD(0.1, momentum=0.9), SGD(0.1, momentum=0.9, nesterov=True), RMSprop(0.1)):
+        row = constant_row(rule)
+        assert row is not None
+        assert np.array_equal(np.tile(row, (9, 1)), table(rule, 1, 10))
+        # The first update has a share of the momentum of its own, which is 0 then.
+        assert np.array_equal(row[[0, 2]], table(rule, 0, 1)[0, [0, 2]])
+    for rule in (SGD(0.1, momentum=0.9, dampening=0.5), SGD(Step(0.1, 5)), RMSprop(Step(0.1, 5)), Adam(), AdamW()):
+        assert constant_row(rule) is None
 
 
 @pytest.mark.parametrize(("make", "error", "match"), BAD)

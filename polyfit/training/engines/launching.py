@@ -11,17 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit.optimizers import Array, Rule, table
+from polyfit.optimizers import Array, Rule, constant_row, table
 from polyfit.training.engines.base import Engine, State, n_records, next_record, with_rows
 from polyfit.training.supervision import Mask, Observer, Supervisor, Unobserved
 
 # coef, memory, table, first, last, every, losses, norms, path: see `Launching`.
 Loop = Callable[[Tensor, Tensor, Tensor, int, Tensor, int, Tensor, Tensor, Tensor | None], None]
 
-# Epochs of the first launch, and the most by which a launch is longer than the one before.
-_FIRST_LAUNCH, _LARGEST_GROWTH = 1000, 10.0
-# Seconds that a launch should take: Ctrl-C waits for its end, and no watchdog of a GPU may. To be measured on a GPU.
+# Seconds that a launch should take: Ctrl-C and monitors wait for its end, and no watchdog of a GPU may. To be measured
+# on a GPU.
 _LAUNCH_SECONDS = 0.2
+# The most by which a launch is longer than the one before.
+_LARGEST_GROWTH = 10.0
+# Epochs of the first launch, at least.
+_SHORTEST_FIRST = 1000
 # Values that the records of a launch may hold: 128 MB of float64.
 MOST_RECORDED = 1 << 24
 
@@ -44,11 +47,25 @@ class Launching(Engine[Tensor]):
             and coefficients (R, S, p). All are contiguous.
         losses: gives the losses (S,) of coefficients.
         zeros: a tensor like the coefficients, of the dtype and on the device of the loop.
+        first_launch: epochs of one series that surely take no longer than a launch should; the first launch makes as
+            many, or 1000.
+        takes_one_row: whether the table may be one row (3,) for all epochs.
     """
 
-    def __init__(self, rule: Rule, loop: Loop, losses: Callable[[Tensor], Array], zeros: Tensor) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        loop: Loop,
+        losses: Callable[[Tensor], Array],
+        zeros: Tensor,
+        *,
+        first_launch: int,
+        takes_one_row: bool = False,
+    ) -> None:
         self._rule, self._loop, self._losses, self._zeros = rule, loop, losses, zeros
-        self._length = _FIRST_LAUNCH
+        row = constant_row(rule) if takes_one_row else None
+        self._row = None if row is None else torch.from_numpy(row).to(zeros.device)
+        self._length = max(_SHORTEST_FIRST, first_launch // len(zeros))
 
     def start(self, coef: Array) -> State[Tensor]:
         """See `Engine`."""
@@ -103,17 +120,19 @@ class Launching(Engine[Tensor]):
         """Call the loop: the state after it, and the records."""
         n_series, n_coef = self._zeros.shape
         device, count = self._zeros.device, n_records(state.epoch, stop, observer.every)
-        rows = torch.from_numpy(table(self._rule, state.epoch, stop)).to(device)
-        losses, norms = torch.zeros((2, count, n_series), dtype=torch.float64, device=device)
+        rows = self._row
+        if rows is None:
+            rows = torch.from_numpy(table(self._rule, state.epoch, stop)).to(device)
+        measured = torch.zeros((2, count, n_series), dtype=torch.float64, device=device)
         path = self._zeros.new_zeros((count, n_series, n_coef)) if observer.wants_coef else None
         coef = state.coef.clone(memory_format=torch.contiguous_format)
         memory = self._zeros.new_zeros((n_series, len(state.memory), n_coef))
         for i, part in enumerate(state.memory):
             memory[:, i] = part
         ends = torch.from_numpy(last).to(device)
-        self._loop(coef, memory, rows, state.epoch, ends, observer.every, losses, norms, path)
-        records = _Records(losses.cpu().numpy(), norms.cpu().numpy(), path)
-        return State(stop, coef, tuple(memory.unbind(1))), records
+        self._loop(coef, memory, rows, state.epoch, ends, observer.every, measured[0], measured[1], path)
+        on_host = measured.cpu().numpy()
+        return State(stop, coef, tuple(memory.unbind(1))), _Records(on_host[0], on_host[1], path)
 
     def _observe(
         self,
@@ -128,6 +147,12 @@ class Launching(Engine[Tensor]):
         Where series end within the launch it is made again, each series up to its end.
         """
         epochs = range(next_record(before.epoch, observer.every), after.epoch, observer.every)
+        if not epochs:
+            return after
+        if isinstance(observer, Supervisor) and observer.takes_all(records.losses):
+            observer.record_all([*epochs], records.losses)
+            self.anchor = before
+            return after
         has_ends, end_of_run = False, after.epoch
         divergences: list[tuple[int, Mask]] = []
         for i, epoch in enumerate(epochs):
@@ -150,8 +175,7 @@ class Launching(Engine[Tensor]):
             # The state before this launch was finite, unless its own record is the first to show the divergence.
             anchor = None if epoch == epochs[0] and self.anchor is not None else before
             after = after.with_coef(self.settle(observer, after, epoch, series, anchor))
-        if epochs:
-            self.anchor = before
+        self.anchor = before
         return after
 
 

@@ -438,6 +438,41 @@ def test_bad_input_of_from_numpy_is_named(series, error, match):
         from_numpy(series)
 
 
+@pytest.mark.parametrize(("basis", "to"), PAIRS)
+@pytest.mark.parametrize(("domain", "to_domain"), MOVES)
+def test_a_product_in_rational_numbers_is_rounded_once(basis, to, domain, to_domain):
+    row = [0.1, -3e5, 0.0, 7.0, 1 / 3, -5e-324]
+    matrix = conversion.exact_conversion(basis, to, domain, to_domain, len(row) - 1)
+    assert conversion._exact_product(matrix, row, transpose=False) == [
+        float(value) for value in exact_convert(row, basis, to, domain, to_domain)
+    ]
+    columns = [
+        exact_convert([float(j == k) for j in range(len(row))], basis, to, domain, to_domain) for k in range(len(row))
+    ]
+    assert conversion._exact_product(matrix, row, transpose=True) == [
+        float(sum((entry * Fraction(value) for entry, value in zip(column, row, strict=True)), Fraction(0)))
+        for column in columns
+    ]
+
+
+LARGEST = 1.7976931348623157e308
+
+
+def test_a_product_that_float64_cannot_hold_is_left_to_the_tensors():
+    matrix = conversion.exact_conversion("power", "chebyshev", (-2.0, 2.0), None, 2)  # t = x / 2
+    for transpose in (False, True):
+        for bad in (math.nan, math.inf, -math.inf):
+            assert conversion._exact_product(matrix, [1.0, bad, 0.0], transpose) is None
+    # x = 2 t doubles the second coefficient.
+    matrix = conversion.exact_conversion("power", "power", None, (-2.0, 2.0), 1)
+    assert conversion._exact_product(matrix, [1.0, LARGEST], False) is None
+    assert conversion._exact_product(matrix, [1.0, LARGEST / 2], False) == [1.0, LARGEST]
+    assert conversion._exact_product(matrix, [LARGEST / 2, -5e-324], True) == [LARGEST / 2, -1e-323]
+    # x = 1 + t: the second coefficient is -L + 2 L, of which one term overflows and the sum does not.
+    matrix = conversion.exact_conversion("power", "power", None, (0.0, 2.0), 2)
+    assert conversion._exact_product(matrix, [1.0, -LARGEST, LARGEST], False) == [1.0, LARGEST, LARGEST]
+
+
 def test_import_needs_no_numpy():
     import ast
     import inspect

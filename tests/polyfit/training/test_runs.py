@@ -21,7 +21,7 @@ import polyfit
 from polyfit.optimizers import SGD, Adam, AdamW, Cosine, RMSprop
 from polyfit.training import EarlyStopping, Losses, Reason, shuffled
 from polyfit.training import run as runs
-from polyfit.training.engines import stepping
+from polyfit.training.engines import launching, stepping
 
 F64 = torch.float64
 ENGINES: dict[str, dict[str, Any]] = {
@@ -58,6 +58,45 @@ def eager(x, y, start, make, epochs, **options):
         path.append((loss.item(), coef.detach().clone(), coef.grad.norm().item()))
         optimizer.step()
     return path
+
+
+# --- records ---
+
+
+@pytest.mark.parametrize("engine", EVERY_ENGINE)
+@pytest.mark.parametrize("per_series", [False, True])
+def test_records_that_are_taken_at_once_are_those_taken_one_by_one(engine, per_series):
+    x, y, start = data(3)
+    options: dict[str, Any] = {
+        "optimizer": SGD(0.05, momentum=0.5), "epochs": 1500, "record_every": 7, "per_series": per_series,
+    }  # fmt: skip
+    options |= ENGINES[engine]
+    at_once = polyfit.train(x, y, start, **options)
+    # Both make an engine look at each record: a condition that is never met, and the path.
+    looked_at: list[dict[str, Any]] = [{"early_stopping": EarlyStopping(loss=0.0)}, {"keep_path": True}]
+    for one_by_one in looked_at:
+        other = polyfit.train(x, y, start, **options, **one_by_one)
+        assert torch.equal(at_once.losses.epochs, other.losses.epochs)
+        assert torch.equal(at_once.losses.values, other.losses.values)
+        assert torch.equal(at_once.coef, other.coef)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("n_series", "n_launches"), [(1, 1), (50, 2)])
+def test_how_long_the_first_launch_is(monkeypatch, n_series, n_launches):
+    # 100000 epochs of one series; 2000 of each of 50, and then ten times as many.
+    launches = []
+    launch = launching.Launching._launch
+
+    def recorded(self, state, stop, *rest):
+        launches.append(stop - state.epoch)
+        return launch(self, state, stop, *rest)
+
+    monkeypatch.setattr(launching.Launching, "_launch", recorded)
+    x, y, start = data(n_series)
+    polyfit.train(x, y, start, optimizer=SGD(0.01), epochs=8000, **ENGINES["moments in C++"])
+    assert len(launches) == n_launches
+    assert launches[0] == 8000 if n_series == 1 else launches[0] == 2000
 
 
 # --- early stopping ---

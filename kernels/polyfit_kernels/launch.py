@@ -12,6 +12,7 @@ The policy is a context variable. A thread that autograd starts for a backward p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -64,6 +65,15 @@ class Policy:
         moments_samples_above: the same above `low_degree`.
         moments_programs: programs of moments for each multiprocessor. 3 take as long at degrees 1 and 5 and 6 % longer
             at degree 8; 2 and 6 take up to a fifth longer.
+        loads: loads of a thread for each operand of objective, evaluate and its backward pass, all before the first is
+            used. To be measured.
+        power_block: powers of t that objective and the backward pass of evaluate keep for the gradient to coef, up to
+            degree 10 and above. 1 keeps none. To be measured.
+        eviction: the eviction policy of the loads of samples, as `tl.load` takes it. To be measured.
+        stores: the cache modifier of the stores of samples, as `tl.store` takes it. To be measured.
+        series_samples: about as many samples of a short series lie in one thread, if the series of a launch fill the
+            device. A program then has several series. With 0 each series has a program of its own. To be measured.
+        series_loads: loads of a thread for each operand of such a series, all before the first is used.
         resident_columns: the numbers of samples that a thread of resident may hold. There is a kernel for each, so that
             few columns are masked.
         resident_warps: pairs of the warps of a resident program and the most samples that its threads hold. The first
@@ -82,8 +92,18 @@ class Policy:
     moments_samples: tuple[int, int] = (16, 8)
     moments_samples_above: tuple[int, int] = (4, 4)
     moments_programs: int = 4
+    loads: int = 1
+    power_block: tuple[int, int] = (1, 1)
+    eviction: str = ""
+    stores: str = ""
+    series_samples: int = 0
+    series_loads: int = 4
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
+
+    def block_of_powers(self, degree: int) -> int:
+        """The `power_block` of a degree, at most as many as the degree has."""
+        return max(1, min(self.power_block[degree > 10], degree))
 
 
 DEFAULT = Policy()
@@ -126,6 +146,7 @@ class LaunchConfig:
         num_warps: warps of a program.
         programs: programs of a series. Program p takes the tiles p, p + programs, ...
         groups: loads of a thread for one tile.
+        series: series of a program. Several share the rows of a tile, and each has one program.
     """
 
     rows: int
@@ -133,11 +154,37 @@ class LaunchConfig:
     num_warps: int
     programs: int
     groups: int = 1
+    series: int = 1
 
     @property
     def tile(self) -> int:
-        """Samples in a tile."""
-        return self.groups * self.rows * self.columns
+        """Samples of a series in a tile."""
+        return self.groups * self.rows * self.columns // self.series
+
+    def grid(self, n_series: int) -> int:
+        """Programs of the launch."""
+        return _ceil_div(n_series, self.series) * self.programs
+
+
+def _choose_short(
+    n_samples: int, n_series: int, columns: int, n_processors: int, warp_size: int, policy: Policy
+) -> LaunchConfig | None:
+    """The cut of short series, several to a program; None if they are not short, or too few to fill the device.
+
+    Few threads for a series leave little to add up across them. 4 threads are enough to read 64 contiguous bytes.
+    """
+    if policy.series_samples == 0:
+        return None
+    samples = max(n_samples, 1)
+    threads = min(
+        _next_power_of_2(_ceil_div(samples, columns)),
+        max(4, _next_power_of_2(_ceil_div(samples, policy.series_samples))),
+    )
+    series = policy.widening_rows // threads
+    if series < 2 or n_series < 2 * n_processors * series:
+        return None
+    groups = min(policy.series_loads, _next_power_of_2(_ceil_div(samples, threads * columns)))
+    return LaunchConfig(policy.widening_rows, columns, policy.widening_rows // warp_size, 1, groups, series)
 
 
 def choose(
@@ -167,15 +214,18 @@ def choose(
         policy: the numbers to cut by.
     """
     columns = LOAD_BYTES // itemsize
+    if short := _choose_short(n_samples, n_series, columns, n_processors, warp_size, policy):
+        return short
     largest = policy.widening_rows if widens else policy.rows
     rows = min(largest, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     # A warp for each 64 rows on gfx942: with one for each 32, the loads are narrower than 128 bits.
     num_warps = max(1, rows // warp_size)
-    tiles = _ceil_div(n_samples, rows * columns)
+    groups = policy.loads if n_samples >= policy.loads * rows * columns else 1
+    tiles = _ceil_div(n_samples, groups * rows * columns)
     wave = max(1, n_processors * policy.programs_per_processor // max(n_series, 1))
-    waves = max(1, _ceil_div(_ceil_div(tiles, policy.longest_run), wave))
+    waves = max(1, _ceil_div(_ceil_div(tiles * groups, policy.longest_run), wave))
     programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
-    return LaunchConfig(rows, columns, num_warps, programs)
+    return LaunchConfig(rows, columns, num_warps, programs, groups)
 
 
 def choose_moments(
@@ -197,6 +247,8 @@ def choose_moments(
     held = (policy.moments_samples_above if degree > policy.low_degree else policy.moments_samples)[weighted]
     held = max(2, held // 4) if itemsize == 8 else held
     columns = min(held, LOAD_BYTES // itemsize)
+    if short := _choose_short(n_samples, n_series, columns, n_processors, warp_size, policy):
+        return dataclasses.replace(short, groups=min(short.groups, held // columns))
     rows = min(policy.widening_rows, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     groups = held // columns if n_samples >= held * rows else 1
     tiles = _ceil_div(n_samples, groups * rows * columns)

@@ -78,20 +78,20 @@ def add_moments(
             powers += (powers[m - 1] * t,)
         factor = delta
         for k in tl.static_range(DEGREE + 1):
-            if k % BLOCK == 0:
-                if k > 0:
-                    factor = factor * powers[BLOCK - 1]
-                out += (sums[first + k] + over_columns(factor),)
-            else:
-                out += (sums[first + k] + over_columns(factor * powers[k % BLOCK - 1]),)
-        return out
-    term, before = delta, delta
-    for k in tl.static_range(DEGREE + 1):
-        out += (sums[first + k] + over_columns(term),)
-        if k < DEGREE:
-            after = bases.next_term(t, term, before, k, BASIS)
-            before = term
-            term = after
+            if k > 0 and k % BLOCK == 0:
+                factor = factor * powers[BLOCK - 1]
+            term = factor
+            if k % BLOCK > 0:
+                term = factor * powers[k % BLOCK - 1]
+            out += (sums[first + k] + over_columns(term),)
+    else:
+        term, before = delta, delta
+        for k in tl.static_range(DEGREE + 1):
+            out += (sums[first + k] + over_columns(term),)
+            if k < DEGREE:
+                after = bases.next_term(t, term, before, k, BASIS)
+                before = term
+                term = after
     return out
 
 

@@ -252,11 +252,11 @@ def test_more_programs_than_are_read_at_once(set_policy):
         assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, name)
 
 
-@pytest.mark.parametrize("n_samples", [1, 3, 16, 37, 64, 100, 200])
-@pytest.mark.parametrize("variant", [name for name, options in VARIANTS.items() if "n_series" in options])
+@pytest.mark.parametrize("n_samples", [3, 37, 64, 200])
+@pytest.mark.parametrize("variant", ["own x", "shared x and y"])
 def test_a_program_takes_several_short_series(set_policy, variant, n_samples):
     set_policy(series_samples=16, series_loads=2, widening_rows=32)
-    n_series = 129 if n_samples < 5 else 37
+    n_series = {3: 129, 37: 37, 64: 37, 200: 9}[n_samples]
     assert launch.choose(n_samples, n_series, 4, 2, policy=launch.current()).series > 1
     problem = make_problem(n_samples, 3, **(VARIANTS[variant] | {"n_series": n_series}))
     check_objective(problem, variant)
@@ -267,14 +267,14 @@ def test_a_program_takes_several_short_series(set_policy, variant, n_samples):
 @pytest.mark.parametrize("loads", [1, 4])
 def test_short_series_of_all_dtypes(set_policy, loads, dtype):
     set_policy(series_samples=8, series_loads=loads, widening_rows=32)
-    problem = make_problem(64, 2, n_series=70, shared_x=False, weight=True, domain=True, dtype=dtype)
-    assert launch.choose(64, 70, dtype.itemsize, 2, policy=launch.current()).series > 1
+    problem = make_problem(64, 2, n_series=19, shared_x=False, weight=True, domain=True, dtype=dtype)
+    assert launch.choose(64, 19, dtype.itemsize, 2, policy=launch.current()).series > 1
     check_objective(problem, "short series")
     check_evaluate(problem, "short series")
 
 
-@pytest.mark.parametrize("n_samples", [TILE, 4 * TILE - 1, 4 * TILE, 4 * TILE + 1, 13 * TILE + 7])
-@pytest.mark.parametrize("variant", ["one series", "weight", "own x"])
+@pytest.mark.parametrize("n_samples", [4 * TILE - 1, 4 * TILE, 9 * TILE + 7])
+@pytest.mark.parametrize("variant", ["one series", "weight"])
 def test_a_thread_loads_several_groups_at_once(set_policy, variant, n_samples):
     set_policy(loads=4)
     assert launch.choose(n_samples, 1, 4, 2, policy=launch.current()).groups == (4 if n_samples >= 4 * TILE else 1)
@@ -283,8 +283,8 @@ def test_a_thread_loads_several_groups_at_once(set_policy, variant, n_samples):
     check_evaluate(problem, "four loads")
 
 
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4, 5, 11, 20])
-@pytest.mark.parametrize("block", [2, 3, 4])
+@pytest.mark.parametrize("degree", [0, 1, 4, 20])
+@pytest.mark.parametrize("block", [2, 4])
 def test_powers_in_blocks(set_policy, block, degree):
     set_policy(power_block=(block, block))
     problem = make_problem(301, degree, weight=True)

@@ -1,5 +1,7 @@
 """Launch policy: what must hold for any sizes."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -105,6 +107,31 @@ def test_a_large_series_fills_whole_waves():
 def test_short_series_get_a_tile_of_their_size():
     assert launch.choose(64, 1000, 4, 132).tile == 128
     assert launch.choose(2000, 1, 4, 132).programs == 2
+
+
+@given(
+    n_samples=st.integers(0, 3000),
+    n_series=st.integers(1, 10**7),
+    itemsize=st.sampled_from([2, 4, 8]),
+    warp=st.sampled_from([32, 64]),
+    samples=st.sampled_from([4, 8, 16, 32]),
+    loads=st.sampled_from([1, 2, 4]),
+)
+def test_short_series_share_a_program_where_enough_are_left(n_samples, n_series, itemsize, warp, samples, loads):
+    policy = dataclasses.replace(launch.DEFAULT, series_samples=samples, series_loads=loads)
+    for config in (
+        launch.choose(n_samples, n_series, itemsize, 132, warp, policy=policy),
+        launch.choose_moments(n_samples, n_series, itemsize, 132, warp, 3, weighted=False, policy=policy),
+    ):
+        assert config.grid(n_series) * config.series >= n_series * config.programs
+        if config.series == 1:
+            continue
+        assert config.programs == 1
+        assert config.grid(n_series) >= 2 * 132
+        assert config.rows == config.num_warps * warp
+        assert config.rows % config.series == 0
+        # A thread without samples is one of four at most, or its series has fewer than there are places at a load.
+        assert config.rows // config.series <= max(4, 2 * n_samples // min(samples, config.columns) + 2)
 
 
 def test_more_sums_than_a_wave_of_amds_stores_stay_in_one_program():

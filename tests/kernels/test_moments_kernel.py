@@ -82,11 +82,11 @@ def test_numbers_of_samples_and_of_the_constant_are_exact():
     torch.testing.assert_close(with_y, of_x[:, :6], rtol=0, atol=1e-7 * TILE)
 
 
-@pytest.mark.parametrize("n_samples", [1, 3, 16, 37, 64, 100, 200])
-@pytest.mark.parametrize("variant", ["own x", "shared x", "own x, shared y", "own weight"])
+@pytest.mark.parametrize("n_samples", [3, 37, 64, 200])
+@pytest.mark.parametrize("variant", ["own x", "shared x"])
 def test_a_program_takes_several_short_series(set_policy, variant, n_samples):
     set_policy(series_samples=16, series_loads=2, widening_rows=32)
-    n_series = 129 if n_samples < 5 else 37
+    n_series = {3: 129, 37: 37, 64: 37, 200: 9}[n_samples]
     assert (
         launch.choose_moments(
             n_samples, n_series, 4, 2, 32, 2, weighted=ROWS[variant][2] is not None, policy=launch.current()
@@ -100,7 +100,7 @@ def test_a_program_takes_several_short_series(set_policy, variant, n_samples):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_short_series_of_all_dtypes(set_policy, dtype):
     set_policy(series_samples=8, series_loads=4, widening_rows=32)
-    check(*make_data(64, 70, 70, None, dtype=dtype), 3, MAPPING)
+    check(*make_data(64, 19, 19, None, dtype=dtype), 3, MAPPING)
 
 
 def test_an_offset_costs_no_digits():

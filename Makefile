@@ -2,8 +2,10 @@
 #   make demo    the tutorial's run: sin(x), degree 5, 80000 epochs, with a picture at the end
 #   make test    what CI runs: lint, reference tests, interpreter tests, codegen gate, wheel
 #   make matrix  the reference tests as other processors run them; PYTHONS="python3.12 ..." adds interpreters
+#   make gpu-codegen  compiles for an H100, with Triton 3.6, what `make gpu` will launch there, and shows what spills
 #   make attack  random hostile problems for an hour; SECONDS=600 SEED=7 KINDS=fit,train change what it does
-#   make gpu     on a machine with a GPU: `make gpu PYTHON=python3` uses that interpreter and installs nothing
+#   make gpu     on a machine with a GPU, all that it has to say in four minutes: it installs nothing, and
+#                `make gpu PYTHON=python3 SECONDS=240 RESULTS=folder` uses that interpreter; see bench/gpu
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Workers have threads of their own, as many as cores: those that wait must not spin, or they keep others from working.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full gpu-codegen ceilings wheel bench gpu clean
 
 setup: $(STAMP)
 
@@ -47,12 +49,12 @@ matrix: setup
 	$(BIN)/python tests/matrix.py $(addprefix --python=,$(PYTHONS)) $(LEGS)
 
 # `make test` holds a short form of it. The seed is printed, and the status is 1 if anything is wrong.
-SECONDS ?= 3600
 attack: setup
-	$(BIN)/python tests/attack/run.py --seconds $(SECONDS) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
+	$(BIN)/python tests/attack/run.py --seconds $(or $(SECONDS),3600) $(addprefix --seed=,$(SEED)) $(addprefix --kinds=,$(KINDS))
 
+# The kernels in Triton's interpreter; and a rehearsal of what a GPU runs: its tests and the phases of `make gpu`.
 interpreter: setup
-	TRITON_INTERPRET=1 $(PYTEST) -m interpreter tests/kernels tests/attack
+	TRITON_INTERPRET=1 $(PYTEST) -m 'interpreter or cuda' tests/kernels tests/attack $(wildcard tests/test_*.py)
 
 codegen: setup
 	$(PYTEST) -m codegen tests/kernels
@@ -60,6 +62,22 @@ codegen: setup
 # Every basis with every loss, on every device: no part of `make test`, for the minutes that it takes.
 codegen-full: setup
 	PYTHONPATH=.:tests:kernels $(BIN)/python tests/kernels/codegen.py full
+
+# What the first phases of `make gpu` launch, compiled with the Triton of the GPU builds of torch 2.11, in an environment
+# of its own. torch is that of constraints.txt and goes first and alone. The interpreter of Triton 3.6 fails with numpy
+# 2.4. No part of `make test`: it installs a second torch, and takes a minute or two.
+GPU_VENV := .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.installed
+GPU_PIP := $(GPU_VENV)/bin/python -m pip --disable-pip-version-check install --quiet
+
+$(GPU_STAMP): constraints.txt Makefile
+	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_PIP) $$(grep '^torch==' constraints.txt)
+	$(GPU_PIP) triton==3.6.0 'numpy<2.4' packaging $$(grep -E '^(hypothesis|mpmath|pytest|pytest-xdist)==' constraints.txt)
+	touch $@
+
+gpu-codegen: $(GPU_STAMP)
+	OMP_WAIT_POLICY=passive PYTHONPATH=.:tests:kernels $(GPU_VENV)/bin/python tests/kernels/gpu_codegen.py
 
 # Record the registers of all kernels with the installed Triton, after a change that was looked at.
 ceilings: setup
@@ -71,12 +89,11 @@ wheel: setup
 bench: setup
 	$(BIN)/python -m bench --device cpu
 
-# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Both parts refuse to
-# run without a GPU. The benchmarks run also after a test that fails; the status is then that of the tests.
+# PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Where there is no GPU
+# that torch can use, it says so at once, with status 1.
 gpu: export PYTHONPATH := .:kernels
 gpu:
-	$(PYTHON) -m pytest -W default --require-gpu -m cuda tests/test_cuda.py; tests=$$?; \
-	$(PYTHON) -m bench --device cuda --record && exit $$tests
+	$(PYTHON) -m bench.gpu --seconds $(or $(SECONDS),240) --results $(or $(RESULTS),bench/results)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import importlib.util
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout; None without git, or outside a checkout."""
+    """The commit of the checkout; None without git, or outside a checkout. POLYFIT_COMMIT names that of a bare copy."""
+    if commit := os.environ.get("POLYFIT_COMMIT"):
+        return commit
     command = ["git", "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)

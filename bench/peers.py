@@ -56,15 +56,40 @@ def horner(x: Tensor, y: Tensor, coef: Tensor) -> Gradient:
     return loss.detach(), coef.grad
 
 
-def horner_polyval(x: Tensor, coef: Tensor, grad: Tensor) -> Gradient:
-    """Values and the gradient to coef, by Horner's rule and autograd."""
-    coef = coef.detach().requires_grad_()
+def horner_values(x: Tensor, coef: Tensor) -> Tensor:
+    """Values by Horner's rule."""
     p = coef[-1] * torch.ones_like(x)
     for k in range(len(coef) - 2, -1, -1):
         p = p * x + coef[k]
+    return p
+
+
+def horner_polyval(x: Tensor, coef: Tensor, grad: Tensor) -> Gradient:
+    """Values and the gradient to coef, by Horner's rule and autograd."""
+    coef = coef.detach().requires_grad_()
+    p = horner_values(x, coef)
     p.backward(grad)
     assert coef.grad is not None
     return p.detach(), coef.grad
+
+
+def horner_of_rows(x: Tensor, y: Tensor, coef: Tensor) -> Tensor:
+    """Sum of the squared errors of all series (S, N), each with its coefficients (S, p)."""
+    p = coef[:, -1:]
+    for k in range(coef.shape[1] - 2, -1, -1):
+        p = p * x + coef[:, k : k + 1]
+    return ((p - y) ** 2).sum()
+
+
+def power_sums(x: Tensor, y: Tensor, degree: int) -> Tensor:
+    """Sums of x^k for k = 0 .. 2 degree, of y x^k for k = 0 .. degree, and of y^2: the normal equations, in float32."""
+    power, sums = torch.ones_like(x), [(y * y).sum()]
+    for k in range(2 * degree + 1):
+        sums.append(power.sum())
+        if k <= degree:
+            sums.append((power * y).sum())
+        power = power * x
+    return torch.stack(sums)
 
 
 # --- loops of training: the sum of the losses, and rules of torch.optim ---
@@ -92,6 +117,20 @@ def train_eagerly(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: s
     for _ in range(epochs):
         optimizer.zero_grad()
         _total(x, y, coef, loss).backward()
+        optimizer.step()
+    return coef.detach()
+
+
+def train_rows_eagerly(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, epochs: int) -> Tensor:
+    """Huber's loss of many series (S, N), summed over them: their coefficients (S, p) train side by side."""
+    coef = start.clone().requires_grad_()
+    optimizer = _optimizer(rule, coef)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        p = coef[:, -1:]
+        for k in range(coef.shape[1] - 2, -1, -1):
+            p = p * x + coef[:, k : k + 1]
+        (torch.nn.functional.huber_loss(p, y, reduction="sum") / x.shape[1]).backward()
         optimizer.step()
     return coef.detach()
 

@@ -8,13 +8,14 @@ import importlib.util
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
 from packaging.version import Version
+from rehearsal import covering, is_rehearsal, reason_not_to
 
 from polyfit.backends import inductor, sizes
 
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--require-gpu"):
+        if is_rehearsal():
+            raise pytest.UsageError("--require-gpu: with TRITON_INTERPRET=1 no kernel runs on a GPU; unset it")
         if not torch.cuda.is_available():
             raise pytest.UsageError(
                 "--require-gpu: torch can use no GPU here; check the driver (nvidia-smi, rocm-smi) and that this torch"
@@ -58,10 +61,18 @@ def _interpreter_fails() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if (seed := config.getoption("shuffle")) is not None:
         random.Random(seed).shuffle(items)
-    interpreting = os.environ.get("TRITON_INTERPRET") == "1"
+    interpreting = is_rehearsal()
+    if interpreting:
+        _thin(config, items)
     for item in items:
-        if "cuda" in item.keywords and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
+        if "cuda" in item.keywords and not interpreting and not torch.cuda.is_available():
+            item.add_marker(
+                pytest.mark.skip(
+                    reason="needs a GPU that torch can use, or TRITON_INTERPRET=1 for a rehearsal (`make interpreter`)"
+                )
+            )
+        if "cuda" in item.keywords and interpreting and (reason := reason_not_to(item) or _interpreter_fails()):
+            item.add_marker(pytest.mark.skip(reason=reason))
         if "interpreter" in item.keywords and not interpreting:
             item.add_marker(pytest.mark.skip(reason="needs TRITON_INTERPRET=1, see `make interpreter`"))
         elif "interpreter" in item.keywords and (reason := _interpreter_fails()):
@@ -70,6 +81,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="the interpreter compiles nothing, see `make codegen`"))
         if "compiler" in item.keywords and not inductor.has_compiler():
             item.add_marker(pytest.mark.skip(reason="needs a C++ compiler that torch can use, say g++ on the PATH"))
+
+
+def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect all but some cases of the tests of a GPU: a rehearsal is slow, and other values run the same lines."""
+    of_gpu = [item for item in items if "cuda" in item.keywords]
+    chosen = set(covering(of_gpu))
+    if len(chosen) < len(of_gpu):
+        config.hook.pytest_deselected(items=[item for item in of_gpu if item not in chosen])
+        items[:] = [item for item in items if item in chosen or "cuda" not in item.keywords]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that skips itself in a rehearsal fails: the stand-in lacks what it asks for, or it has to say why."""
+    report = yield
+    if report.skipped and call.when == "call" and "cuda" in item.keywords and is_rehearsal():
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr}: a rehearsal skips only tests with @pytest.mark.gpu_only(reason)"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _stand_in(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In a rehearsal, tests of a GPU run on its stand-in."""
+    if "cuda" not in request.keywords or not is_rehearsal():
+        yield
+        return
+    from stand_ins import installed
+
+    with installed():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +132,12 @@ def set_sizes() -> Iterator[Callable[..., None]]:
 def small_chunks(set_sizes: Callable[..., None]) -> None:
     """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
     set_sizes(chunk_of_a_thread=-(-24 // torch.get_num_threads()), kept=0, block=4, longest_block=7)
+
+
+@pytest.fixture
+def set_policy() -> Iterator[Callable[..., None]]:
+    """`set_policy(largest_grid=2)`: launches are cut by other numbers for the rest of the test."""
+    from polyfit_kernels import launch
+
+    with contextlib.ExitStack() as stack:
+        yield lambda **changes: stack.enter_context(launch.using(dataclasses.replace(launch.current(), **changes)))

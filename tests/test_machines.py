@@ -42,14 +42,28 @@ def test_a_machine_whose_gpu_cannot_be_used_is_not_green(arguments, said):
     assert "can use no GPU here; check the driver" in ended.stderr
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize(("tests", "benchmarks", "status"), [(0, 0, 0), (1, 0, 2), (0, 1, 2), (1, 1, 2)])
-def test_make_gpu_runs_the_benchmarks_after_tests_that_fail(tmp_path: Path, tests, benchmarks, status):
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho ran $2\ncase $2 in pytest) exit {tests};; bench) exit {benchmarks};; esac\n")
-    python.chmod(0o755)
+def test_a_rehearsal_is_not_taken_for_a_run_on_a_gpu():
     ended = subprocess.run(
-        ["make", "--silent", "gpu", f"PYTHON={python}"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", "-q", "--require-gpu", "-m", "cuda", "tests/test_cuda.py"],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode not in (0, 5)
+    assert "with TRITON_INTERPRET=1 no kernel runs on a GPU; unset it" in ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_gpu_without_a_gpu_ends_with_one_line(tmp_path: Path):
+    ended = subprocess.run(
+        ["make", "--silent", "gpu", f"PYTHON={sys.executable}", f"RESULTS={tmp_path / 'results'}"],
+        cwd=ROOT,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert ended.stdout == "ran pytest\nran bench\n"
-    assert ended.returncode == status
+    said, by_make = ended.stderr.splitlines()
+    assert said.startswith("torch ")
+    assert "can use no GPU here; check the driver" in said
+    assert by_make.startswith("make: ***")
+    assert (ended.stdout, ended.returncode) == ("", 2)  # make's own status for a command that ended with 1
+    assert not (tmp_path / "results").exists()

@@ -1,71 +1,175 @@
-"""The launch policies worth trying."""
+"""Phase "policy": the launch policies worth trying, for each kernel. The numbers of `launch.Policy` are taken from it.
+
+A result is the time under a policy that differs from the default in the fields that it names. At the end the fastest
+of each kernel is printed beside the default.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import polyfit
-from bench.gpu.timing import LR, Bench
-from polyfit import bases
-from polyfit.optimizers import SGD
+from bench.gpu.headline import MAPPING, PLAIN
+from bench.gpu.measuring import Bench, Case
+from bench.gpu.training import LR
+from polyfit.optimizers import SGD, Adam
 from polyfit_kernels import launch
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
+Changes = dict[str, Any]
+# Rows of a tile are threads of a program: warps are rows / 32.
+_TILES: tuple[Changes, ...] = (
+    {},
+    *({"longest_run": run} for run in (128, 256, 512)),
+    *({"rows": rows} for rows in (128, 512)),
+    *({"programs_per_processor": programs} for programs in (4, 16)),
+    {"rows": 128, "programs_per_processor": 16},
+)
+_MOMENTS: tuple[Changes, ...] = (
+    {},
+    *({"moments_programs": programs} for programs in (2, 3, 6, 8)),
+    *({"moments_samples": (held, held), "moments_samples_above": (held, held)} for held in (4, 8, 16)),
+    *({"widening_rows": 256, "moments_programs": programs} for programs in (2, 4)),
+)
+_WARPS: tuple[Changes, ...] = (
+    {},
+    {"resident_warps": ((4, 16), (8, 16), (16, 16))},
+    {"resident_warps": ((8, 16), (16, 16))},
+    {"resident_warps": ((2, 16), (4, 16), (8, 16), (16, 16))},
+)
 
-def policy(bench: Bench) -> None:
-    """The launch policies worth trying, for each kernel: rows of a tile and programs of a multiprocessor."""
+
+def cases(bench: Bench) -> Iterator[Case]:
+    """In order of worth: what is farthest from its floor first."""
+    best = _Best(bench)
     n = bench.n_samples
-    copy = bench.copy_rate()
-    x, y = bench.uniform(1, n), bench.normal(1, n, seed=1)
-    plain = (None, None, None, "power", "mse", 0.0)
-    mapping = bases.affine_map((-2.0, 3.0), bases.BASES["chebyshev"], torch.float32)
 
-    def timed(name: str, n_bytes: float, function: Callable[[], Any], **changes: Any) -> None:
-        shown = {key: str(value) for key, value in changes.items()}
-        with launch.using(dataclasses.replace(launch.DEFAULT, **changes)):
-            try:
-                seconds = bench.seconds(function)
-            except Exception as error:
-                bench.report(f"policy {name}", failed=str(error)[:200], **shown)
-                return
-        bench.report(f"policy {name}", ms=seconds * 1e3, share_of_copy=n_bytes / seconds / copy, **shown)
+    @functools.cache
+    def x() -> Tensor:
+        return bench.uniform(1, n)
 
-    for d in (5,) if bench.small else (1, 5, 10, 20):
-        coef = bench.normal(1, d + 1, seed=2)
-        passes: dict[str, tuple[int, Callable[[], Any]]] = {
-            "objective": (8, lambda coef=coef: objective(x, y, coef, *plain)),
-            "objective, chebyshev": (
-                8, lambda coef=coef: objective(x, y, coef, None, None, mapping, "chebyshev", "mse", 0.0),
-            ),
-            "evaluate": (8, lambda coef=coef: evaluate(x, coef, None, "power")),
-            "evaluate_backward to x": (
-                12, lambda coef=coef: evaluate_backward(y, x, coef, None, "power", want_x=True, want_coef=True),
-            ),
-        }  # fmt: skip
-        for name, (n_bytes, function) in passes.items():
-            for rows in (128, 256, 512):
-                for programs in (4, 8, 16):
-                    timed(f"{name} d={d}", n_bytes * n, function, rows=rows, programs_per_processor=programs)
-    for d in (5,) if bench.small else (1, 5, 8):
-        for held in (16, 8):
-            for programs in (2, 3, 4, 6, 8):
-                changes = {"moments_samples": (held, held), "moments_programs": programs}
-                timed(f"moments d={d}", 8 * n, lambda d=d: moments(x, y, None, d, mapping), **changes)
-    samples = torch.linspace(-math.pi, math.pi, 200 if bench.small else 2000, device=bench.device)
-    start = torch.zeros(6, device=bench.device)
-    warps = (launch.DEFAULT.resident_warps, ((4, 16), (8, 16), (16, 16)), ((8, 16), (16, 16)))
-    for n_samples in (40,) if bench.small else (64, 250, 1000, 2000):
-        for choice in warps:
-            some = samples[:n_samples]
-            run = lambda some=some: polyfit.train(  # noqa: E731
-                some, some.sin(), start, optimizer=SGD(LR), epochs=3 if bench.small else 20_000, reduction="sum",
+    @functools.cache
+    def y() -> Tensor:
+        return bench.normal(1, n, seed=1)
+
+    @functools.cache
+    def coef(degree: int) -> Tensor:
+        return bench.normal(1, degree + 1, seed=2)
+
+    for d in (5, 10, 20, 1):
+        yield from best.each(
+            f"objective d={d}", 8 * n, _TILES, lambda d=d: objective(x(), y(), coef(d), *PLAIN)
+        )  # fmt: skip
+        yield from best.each(
+            f"moments d={d}", 8 * n, _MOMENTS, lambda d=d: moments(x(), y(), None, d, MAPPING)
+        )  # fmt: skip
+    yield from best.each("moments d=8", 8 * n, _MOMENTS, lambda: moments(x(), y(), None, 8, MAPPING))
+    yield from best.each("resident", 0, _WARPS, *_resident(bench))
+    for d in (5, 10):
+        yield from best.each(
+            f"evaluate_backward to x d={d}", 12 * n, _TILES,
+            lambda d=d: evaluate_backward(y(), x(), coef(d), None, "power", want_x=True, want_coef=True),
+        )  # fmt: skip
+        yield from best.each(f"evaluate d={d}", 8 * n, _TILES, lambda d=d: evaluate(x(), coef(d), None, "power"))
+    yield from best.each(
+        "objective chebyshev d=5", 8 * n, _TILES,
+        lambda: objective(x(), y(), coef(5), None, None, MAPPING, "chebyshev", "mse", 0.0),
+    )  # fmt: skip
+    weight = functools.cache(lambda: bench.uniform(1, n, seed=3).abs())
+    yield from best.each(
+        "moments weighted d=5", 12 * n, _MOMENTS, lambda: moments(x(), y(), weight(), 5, MAPPING)
+    )  # fmt: skip
+    series, length = bench.choose((2, 2**7), (64, 2**20))
+    rows = functools.cache(lambda: (bench.uniform(1, length), bench.normal(series, length, seed=1)))
+    coefs = functools.cache(lambda: bench.normal(series, 6, seed=2))
+    yield from best.each(
+        "objective of 64 series to their shared x", 8 * series * length,
+        ({}, *({"shared_buffer": 1 << log} for log in (22, 24, 28))),
+        lambda: objective(*rows(), coefs(), *PLAIN, want_x=True),
+    )  # fmt: skip
+    yield Case("best", best.figures)
+    yield from _fullest(bench)
+
+
+def _resident(bench: Bench) -> tuple[Callable[[], Any], ...]:
+    """Runs of resident with 64, 250, 1000 and 2000 samples."""
+    samples = torch.linspace(-math.pi, math.pi, bench.choose(100, 2000), device=bench.device)
+
+    def run(n_samples: int) -> None:
+        some = samples[:n_samples]
+        polyfit.train(
+            some, some.sin(), torch.zeros(6, device=bench.device), optimizer=SGD(LR),
+            epochs=bench.choose(3, 10_000), reduction="sum", engine="resident", impl="triton", record_every=1000,
+        )  # fmt: skip
+
+    return tuple(functools.partial(run, n) for n in bench.choose((40,), (64, 250, 1000, 2000)))
+
+
+def _fullest(bench: Bench) -> Iterator[Case]:
+    """An epoch of resident with the longest series: some losses spill registers there, the squared error does not."""
+    for name, n_samples, dtype in (("float32", 8192, torch.float32), ("float64", 4096, torch.float64)):
+        n = bench.choose(40, n_samples)
+        x = bench.uniform(n, dtype=dtype)
+        y = (x > 0).to(dtype)
+        for loss in ("mse", "bce_with_logits", "log_cosh", "cauchy"):
+            train = functools.partial(
+                polyfit.train, x, y, x.new_zeros(6), optimizer=Adam(1e-4), epochs=bench.choose(3, 2000), loss=loss,
                 engine="resident", impl="triton", record_every=1000,
             )  # fmt: skip
-            timed(f"resident n={n_samples}, 20000 epochs", 0.0, run, resident_warps=choice)
+            yield Case(
+                f"resident {name} n={n_samples} {loss}, 2000 epochs of Adam",
+                lambda train=train: {"seconds": bench.wall(train, rounds=3)},
+            )
+
+
+class _Best:
+    """Policies tried for each kernel, and the fastest of each."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._tried: dict[str, list[tuple[float, Changes]]] = {}
+
+    def each(
+        self, kernel: str, n_bytes: int, policies: tuple[Changes, ...], *functions: Callable[[], Any]
+    ) -> Iterator[Case]:
+        """A case for each policy and function."""
+        for number, function in enumerate(functions):
+            name = kernel if len(functions) == 1 else f"{kernel} {number}"
+            for changes in policies[:2] if self._bench.is_small else policies:
+                shown = ", ".join(f"{field}={value}" for field, value in changes.items()) or "default"
+                yield Case(
+                    f"{name}: {shown}",
+                    lambda name=name, changes=changes, function=function: self._measure(
+                        name, n_bytes, changes, function
+                    ),
+                )
+
+    def _measure(self, name: str, n_bytes: int, changes: Changes, function: Callable[[], Any]) -> dict[str, Any]:
+        with launch.using(dataclasses.replace(launch.DEFAULT, **changes)):
+            seconds = self._bench.seconds(function, most=0.3)
+        self._tried.setdefault(name, []).append((seconds, changes))
+        figures = {"kernel": name, "policy": {key: str(value) for key, value in changes.items()}}
+        if not n_bytes:
+            return figures | {"seconds": seconds}
+        beside = self._bench.beside_copy(seconds, n_bytes)
+        return figures | beside | ({"bytes_per_second": n_bytes / seconds} if beside else {})
+
+    def figures(self) -> dict[str, Any]:
+        """For each kernel the time of the best policy as a share of the default's, and its changes."""
+        found = {}
+        for name, tried in self._tried.items():
+            seconds, changes = min(tried, key=lambda pair: pair[0])
+            if not changes or self._bench.is_warming:
+                continue
+            default = next((time for time, changes in tried if not changes), seconds)
+            found[name] = f"{seconds / default:.3f} of the default's time with {changes}"
+        return {"best": found}

@@ -1,21 +1,36 @@
-"""Every kernel against float64."""
+"""Phase "smoke": every kernel once, small and large, for every dtype, against float64.
+
+The truth is autograd of the plain formula in float64, and for the loops over epochs torch.optim on the CPU.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu.timing import DTYPES, Bench
+import polyfit
+from bench.gpu import machine
+from bench.gpu.measuring import DTYPES, Bench, Case
 from polyfit import bases, formula, losses
+from polyfit.bases import AffineMap
+from polyfit.optimizers import SGD, Adam
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
+# Samples of a series, and whether they have weights: one sample, one program, several programs, a full card.
+SIZES = ((1, True), (1000, False), (100_003, True), (10_000_019, False))
+EPOCHS = 60
+LOOPS = {"descent": ("moments", "mse", SGD(0.05)), "resident": ("resident", "huber", Adam(0.05))}
+Errors = Iterator[tuple[str, float]]
 
-def _allowed(dtype: torch.dtype) -> float:
+
+def allowed(dtype: torch.dtype) -> float:
     """The largest relative error: of float64, of float32, or of float32 rounded to a half type."""
     return {torch.float64: 1e-12, torch.float32: 2e-5}.get(dtype, 1e-2)
 
@@ -27,50 +42,142 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def smoke(bench: Bench) -> None:
-    """Every kernel against float64 by autograd of the plain formula, short and long, every dtype."""
-    sizes = (1, 1000) if bench.small or bench.warm else (1, 1000, 100_003, 10_000_019)
-    for name, dtype in DTYPES.items():
-        wrong = []
-        for n_samples in sizes:
-            for weighted in (False, True):
-                for kind, error in _errors(bench, n_samples, dtype, weighted=weighted):
-                    if not error <= _allowed(dtype):
-                        wrong.append((n_samples, weighted, kind, error))
-        bench.report(f"smoke {name}", wrong=len(wrong), which=str(wrong[:20]))
+def cases(bench: Bench) -> Iterator[Case]:
+    """The card, then every kernel."""
+    yield Case("card", lambda: _card(bench))
+    # Kernels that compile long come first. Descent computes in float64 whatever the samples are: one compiles for all.
+    for n_series, n_samples in ((3, 40),) if bench.is_small else ((1, 2000), (40, 64)):
+        for name, dtype in DTYPES.items():
+            yield _case(
+                f"resident {name} {n_series} series of {n_samples}",
+                dtype,
+                functools.partial(_loop, bench, "resident", n_series, n_samples, dtype),
+            )
+        yield Case(
+            f"descent {n_series} series of {n_samples}",
+            lambda n_series=n_series, n_samples=n_samples: _in_every_dtype(
+                functools.partial(_loop, bench, "descent", n_series, n_samples)
+            ),
+        )
+    for n_samples, is_weighted in SIZES[:2] if bench.is_small else SIZES:
+        for name, dtype in DTYPES.items():
+            for kernel, errors in (("objective", _objective), ("evaluate", _evaluate), ("moments", _moments)):
+                yield _case(
+                    f"{kernel} {name} n={n_samples}{' weighted' if is_weighted else ''}",
+                    dtype,
+                    functools.partial(errors, bench, n_samples, dtype, is_weighted),
+                )
 
 
-def _errors(bench: Bench, n_samples: int, dtype: torch.dtype, *, weighted: bool) -> Iterator[tuple[str, float]]:
-    x, y = bench.uniform(1, n_samples, dtype=dtype), bench.normal(1, n_samples, dtype=dtype, seed=1)
-    coef = bench.normal(1, 6, dtype=dtype, seed=2)
-    weight = bench.uniform(1, n_samples, dtype=dtype, seed=3).abs() if weighted else None
-    mapping = bases.affine_map((-2.0, 3.0), bases.BASES["chebyshev"], torch.float64)
+def _card(bench: Bench) -> dict[str, Any]:
+    """What the card is, its rate, and its clocks after half a second of copying."""
+    if bench.is_warming:
+        return {}
+    rate = bench.copy_rate
+    names = ("clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
+    found = machine.ask_driver(*names) if bench.has_gpu else None
+    properties = torch.cuda.get_device_properties(0) if bench.has_gpu else None
+    described = {
+        name: getattr(properties, name, None) for name in ("multi_processor_count", "total_memory", "L2_cache_size")
+    }
+    return {"bytes_per_second": rate, **described, **dict(zip(names, found or (), strict=False))}
+
+
+def _case(name: str, dtype: torch.dtype, errors: Callable[[], Errors]) -> Case:
+    return Case(name, lambda: _verdict(dict(errors()), dtype))
+
+
+def _verdict(found: dict[str, float], dtype: torch.dtype) -> dict[str, Any]:
+    wrong = {part: error for part, error in found.items() if not error <= allowed(dtype)}
+    return {"wrong": len(wrong), "which": wrong, "largest_error": max(found.values()), "allowed": allowed(dtype)}
+
+
+def _in_every_dtype(errors: Callable[[torch.dtype], Errors]) -> dict[str, Any]:
+    verdicts = {name: _verdict(dict(errors(dtype)), dtype) for name, dtype in DTYPES.items()}
+    return {
+        "wrong": sum(verdict["wrong"] for verdict in verdicts.values()),
+        "which": {name: verdict["which"] for name, verdict in verdicts.items() if verdict["wrong"]},
+        "largest_error": {name: verdict["largest_error"] for name, verdict in verdicts.items()},
+        "allowed": {name: allowed(dtype) for name, dtype in DTYPES.items()},
+    }
+
+
+def _objective(bench: Bench, n_samples: int, dtype: torch.dtype, is_weighted: bool) -> Errors:
+    x, y, coef, weight, mapping = _data(bench, n_samples, dtype, is_weighted)
     leaves = [part.double().requires_grad_() for part in (x, y, coef)]
     total = losses.resolve("huber")
-    model = formula.Model("chebyshev", mapping, total)
-    values = formula.polyval(leaves[0], leaves[2], model)
+    values = formula.polyval(leaves[0], leaves[2], formula.Model("chebyshev", mapping, total))
     terms = total.value(values, leaves[1])
-    if weight is not None:
-        terms = terms * weight.double()
-    truth = torch.autograd.grad(terms.sum(), leaves, retain_graph=True)
-    results = objective(x, y, coef, weight, None, mapping, "chebyshev", *total.kernel, want_x=True, want_y=True)
-    yield "objective", relative_error(results[0].sum(), terms.sum().detach())
-    for part, found, expected in zip(
-        ["coef", "x", "y"], (results[2], results[3], results[4]), (truth[2], truth[0], truth[1]), strict=True
-    ):
-        assert found is not None
-        yield f"objective to {part}", relative_error(found, expected)
-    yield "evaluate", relative_error(evaluate(x, coef, mapping, "chebyshev"), values.detach())
-    upstream = bench.normal(1, n_samples, dtype=dtype, seed=4)
-    truth = torch.autograd.grad(values, (leaves[0], leaves[2]), upstream.double())
-    found = evaluate_backward(upstream, x, coef, mapping, "chebyshev", want_x=True, want_coef=True)
-    for part, result, expected in zip(["x", "coef"], found, truth, strict=True):
+    terms = terms if weight is None else terms * weight.double()
+    truth = torch.autograd.grad(terms.sum(), leaves)
+    found = objective(x, y, coef, weight, None, mapping, "chebyshev", *total.kernel, want_x=True, want_y=True)
+    yield "value", relative_error(found[0].sum(), terms.sum())
+    for part, result, expected in zip(("x", "y", "coef"), (found[3], found[4], found[2]), truth, strict=True):
         assert result is not None
-        yield f"evaluate_backward to {part}", relative_error(result, expected)
+        yield f"gradient to {part}", relative_error(result, expected)
+    # Without gradients of samples: the kernel that the headline times.
+    found = objective(x, y, coef, weight, None, mapping, "chebyshev", *total.kernel)
+    assert found[2] is not None
+    yield "value alone", relative_error(found[0].sum(), terms.sum())
+    yield "gradient to coef alone", relative_error(found[2], truth[2])
+
+
+def _evaluate(bench: Bench, n_samples: int, dtype: torch.dtype, is_weighted: bool) -> Errors:
+    x, upstream, coef, _, mapping = _data(bench, n_samples, dtype, is_weighted=False)
+    leaves = [part.double().requires_grad_() for part in (x, coef)]
+    values = formula.polyval(leaves[0], leaves[1], formula.Model("chebyshev", mapping, losses.MSE()))
+    yield "values", relative_error(evaluate(x, coef, mapping, "chebyshev"), values)
+    truth = torch.autograd.grad(values, leaves, upstream.double())
+    # Weighted or not is nothing to this kernel; with and without the gradient to x are its variants.
+    found = evaluate_backward(upstream, x, coef, mapping, "chebyshev", want_x=not is_weighted, want_coef=True)
+    for part, result, expected in zip(("x", "coef"), found, truth, strict=True):
+        if result is not None:
+            yield f"gradient to {part}", relative_error(result, expected)
+
+
+def _moments(bench: Bench, n_samples: int, dtype: torch.dtype, is_weighted: bool) -> Errors:
+    x, y, _, weight, mapping = _data(bench, n_samples, dtype, is_weighted)
     squares, with_y, of_x = moments(x, y, weight, 5, mapping)
-    t = x.double() * mapping.scale - mapping.center * mapping.scale + mapping.shift  # pyright: ignore[reportOptionalMemberAccess]
+    t = x.double() * mapping[1] - mapping[0] * mapping[1] + mapping[2]
     chebyshev = torch.cos(torch.arange(11, device=x.device)[:, None] * torch.acos(t))
     w = torch.ones_like(t) if weight is None else weight.double()
-    yield "moments of y^2", relative_error(squares, (w * y.double() ** 2).sum(1))
-    yield "moments of y", relative_error(with_y, (w * y.double() * chebyshev[:6]).sum(1)[None])
-    yield "moments of x", relative_error(of_x, (w * chebyshev).sum(1)[None])
+    yield "y^2", relative_error(squares, (w * y.double() ** 2).sum(1))
+    yield "y", relative_error(with_y, (w * y.double() * chebyshev[:6]).sum(1)[None])
+    yield "x", relative_error(of_x, (w * chebyshev).sum(1)[None])
+
+
+def _data(
+    bench: Bench, n_samples: int, dtype: torch.dtype, is_weighted: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, AffineMap]:
+    x, y = bench.uniform(1, n_samples, dtype=dtype), bench.normal(1, n_samples, dtype=dtype, seed=1)
+    weight = bench.uniform(1, n_samples, dtype=dtype, seed=3).abs() if is_weighted else None
+    mapping = bases.affine_map((-2.0, 3.0), bases.BASES["chebyshev"], torch.float64)
+    assert mapping is not None
+    return x, y, bench.normal(1, 6, dtype=dtype, seed=2), weight, mapping
+
+
+def _loop(bench: Bench, kernel: str, n_series: int, n_samples: int, dtype: torch.dtype) -> Errors:
+    engine, loss, rule = LOOPS[kernel]
+    epochs = bench.choose(4, EPOCHS)
+    x, y = bench.uniform(n_series, n_samples, dtype=dtype), bench.normal(n_series, n_samples, dtype=dtype, seed=1)
+    start = bench.normal(n_series, 4, dtype=dtype, seed=2)
+    found = polyfit.train(
+        x, y, start, optimizer=rule, epochs=epochs, loss=loss, per_series=True, record_every=7, basis="chebyshev",
+        domain=(-1.0, 1.0), engine=engine, impl="triton",
+    )  # fmt: skip
+    wide_x, wide_y, coef = x.double().cpu(), y.double().cpu(), start.double().cpu().requires_grad_()
+    lr = float(rule.lr)  # pyright: ignore[reportArgumentType]
+    optimizer = torch.optim.SGD([coef], lr=lr) if isinstance(rule, SGD) else torch.optim.Adam([coef], lr=lr)
+    pointwise = {"mse": torch.nn.functional.mse_loss, "huber": torch.nn.functional.huber_loss}[loss]
+    terms = torch.stack([torch.ones_like(wide_x), wide_x, 2 * wide_x**2 - 1, 4 * wide_x**3 - 3 * wide_x], -1)
+    recorded = []
+    for epoch in range(epochs + 1):
+        values = pointwise((terms @ coef[..., None])[..., 0], wide_y, reduction="none").mean(-1)
+        if epoch % 7 == 0 or epoch == epochs:
+            recorded.append(values.detach())
+        optimizer.zero_grad()
+        values.sum().backward()
+        if epoch < epochs:
+            optimizer.step()
+    yield "coef", relative_error(found.coef.cpu(), coef)
+    yield "losses", relative_error(found.losses.values.cpu(), torch.stack(recorded))

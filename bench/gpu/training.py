@@ -1,59 +1,120 @@
-"""Loops over epochs, and fits, as their callers see them."""
+"""Loops over epochs, as their callers see them: the tutorial's run, and a million small models side by side."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import polyfit
 from bench import peers
+from bench.gpu.measuring import Bench, Case, Peer
 from bench.gpu.smoke import relative_error
-from bench.gpu.timing import EPOCHS, LR, Bench
 from polyfit.optimizers import SGD, Adam
+from polyfit.training import Training
+
+EPOCHS, LR = 80_000, 0.55e-7
+EPOCHS_OF_PEERS = 1000
+RULES = {"": SGD(LR), " of Adam": Adam(1e-3)}
 
 
-def training(bench: Bench) -> None:
-    """The tutorial's run in each engine; a million small models side by side; a fit."""
-    n_samples, epochs = (100, 6) if bench.small else (2000, EPOCHS)
-    x = torch.linspace(-math.pi, math.pi, n_samples, device=bench.device)
-    y = torch.sin(x)
-    start = torch.randn(6, generator=torch.Generator().manual_seed(0)).to(bench.device)
-    options: dict[str, Any] = {"reduction": "sum", "impl": "triton"}
-    truth = polyfit.train(
-        x.double().cpu(), y.double().cpu(), start.double().cpu(), optimizer=SGD(LR), epochs=epochs, reduction="sum"
+def cases(bench: Bench) -> Iterator[Case]:
+    """The tutorial in each engine, then many series."""
+    yield from _tutorial(bench)
+    yield from _many(bench)
+
+
+def _tutorial(bench: Bench) -> Iterator[Case]:
+    """sin(x), 2000 samples, degree 5; stepwise makes fewer epochs, and its time is that of all."""
+    n_samples, epochs = bench.choose((100, 8), (2000, EPOCHS))
+
+    @functools.cache
+    def data() -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.linspace(-math.pi, math.pi, n_samples, device=bench.device)
+        start = torch.randn(6, generator=torch.Generator().manual_seed(0)).to(bench.device)
+        return x, torch.sin(x), start
+
+    def train(rule: SGD | Adam, epochs: int, engine: str, impl: str = "triton", device: str | None = None) -> Training:
+        x, y, start = (part.to(device or bench.device) for part in data())
+        return polyfit.train(
+            x, y, start, optimizer=rule, epochs=epochs, reduction="sum", engine=engine, impl=impl  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+    @functools.cache
+    def truth() -> Tensor:
+        x, y, start = (part.double().cpu() for part in data())
+        return polyfit.train(x, y, start, optimizer=SGD(LR), epochs=epochs, reduction="sum").coef
+
+    few = bench.choose(4, EPOCHS_OF_PEERS)
+    scale = epochs / few
+
+    @functools.cache
+    def loops(name: str) -> dict[str, Any]:
+        rule = RULES[name]
+        return bench.peers(
+            {
+                "eager": Peer(lambda: lambda: peers.train_eagerly(*data(), rule, "mse", few), scale, False),
+                "eager in a CUDA graph": Peer(
+                    lambda: lambda: peers.train_graphed(*data(), rule, "mse", few), scale, False
+                ),
+                "torch.compile": Peer(lambda: lambda: peers.train_compiled(*data(), rule, "mse", few), scale, False),
+            }
+        )
+
+    def measure(engine: str, name: str) -> dict[str, Any]:
+        rule = RULES[name]
+        made = epochs // 20 if engine == "stepwise" and not bench.is_small else epochs
+        found = train(rule, made, engine)
+        figures: dict[str, Any] = {
+            "n_samples": n_samples,
+            "seconds": bench.wall(lambda: train(rule, made, engine)) * (epochs / made),
+            "epochs": epochs,
+        }
+        if made < epochs:
+            figures["epochs_made"] = made
+        elif isinstance(rule, SGD) and not bench.is_warming:
+            figures["error_of_coef"] = relative_error(found.coef.cpu(), truth())
+        # On a CPU no data stay in registers: resident's peer there makes its epochs step by step.
+        there, made_there = ("stepwise" if engine == "resident" else engine), epochs if engine == "closed_form" else few
+        on_cpu = Peer(lambda: lambda: train(rule, made_there, there, "torch", "cpu"), epochs / made_there, False)
+        in_cpu = bench.peers({"cpu": on_cpu})
+        return figures | loops(name) | {"peers": loops(name)["peers"] | in_cpu["peers"]}
+
+    for name, rule in RULES.items():
+        engines = ("closed_form", "moments", "resident", "stepwise")
+        for engine in engines if isinstance(rule, SGD) else engines[1:]:
+            yield Case(f"80000 epochs{name}, {engine}", lambda engine=engine, name=name: measure(engine, name))
+
+
+def _many(bench: Bench) -> Iterator[Case]:
+    """A million series of 64 samples, each with its own four coefficients."""
+    series, epochs = bench.choose((3, 4), (1_000_000, 1000))
+    few = bench.choose(2, 10)
+
+    @functools.cache
+    def data() -> tuple[Tensor, Tensor, Tensor]:
+        x = bench.uniform(series, 64)
+        return x, x.sin(), x.new_zeros(series, 4)
+
+    def train() -> Training:
+        return polyfit.train(
+            *data(), optimizer=Adam(0.01), epochs=epochs, loss="huber", per_series=True, record_every=500,
+            impl="triton", engine="resident",
+        )  # fmt: skip
+
+    others = {
+        "eager": Peer(lambda: lambda: peers.train_rows_eagerly(*data(), Adam(0.01), few), epochs / few, False),
+    }
+    yield Case(
+        "a million series of 64, 1000 epochs of Adam",
+        lambda: {
+            "n_samples": series * 64,
+            "seconds": bench.wall(train, rounds=2),
+            "epochs": epochs,
+            **bench.peers(others),
+        },
     )
-
-    def run(name: str, rule: SGD | Adam, epochs: int, **more: Any) -> None:
-        call = lambda: polyfit.train(x, y, start, optimizer=rule, epochs=epochs, **options, **more)  # noqa: E731
-        found = call()
-        seconds = bench.wall(call)
-        figures: dict[str, Any] = {"ms": seconds * 1e3, "us_an_epoch": seconds / epochs * 1e6, "engine": found.engine}
-        if isinstance(rule, SGD) and more.get("loss", "mse") == "mse" and found.epochs == truth.epochs:
-            figures["error_of_coef"] = relative_error(found.coef.cpu(), truth.coef)
-        bench.report(f"train {name}, {epochs} epochs", **figures)
-
-    run("closed_form", SGD(LR), epochs, engine="closed_form")
-    run("moments", SGD(LR), epochs, engine="moments")
-    run("moments Adam", Adam(1e-3), epochs, engine="moments")
-    run("resident", SGD(LR), epochs, engine="resident")
-    run("resident Adam", Adam(1e-3), epochs, engine="resident")
-    run("resident huber", SGD(LR), epochs, engine="resident", loss="huber")
-    run("stepwise", SGD(LR), 6 if bench.small else 4000, engine="stepwise")
-    run("stepwise Adam huber", Adam(1e-3), 6 if bench.small else 4000, engine="stepwise", loss="huber")
-    if not bench.small:
-        for name, loop in (("eager Horner", peers.train_eagerly), ("CUDA graph of eager Horner", peers.train_graphed)):
-            seconds = bench.wall(lambda loop=loop: loop(x, y, start, SGD(LR), "mse", 1000), rounds=3)
-            bench.report(f"train {name}, 1000 epochs", ms=seconds * 1e3, us_an_epoch=seconds * 1e3)
-    series, epochs = (3, 4) if bench.small else (1_000_000, 1000)
-    many = bench.uniform(series, 64)
-    seconds = bench.wall(lambda: polyfit.train(
-        many, many.sin(), many.new_zeros(series, 4), optimizer=Adam(0.01), epochs=epochs, loss="huber", per_series=True,
-        record_every=500, impl="triton", engine="resident",
-    ), rounds=2)  # fmt: skip
-    bench.report(f"train {series} series of 64, {epochs} epochs of Adam, huber", ms=seconds * 1e3)
-    for log in (10,) if bench.small else (16, 20, 24, 27):
-        some = bench.uniform(2**log)
-        seconds = bench.wall(lambda some=some: polyfit.fit(some, some.sin(), 5, impl="triton"), rounds=3)
-        bench.report(f"fit d=5 n=2^{log}", ms=seconds * 1e3)

@@ -116,7 +116,7 @@ def barriers_of_passes(n_sums: int, itemsize: int, warps: int) -> int:
     return 2 * -(-itemsize * polyfit_kernels.sums.width(n_sums) * warps // 128) + 1
 
 
-class _Recorder:
+class Recorder:
     """Stands for a kernel and keeps what it is launched with."""
 
     def __init__(self, kernel: Any) -> None:
@@ -132,7 +132,7 @@ class _Recorder:
         self.options = arguments  # as Triton does: num_warps, maxnreg
 
 
-_LAUNCHERS = {
+LAUNCHERS = {
     "objective": (polyfit_kernels.objective, "_objective_kernel", "objective"),
     "evaluate": (polyfit_kernels.evaluate, "_evaluate_kernel", "evaluate"),
     "evaluate_backward": (polyfit_kernels.evaluate, "_evaluate_backward_kernel", "evaluate_backward"),
@@ -142,10 +142,10 @@ _LAUNCHERS = {
 }
 
 
-def record(launcher: str, device: Device, *args: Any, **kwargs: Any) -> _Recorder:
+def record(launcher: str, device: Device, *args: Any, **kwargs: Any) -> Recorder:
     """What `launcher` launches its kernel with on that device."""
-    module, kernel_name, name = _LAUNCHERS[launcher]
-    recorder = _Recorder(getattr(module, kernel_name))
+    module, kernel_name, name = LAUNCHERS[launcher]
+    recorder = Recorder(getattr(module, kernel_name))
     with (
         mock.patch.object(module, kernel_name, recorder),
         mock.patch.object(module, "processors_and_warp", return_value=(device.processors, device.warp)),
@@ -164,7 +164,7 @@ _POINTERS = {
 }
 
 
-def source_of(recorder: _Recorder) -> ASTSource:
+def source_of(recorder: Recorder) -> ASTSource:
     """What Triton's launcher would compile: ones and None become constants, multiples of 16 are known as such.
 
     Of an integer that the kernel does not specialise nothing is known but its width.
@@ -187,12 +187,12 @@ def source_of(recorder: _Recorder) -> ASTSource:
     return ASTSource(recorder.kernel, signature, constants, attributes)
 
 
-def compile_recorded(recorder: _Recorder, device: Device) -> Any:
+def compile_recorded(recorder: Recorder, device: Device) -> Any:
     """Compile what the launcher would launch."""
     return triton.compile(source_of(recorder), target=device.target, options=recorder.options)
 
 
-def ttir_of(recorder: _Recorder, device: Device) -> str:
+def ttir_of(recorder: Recorder, device: Device) -> str:
     """The first of the languages that `compile_recorded` goes through: all arithmetic of addresses, and no layouts."""
     source = source_of(recorder)
     backend: Any = make_backend(device.target)  # whose types are those of one backend
@@ -435,7 +435,7 @@ class Variant:
         """Warps of a program on NVIDIA's; on AMD's there are fewer."""
         return 4 if self.launcher == "moments" or self.compute == torch.float64 else 8
 
-    def record(self, device: Device) -> _Recorder:
+    def record(self, device: Device) -> Recorder:
         """What the launcher launches on the device."""
         x, y, weight = (torch.empty(self.n_series, self.n_samples, dtype=self.dtype) for _ in range(3))
         coef = torch.empty(self.n_series, self.degree + 1, dtype=self.dtype)
@@ -578,7 +578,7 @@ class Resident(Epochs):
         assert 0 < n_samples <= largest
         return n_samples
 
-    def record(self, device: Device) -> _Recorder:
+    def record(self, device: Device) -> Recorder:
         """What the launcher launches on the device."""
         x, y, weight = (torch.empty(self.n_series, self._samples(), dtype=self.dtype) for _ in range(3))
         compute = torch.promote_types(self.dtype, torch.float32)
@@ -600,7 +600,7 @@ class Descent(Epochs):
         """Two matrices, two vectors and the loss at the center."""
         return 2 * (self.degree + 1) ** 2 + 2 * (self.degree + 1) + 1
 
-    def record(self, device: Device) -> _Recorder:
+    def record(self, device: Device) -> Recorder:
         """What the launcher launches on the device."""
         n_series, n_coef = self.n_series, self.degree + 1
         vector, matrix = (n_series, n_coef), (n_series, n_coef, n_coef)

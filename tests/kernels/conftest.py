@@ -1,9 +1,5 @@
 """What tests by Triton's interpreter share."""
 
-import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -23,12 +19,3 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "empty", poisoned(empty))
     monkeypatch.setattr(Tensor, "new_empty", poisoned(new_empty))
-
-
-@pytest.fixture
-def set_policy() -> Iterator[Callable[..., None]]:
-    """`set_policy(largest_grid=2)`: launches are cut by other numbers for the rest of the test."""
-    from polyfit_kernels import launch
-
-    with contextlib.ExitStack() as stack:
-        yield lambda **changes: stack.enter_context(launch.using(dataclasses.replace(launch.current(), **changes)))

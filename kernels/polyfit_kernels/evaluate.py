@@ -35,16 +35,14 @@ def _evaluate_tile(
     GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
 ):
     """Write the values at one tile: all its loads, then one group of samples after the other."""
-    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
+    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     for group in tl.static_range(GROUPS):
         index = start + group * GROUP + offsets
         mask = index < n_samples if MASKED else None
         p = bases.series(bases.to_window(x[group], center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + index, p.to(out_ptr.dtype.element_ty), mask=mask, cache_modifier=STORES)
+        tl.store(out_ptr + index, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_series"])
@@ -71,8 +69,6 @@ def _evaluate_kernel(
     GROUPS: tl.constexpr,
     SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
 ):
     row, program = tiles.place(programs, n_series, SERIES, ROWS)
     GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
@@ -86,12 +82,12 @@ def _evaluate_kernel(
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         _evaluate_tile(
             x_ptr, out_ptr, full * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, True, COMPUTE, LOADS, STORES,
+            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         _evaluate_tile(
             x_ptr, out_ptr, tile * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, False, COMPUTE, LOADS, STORES,
+            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
 
 
@@ -119,13 +115,10 @@ def _pull_back_tile(
     GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
 ):
     """Add one tile to the sums of grad_coef, and write its grad_x."""
-    grads = tiles.load_groups(grad_ptr, start, offsets, stride_gn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
-    xs = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
+    grads = tiles.load_groups(grad_ptr, start, offsets, stride_gn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    xs = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     for group in tl.static_range(GROUPS):
         grad, t = grads[group], bases.to_window(xs[group], center, scale, shift, HAS_DOMAIN)
         if WANT_X:
@@ -135,9 +128,9 @@ def _pull_back_tile(
             grad_x = grad * slope
             if HAS_DOMAIN:
                 grad_x = grad_x * scale
-            tl.store(grad_x_ptr + index, grad_x, mask=mask, cache_modifier=STORES)
+            tl.store(grad_x_ptr + index, grad_x, mask=mask)
         if WANT_COEF:
-            accumulators = sums.add_moments(accumulators, 0, grad, t, DEGREE, BASIS, BLOCK)
+            accumulators = sums.add_moments(accumulators, 0, grad, t, DEGREE, BASIS)
     return accumulators
 
 
@@ -175,9 +168,6 @@ def _evaluate_backward_kernel(
     GROUPS: tl.constexpr,
     SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
 ):
     row, program = tiles.place(programs, n_series, SERIES, ROWS)
     GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
@@ -196,12 +186,12 @@ def _evaluate_backward_kernel(
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, full * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, True, COMPUTE, BLOCK, LOADS, STORES,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, False, COMPUTE, BLOCK, LOADS, STORES,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
     if WANT_COEF and SERIES > 1:
         sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
@@ -227,8 +217,8 @@ def evaluate(
 
 def _launch_evaluate(x, coef, mapping, basis, out) -> None:
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
-    device, policy = processors_and_warp(x.device), launch.current()
-    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=policy)
+    device = processors_and_warp(x.device)
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=launch.current())
     _evaluate_kernel[config.grid(n_series),](
         x, coef, out,
         n_samples, config.programs, n_series, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
@@ -241,8 +231,6 @@ def _launch_evaluate(x, coef, mapping, basis, out) -> None:
         GROUPS=config.groups,
         SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
-        LOADS=policy.eviction,
-        STORES=policy.stores,
         num_warps=config.num_warps,
     )  # fmt: skip
 
@@ -278,8 +266,8 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
     """Write the gradient to coef to grad_coef (S, degree + 1) and that to x to grad_x (S, N); either may be None."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_sums = 1 if grad_coef is None else n_coef
-    device, policy = processors_and_warp(x.device), launch.current()
-    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=policy)
+    device = processors_and_warp(x.device)
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=launch.current())
     programs = config.programs
     partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
     _evaluate_backward_kernel[config.grid(n_series),](
@@ -298,8 +286,5 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
         GROUPS=config.groups,
         SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
-        BLOCK=policy.block_of_powers(n_coef - 1),
-        LOADS=policy.eviction,
-        STORES=policy.stores,
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -59,10 +59,9 @@ def _load(
     GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    LOADS: tl.constexpr,
 ):
     """The samples of a tile from `start` on, [ROWS, GROUPS * COLUMNS]: one load for each group."""
-    return _joined(tiles.load_groups(ptr, start, offsets, stride, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS))
+    return _joined(tiles.load_groups(ptr, start, offsets, stride, n_samples, GROUPS, GROUP, MASKED, COMPUTE))
 
 
 @triton.jit
@@ -103,16 +102,15 @@ def _add_tile(
     GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    LOADS: tl.constexpr,
 ):
     """Add one tile to all sums. Without weights, the sum of the weights (of_x_0) is not changed."""
     # A masked element gets weight zero. A program takes one masked tile at most, so the product costs little.
     IS_WEIGHTED: tl.constexpr = HAS_WEIGHT or MASKED
-    x = _load(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
-    y = _load(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
+    x = _load(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    y = _load(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     t, v = bases.to_window(x, center, scale, shift, HAS_DOMAIN), y - offset
     if HAS_WEIGHT:
-        weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
+        weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
         # Weight zero, also where a tile is masked: the sample is left out, even if it is NaN or infinite.
         is_out = weight == 0.0
         t, v = tl.where(is_out, 0.0, t), tl.where(is_out, 0.0, v)
@@ -205,7 +203,6 @@ def _moments_kernel(
     COLUMNS: tl.constexpr,
     SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
-    LOADS: tl.constexpr,
 ):
     row, program = tiles.place(programs, n_series, SERIES, ROWS)
     COUNT: tl.constexpr = 3 * DEGREE + 3
@@ -222,12 +219,12 @@ def _moments_kernel(
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, full * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
-            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, True, COMPUTE, LOADS,
+            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, tile * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
-            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, False, COMPUTE, LOADS,
+            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
     is_counting = (program == 0) & (tl.arange(0, ROWS) % (ROWS // SERIES) == 0)
     total = _from_products(total, n_samples, is_counting, DEGREE, HAS_WEIGHT)
@@ -276,7 +273,6 @@ def moments(
 def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
     """Write the sums of these series to totals (S, 3 degree + 3)."""
     (n_series, count), n_samples = totals.shape, x.shape[1]
-    policy = launch.current()
     config = launch.choose_moments(
         n_samples,
         n_series,
@@ -284,7 +280,7 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
         *processors_and_warp(x.device),
         degree,
         weighted=weight is not None,
-        policy=policy,
+        policy=launch.current(),
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _moments_kernel[config.grid(n_series),](
@@ -301,6 +297,5 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
         COLUMNS=config.columns,
         SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
-        LOADS=policy.eviction,
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -53,8 +53,7 @@ def _add_group(
     WANT_Y: tl.constexpr,
     WANT_WEIGHT: tl.constexpr,
     MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STORES: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
 ):
     """Add one group of samples to all sums, and write its per-sample gradients."""
     mask = index < n_samples if MASKED else None
@@ -87,16 +86,16 @@ def _add_group(
             grad_x = tl.where(is_out, 0.0, grad_x)
         if HAS_DOMAIN:
             grad_x = grad_x * scale
-        tl.store(grad_x_ptr + index, grad_x, mask=mask, cache_modifier=STORES)
+        tl.store(grad_x_ptr + index, grad_x, mask=mask)
     if WANT_Y:
-        tl.store(grad_y_ptr + index, to_y * upstream, mask=mask, cache_modifier=STORES)
+        tl.store(grad_y_ptr + index, to_y * upstream, mask=mask)
     if WANT_WEIGHT:
-        tl.store(grad_weight_ptr + index, to_weight * upstream, mask=mask, cache_modifier=STORES)
+        tl.store(grad_weight_ptr + index, to_weight * upstream, mask=mask)
     HEAD: tl.constexpr = 2 if HAS_WEIGHT else 1
     if WANT_COEF:
         for k in tl.static_range(DEGREE + 1):
             head += (accumulators[HEAD + k],)
-        return sums.add_moments(head, HEAD, delta, t, DEGREE, BASIS, BLOCK)
+        return sums.add_moments(head, HEAD, delta, t, DEGREE, BASIS, POWER_BLOCK)
     return head
 
 
@@ -134,23 +133,19 @@ def _add_tile(
     GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
 ):
     """Add one tile to all sums, and write its per-sample gradients: all its loads, then one group after the other."""
-    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
-    y = tiles.load_groups(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS)
+    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    y = tiles.load_groups(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     weight = x  # not used without weights
     if HAS_WEIGHT:
-        weight = tiles.load_groups(
-            weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE, LOADS
-        )
+        weight = tiles.load_groups(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     for group in tl.static_range(GROUPS):
         accumulators = _add_group(
             accumulators, x[group], y[group], weight[group], grad_x_ptr, grad_y_ptr, grad_weight_ptr,
             start + group * GROUP + offsets, n_samples, coef, upstream, parameter, center, scale, shift,
-            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, MASKED, BLOCK, STORES,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, MASKED, POWER_BLOCK,
         )  # fmt: skip
     return accumulators
 
@@ -202,9 +197,7 @@ def _objective_kernel(
     GROUPS: tl.constexpr,
     SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LOADS: tl.constexpr,
-    STORES: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
 ):
     row, program = tiles.place(programs, n_series, SERIES, ROWS)
     GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
@@ -232,14 +225,14 @@ def _objective_kernel(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, full * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
             DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT,
-            GROUPS, GROUP, True, COMPUTE, BLOCK, LOADS, STORES,
+            GROUPS, GROUP, True, COMPUTE, POWER_BLOCK,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, tile * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
             DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT,
-            GROUPS, GROUP, False, COMPUTE, BLOCK, LOADS, STORES,
+            GROUPS, GROUP, False, COMPUTE, POWER_BLOCK,
         )  # fmt: skip
     if SERIES > 1:
         sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
@@ -354,6 +347,7 @@ def _launch(
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
     policy = launch.current()
+    is_high = n_coef - 1 > policy.low_degree
     config = launch.choose(
         n_samples,
         n_series,
@@ -361,6 +355,7 @@ def _launch(
         *processors_and_warp(x.device),
         n_sums=count,
         widens=compute == torch.float64 and x.dtype != torch.float64,
+        loads=policy.loads[is_high],
         policy=policy,
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
@@ -386,8 +381,6 @@ def _launch(
         GROUPS=config.groups,
         SERIES=config.series,
         COMPUTE=compute_dtypes(compute)[1],
-        BLOCK=policy.block_of_powers(n_coef - 1),
-        LOADS=policy.eviction,
-        STORES=policy.stores,
+        POWER_BLOCK=policy.power_block[is_high],
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -56,13 +56,13 @@ def has_rest(n_samples, full, program, programs, TILE: tl.constexpr):
 
 
 @triton.jit
-def load(ptr, start, offsets, stride, mask, MASKED: tl.constexpr, COMPUTE: tl.constexpr, EVICTION: tl.constexpr = ""):
+def load(ptr, start, offsets, stride, mask, MASKED: tl.constexpr, COMPUTE: tl.constexpr):
     """The samples of a tile from `start` on, in the dtype that computes; 0 where the mask is not set."""
     if MASKED:
         at = ptr + start * stride + offsets * stride
-        return tl.load(at, mask=mask, other=0.0, eviction_policy=EVICTION).to(COMPUTE)
+        return tl.load(at, mask=mask, other=0.0).to(COMPUTE)
     else:
-        return tl.load(ptr + start * stride + offsets * stride, eviction_policy=EVICTION).to(COMPUTE)
+        return tl.load(ptr + start * stride + offsets * stride).to(COMPUTE)
 
 
 @triton.jit
@@ -76,12 +76,11 @@ def load_groups(
     GROUP: tl.constexpr,  # samples of a series in a group
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
-    EVICTION: tl.constexpr = "",
 ):
     """The groups of a tile, a tuple of [ROWS, COLUMNS]: one load for each, none of which waits for another."""
     loads = ()
     for group in tl.static_range(GROUPS):
         first = start + group * GROUP
         mask = first + offsets < n_samples if MASKED else None
-        loads += (load(ptr, first, offsets, stride, mask, MASKED, COMPUTE, EVICTION),)
+        loads += (load(ptr, first, offsets, stride, mask, MASKED, COMPUTE),)
     return loads

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -56,19 +57,23 @@ class Policy:
         shared_buffer: the most values of the per-sample gradient of an operand that all series share. The buffer holds
             the gradients of some series at a time, which are then summed over the series. 2^26 values of float32 are
             256 MiB. To be measured.
-        low_degree: the degree up to which the first of `loads` and of `power_block` is taken, and `moments_samples`.
+        low_degree: the degree up to which the first of `loads` and of `power_block` is taken.
         loads: loads of a thread for each operand of objective, up to `low_degree` and above. All are done before the
             first is used. With 2 at degree 20, objective has 0.92 of the bytes a second of a copy, with 1 it has 0.79;
             at degree 5 both have 1.02.
         power_block: powers of t that objective keeps for the gradient to coef, up to `low_degree` and above. 1 keeps
             none. With 2 loads at degree 20, 4 powers give 0.98 of the copy, 2 give 0.95 and 8 give 0.97.
         moments_samples: samples that a thread holds in moments, without weights and with them. All are loaded before
-            the first is used, and each sum over them is converted to float64 once. 8 with weights: the third operand
-            gives half as much time more, and 16 samples would take 128 registers instead of 96 at degree 5 on sm_90. To
-            be measured.
-        moments_samples_above: the same above `low_degree`.
-        moments_programs: programs of moments for each multiprocessor. 3 take as long at degrees 1 and 5 and 6 % longer
-            at degree 8; 2 and 6 take up to a fifth longer.
+            the first is used, and each sum over them is converted to float64 once. With weights, 8 and 16 take as long
+            at degree 5.
+        moments_samples_above: the same above `moments_degrees`.
+        moments_degrees: the largest degrees with `moments_samples`: without weights on NVIDIA GPUs of compute
+            capability 8 and 9, without weights on others, and with weights. Above them registers spill: with 16 samples
+            on sm_100 and gfx942 at degree 15, on sm_90 at degree 24. At degree 20, 16 samples have 0.53 of the copy, 8
+            have 0.45, and 4 have 0.32.
+        moments_programs: programs of moments for each multiprocessor, up to degree 7, up to 10, and above. So many fit
+            with Triton 3.7.1. At degree 10, 3 programs have 0.92 of the copy and 4 have 0.66. At degree 8, 3 have 0.97
+            and 4 have 1.00 (with Triton 3.6.0).
         series_samples: about as many samples of a short series lie in one thread, if the series of a launch fill the
             device. A program then has several series. With 0 each series has a program of its own. A million series of
             64 samples at degree 3 have 0.89 of the copy with 8 and 0.88 with 16 (objective), 0.95 and 0.94 (evaluate),
@@ -93,8 +98,9 @@ class Policy:
     loads: tuple[int, int] = (1, 2)
     power_block: tuple[int, int] = (1, 4)
     moments_samples: tuple[int, int] = (16, 8)
-    moments_samples_above: tuple[int, int] = (4, 4)
-    moments_programs: int = 4
+    moments_samples_above: int = 4
+    moments_degrees: tuple[int, int, int] = (20, 12, 10)
+    moments_programs: tuple[int, int, int] = (4, 3, 2)
     series_samples: int = 8
     series_loads: int = 4
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -182,6 +188,7 @@ def _choose_short(
     return LaunchConfig(policy.widening_rows, columns, policy.widening_rows // warp_size, 1, groups, series)
 
 
+@functools.lru_cache
 def choose(
     n_samples: int,
     n_series: int,
@@ -225,6 +232,7 @@ def choose(
     return LaunchConfig(rows, columns, num_warps, programs, groups)
 
 
+@functools.lru_cache
 def choose_moments(
     n_samples: int,
     n_series: int,
@@ -234,14 +242,17 @@ def choose_moments(
     degree: int,
     *,
     weighted: bool,
+    capability: int = 0,
     policy: Policy = DEFAULT,
 ) -> LaunchConfig:
     """The cut of moments, whose sums are float64: a program may take any number of tiles.
 
     A thread holds `Policy.moments_samples`. A quarter of them if they are float64: these are not converted, and each
-    takes 2 registers. There are `Policy.moments_programs` for each multiprocessor.
+    takes 2 registers. There are `Policy.moments_programs` for each multiprocessor. `capability` is the major compute
+    capability of an NVIDIA GPU, 0 for others.
     """
-    held = (policy.moments_samples_above if degree > policy.low_degree else policy.moments_samples)[weighted]
+    largest = policy.moments_degrees[2 if weighted else 0 if capability in {8, 9} else 1]
+    held = policy.moments_samples[weighted] if degree <= largest else policy.moments_samples_above
     held = max(2, held // 4) if itemsize == 8 else held
     columns = min(held, LOAD_BYTES // itemsize)
     if short := _choose_short(n_samples, n_series, columns, n_processors, warp_size, policy):
@@ -249,7 +260,7 @@ def choose_moments(
     rows = min(policy.widening_rows, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     groups = held // columns if n_samples >= held * rows else 1
     tiles = _ceil_div(n_samples, groups * rows * columns)
-    wave = max(1, n_processors * policy.moments_programs // max(n_series, 1))
+    wave = max(1, n_processors * policy.moments_programs[(degree > 7) + (degree > 10)] // max(n_series, 1))
     programs = 1 if warp_size > NVIDIA_WARP and 3 * degree + 3 > warp_size else max(1, min(tiles, wave))
     return LaunchConfig(rows, columns, rows // warp_size, programs, groups)
 

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 
 from polyfit_kernels import bases, launch, partials, sums, tiles
-from polyfit_kernels.operands import compute_dtypes, parts, processors_and_warp, rows, strides
+from polyfit_kernels.operands import compute_capability, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
 @triton.jit
@@ -280,6 +280,7 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
         *processors_and_warp(x.device),
         degree,
         weighted=weight is not None,
+        capability=compute_capability(x.device),
         policy=launch.current(),
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)

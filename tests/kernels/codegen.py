@@ -7,6 +7,7 @@ specialisations, tile and warps of a real launch. Needs triton with the tools it
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import json
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Device:
     target: GPUTarget
     processors: int
     warp: int
+
+    @property
+    def capability(self) -> int:
+        """The major compute capability; 0 for AMD."""
+        return int(self.target.arch) // 10 if self.target.backend == "cuda" else 0
 
 
 DEVICES = {
@@ -142,13 +148,23 @@ LAUNCHERS = {
 }
 
 
+@contextlib.contextmanager
+def on_device(module: Any, device: Device) -> Iterator[None]:
+    """The launchers of a module take CPU tensors for tensors on that device."""
+    with contextlib.ExitStack() as stack:
+        values = {"processors_and_warp": (device.processors, device.warp), "compute_capability": device.capability}
+        for name in values.keys() & vars(module).keys():
+            stack.enter_context(mock.patch.object(module, name, return_value=values[name]))
+        yield
+
+
 def record(launcher: str, device: Device, *args: Any, **kwargs: Any) -> Recorder:
     """What `launcher` launches its kernel with on that device."""
     module, kernel_name, name = LAUNCHERS[launcher]
     recorder = Recorder(getattr(module, kernel_name))
     with (
         mock.patch.object(module, kernel_name, recorder),
-        mock.patch.object(module, "processors_and_warp", return_value=(device.processors, device.warp)),
+        on_device(module, device),
     ):
         getattr(module, name)(*args, **kwargs)
     return recorder

@@ -65,9 +65,12 @@ def installed(n_gpus: int = 2) -> Iterator[Gpu]:
         number = SimpleNamespace(get_current_stream=lambda index: gpu.current_stream(index).cuda_stream)
         patch.setattr(partials, "driver", SimpleNamespace(active=number))
         patch.setattr(partials, "_tickets", {})
-        operands.processors_and_warp.cache_clear()
+        caches = (operands.processors_and_warp, operands.compute_capability)
+        for cache in caches:
+            cache.cache_clear()
         try:
             with gpu:
                 yield gpu
         finally:
-            operands.processors_and_warp.cache_clear()
+            for cache in caches:
+                cache.cache_clear()

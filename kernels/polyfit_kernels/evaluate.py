@@ -52,7 +52,7 @@ def _evaluate_kernel(
     out_ptr,  # out (S, N) contiguous
     n_samples,  # N
     programs,  # per series
-    n_series,  # S
+    n_series,  # S with several SERIES, else None
     stride_xs,
     stride_xn,
     stride_cs,
@@ -145,7 +145,7 @@ def _evaluate_backward_kernel(
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
     n_samples,  # N
     programs,  # per series
-    n_series,  # S
+    n_series,  # S with several SERIES, else None
     stride_gs,
     stride_gn,
     stride_xs,
@@ -221,7 +221,8 @@ def _launch_evaluate(x, coef, mapping, basis, out) -> None:
     config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=launch.current())
     _evaluate_kernel[config.grid(n_series),](
         x, coef, out,
-        n_samples, config.programs, n_series, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         BASIS=basis,
@@ -272,7 +273,8 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
     partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
     _evaluate_backward_kernel[config.grid(n_series),](
         grad, x, coef, grad_coef, partial, tickets, grad_x,
-        n_samples, programs, n_series, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
+        n_samples, programs, n_series if config.series > 1 else None,
+        *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         BASIS=basis,

@@ -182,7 +182,7 @@ def _moments_kernel(
     ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     n_samples,  # N
     programs,  # per series
-    n_series,  # S
+    n_series,  # S with several SERIES, else None: with weights it would cost 32 registers on sm_100
     stride_xs,
     stride_xn,
     stride_ys,
@@ -286,7 +286,8 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _moments_kernel[config.grid(n_series),](
         x, y, weight, totals, partial, tickets,
-        n_samples, config.programs, n_series, *strides(x), *strides(y), *strides(weight),
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *strides(y), *strides(weight),
         *(mapping or launch.IDENTITY), offset,
         DEGREE=degree,
         HAS_DOMAIN=mapping is not None,

@@ -165,7 +165,7 @@ def _objective_kernel(
     grad_weight_ptr,  # out (S, N) contiguous, with WANT_WEIGHT
     n_samples,  # N
     programs,  # per series
-    n_series,  # S
+    n_series,  # S with several SERIES, else None
     stride_xs,
     stride_xn,
     stride_ys,
@@ -361,7 +361,8 @@ def _launch(
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
     _objective_kernel[config.grid(n_series),](
         x, y, weight, coef, upstream, totals, partial, tickets, grad_x, grad_y, grad_weight,
-        n_samples, config.programs, n_series, *strides(x), *strides(y), *strides(weight), *coef.stride(),
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *strides(y), *strides(weight), *coef.stride(),
         n_samples if n_series > 1 else 0, *(mapping or launch.IDENTITY), parameter,
         DEGREE=n_coef - 1,
         BASIS=basis,

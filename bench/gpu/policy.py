@@ -36,9 +36,9 @@ _TILES: tuple[Changes, ...] = (
 )
 _MOMENTS: tuple[Changes, ...] = (
     {},
-    *({"moments_programs": programs} for programs in (2, 3, 6, 8)),
-    *({"moments_samples": (held, held), "moments_samples_above": (held, held)} for held in (4, 8, 16)),
-    *({"widening_rows": 256, "moments_programs": programs} for programs in (2, 4)),
+    *({"moments_programs": (programs,) * 3} for programs in (2, 3, 4, 6, 8)),
+    *({"moments_samples": (held, held), "moments_samples_above": held} for held in (4, 8, 16)),
+    *({"widening_rows": 256, "moments_programs": (programs,) * 3} for programs in (2, 4)),
 )
 _WARPS: tuple[Changes, ...] = (
     {},

@@ -21,7 +21,7 @@ def _evaluate_tile(
     x_ptr,  # first sample of the series
     out_ptr,
     start,  # int64, first sample of the tile
-    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a group
     n_samples,
     stride_xn,
     coef,  # tuple of scalars
@@ -31,23 +31,28 @@ def _evaluate_tile(
     DEGREE: tl.constexpr,
     BASIS: tl.constexpr,
     HAS_DOMAIN: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
-    """Write the values at one tile."""
-    mask = start + offsets < n_samples if MASKED else None
-    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
-    p = bases.series(bases.to_window(x, center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
-    tl.store(out_ptr + start + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
+    """Write the values at one tile: all its loads, then one group of samples after the other."""
+    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    for group in tl.static_range(GROUPS):
+        index = start + group * GROUP + offsets
+        mask = index < n_samples if MASKED else None
+        p = bases.series(bases.to_window(x[group], center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
+        tl.store(out_ptr + index, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_series"])
 def _evaluate_kernel(
     x_ptr,  # (S or 1, N)
     coef_ptr,  # (S, DEGREE + 1)
     out_ptr,  # out (S, N) contiguous
     n_samples,  # N
     programs,  # per series
+    n_series,  # S with several SERIES, else None
     stride_xs,
     stride_xn,
     stride_cs,
@@ -61,25 +66,28 @@ def _evaluate_kernel(
     HAS_DOMAIN: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
 ):
-    row, program = tiles.place(programs)
-    TILE: tl.constexpr = ROWS * COLUMNS
+    row, program = tiles.place(programs, n_series, SERIES, ROWS)
+    GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
+    TILE: tl.constexpr = GROUPS * GROUP
     x_ptr += row * stride_xs
     out_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = tiles.offsets(ROWS, COLUMNS)
+    offsets = tiles.offsets(ROWS, COLUMNS, SERIES)
     full = tiles.full_tiles(n_samples, TILE)
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         _evaluate_tile(
             x_ptr, out_ptr, full * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, True, COMPUTE,
+            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         _evaluate_tile(
             x_ptr, out_ptr, tile * TILE, offsets, n_samples, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, False, COMPUTE,
+            DEGREE, BASIS, HAS_DOMAIN, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
 
 
@@ -90,7 +98,7 @@ def _pull_back_tile(
     x_ptr,
     grad_x_ptr,
     start,  # int64, first sample of the tile
-    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a group
     n_samples,
     stride_gn,
     stride_xn,
@@ -103,27 +111,30 @@ def _pull_back_tile(
     HAS_DOMAIN: tl.constexpr,
     WANT_COEF: tl.constexpr,
     WANT_X: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """Add one tile to the sums of grad_coef, and write its grad_x."""
-    index = start + offsets
-    mask = index < n_samples if MASKED else None
-    grad = tiles.load(grad_ptr, start, offsets, stride_gn, mask, MASKED, COMPUTE)
-    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
-    t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
-    if WANT_X:
-        _, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
-        grad_x = grad * slope
-        if HAS_DOMAIN:
-            grad_x = grad_x * scale
-        tl.store(grad_x_ptr + index, grad_x, mask=mask)
-    if WANT_COEF:
-        return sums.add_moments(accumulators, 0, grad, t, DEGREE, BASIS)
+    grads = tiles.load_groups(grad_ptr, start, offsets, stride_gn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    xs = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    for group in tl.static_range(GROUPS):
+        grad, t = grads[group], bases.to_window(xs[group], center, scale, shift, HAS_DOMAIN)
+        if WANT_X:
+            index = start + group * GROUP + offsets
+            mask = index < n_samples if MASKED else None
+            _, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
+            grad_x = grad * slope
+            if HAS_DOMAIN:
+                grad_x = grad_x * scale
+            tl.store(grad_x_ptr + index, grad_x, mask=mask)
+        if WANT_COEF:
+            accumulators = sums.add_moments(accumulators, 0, grad, t, DEGREE, BASIS)
     return accumulators
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_series"])
 def _evaluate_backward_kernel(
     grad_ptr,  # (S, N)
     x_ptr,  # (S or 1, N)
@@ -134,6 +145,7 @@ def _evaluate_backward_kernel(
     grad_x_ptr,  # out (S, N) contiguous, with WANT_X
     n_samples,  # N
     programs,  # per series
+    n_series,  # S with several SERIES, else None
     stride_gs,
     stride_gn,
     stride_xs,
@@ -153,17 +165,20 @@ def _evaluate_backward_kernel(
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
 ):
-    row, program = tiles.place(programs)
-    TILE: tl.constexpr = ROWS * COLUMNS
+    row, program = tiles.place(programs, n_series, SERIES, ROWS)
+    GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
+    TILE: tl.constexpr = GROUPS * GROUP
     grad_ptr += row * stride_gs
     x_ptr += row * stride_xs
     if WANT_X:
         grad_x_ptr += row * stride_os
     coef = bases.load_coefficients(coef_ptr + row * stride_cs, stride_ck, DEGREE, COMPUTE)
     c, s, h = bases.scalars((center, scale, shift), COMPUTE)
-    offsets = tiles.offsets(ROWS, COLUMNS)
+    offsets = tiles.offsets(ROWS, COLUMNS, SERIES)
     # One unused accumulator where no sum is wanted: a loop cannot carry an empty tuple.
     COUNT: tl.constexpr = DEGREE + 1 if WANT_COEF else 1
     total = sums.zeros(COUNT, ROWS, COMPUTE)
@@ -171,14 +186,16 @@ def _evaluate_backward_kernel(
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, full * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, True, COMPUTE,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _pull_back_tile(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
-            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, False, COMPUTE,
+            DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
-    if WANT_COEF:
+    if WANT_COEF and SERIES > 1:
+        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
+    elif WANT_COEF:
         if not ONE_PROGRAM:
             partial_ptr += row * programs * (1 << LEVELS)
             ticket_ptr += row
@@ -200,17 +217,20 @@ def evaluate(
 
 def _launch_evaluate(x, coef, mapping, basis, out) -> None:
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
-    device, policy = processors_and_warp(x.device), launch.current()
-    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=policy)
-    _evaluate_kernel[n_series * config.programs,](
+    device = processors_and_warp(x.device)
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, policy=launch.current())
+    _evaluate_kernel[config.grid(n_series),](
         x, coef, out,
-        n_samples, config.programs, *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         BASIS=basis,
         HAS_DOMAIN=mapping is not None,
         ROWS=config.rows,
         COLUMNS=config.columns,
+        GROUPS=config.groups,
+        SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip
@@ -247,13 +267,14 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
     """Write the gradient to coef to grad_coef (S, degree + 1) and that to x to grad_x (S, N); either may be None."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     n_sums = 1 if grad_coef is None else n_coef
-    device, policy = processors_and_warp(x.device), launch.current()
-    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=policy)
+    device = processors_and_warp(x.device)
+    config = launch.choose(n_samples, n_series, x.element_size(), *device, n_sums, policy=launch.current())
     programs = config.programs
     partial, tickets = (None, None) if grad_coef is None else partials.allocate(x.device, n_series, programs, n_coef)
-    _evaluate_backward_kernel[n_series * programs,](
+    _evaluate_backward_kernel[config.grid(n_series),](
         grad, x, coef, grad_coef, partial, tickets, grad_x,
-        n_samples, programs, *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
+        n_samples, programs, n_series if config.series > 1 else None,
+        *strides(grad), *strides(x), *coef.stride(), n_samples if n_series > 1 else 0,
         *(mapping or launch.IDENTITY),
         DEGREE=n_coef - 1,
         BASIS=basis,
@@ -264,6 +285,8 @@ def _launch_backward(grad, x, coef, mapping, basis, grad_coef, grad_x) -> None:
         LEVELS=sums.levels(n_coef),
         ROWS=config.rows,
         COLUMNS=config.columns,
+        GROUPS=config.groups,
+        SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -12,6 +12,8 @@ The policy is a context variable. A thread that autograd starts for a backward p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -39,8 +41,8 @@ class Policy:
     samples of float32 (kernels/README.md).
 
     Attributes:
-        rows: the most rows of a tile, one per thread. 512 take as long up to degree 5 and a fifth longer at degree 20;
-            128 take 3 % longer up to degree 10 and 3 % less at degree 20.
+        rows: the most rows of a tile, one per thread. 512 take as long up to degree 5, 128 take 3 % longer up to degree
+            10. At degree 20, 128 and 512 have 0.89 and 0.91 of the bytes a second of a copy, 256 have 0.98.
         widening_rows: the same for moments and where float64 is computed from narrower operands. A number takes 2
             registers there, and small programs waste fewer: they fill a multiprocessor to within 4 warps. With 256 rows
             ptxas spills 2 registers of the objective at degree 5 on sm_80, to fit one more program.
@@ -49,21 +51,35 @@ class Policy:
             within 1 %.
         longest_run: the most tiles that one program adds up in float32. The sum of a thread is then at most 64 sums of
             4 samples, for any number of samples; all sums above it are float64. The error is at most 28 half ulps
-            (tests/kernels/test_digits.py). 128 is to be measured.
+            (tests/kernels/test_digits.py). 256 take as long at degree 5; 512 take 2 % less at degree 20.
         largest_grid: programs of one launch. HIP counts threads in 32 bits, which 2^24 programs of 256 threads exceed.
             CUDA would take 2^31 - 1 programs.
         shared_buffer: the most values of the per-sample gradient of an operand that all series share. The buffer holds
             the gradients of some series at a time, which are then summed over the series. 2^26 values of float32 are
             256 MiB. To be measured.
-        low_degree: up to this degree of moments a thread holds `moments_samples`, above it `moments_samples_above`.
-            With 8 samples above degree 10, sm_100 spills from degree 13 on.
+        low_degree: the degree up to which the first of `loads` and of `power_block` is taken.
+        loads: loads of a thread for each operand of objective, up to `low_degree` and above. All are done before the
+            first is used. With 2, objective has 0.92 of the copy at degree 20, with 1 it has 0.79; at degree 5 both
+            have 1.02.
+        power_block: powers of t that objective keeps for the gradient to coef, up to `low_degree` and above. 1 keeps
+            none. With 2 loads at degree 20, 4 powers give 0.98 of the copy, 2 give 0.95 and 8 give 0.97.
         moments_samples: samples that a thread holds in moments, without weights and with them. All are loaded before
-            the first is used, and each sum over them is converted to float64 once. 8 with weights: the third operand
-            gives half as much time more, and 16 samples would take 128 registers instead of 96 at degree 5 on sm_90. To
-            be measured.
-        moments_samples_above: the same above `low_degree`.
-        moments_programs: programs of moments for each multiprocessor. 3 take as long at degrees 1 and 5 and 6 % longer
-            at degree 8; 2 and 6 take up to a fifth longer.
+            the first is used, and each sum over them is converted to float64 once. With weights, 8 and 16 take as long
+            at degree 5.
+        moments_samples_above: the same above `moments_degrees`.
+        moments_degrees: the largest degrees with `moments_samples`: without weights on NVIDIA GPUs of compute
+            capability 8 and 9, without weights on others, and with weights. Above them registers spill: with 16 samples
+            on sm_100 and gfx942 at degree 15, on sm_90 at degree 24. At degree 20, 16 samples have 0.53 of the copy, 8
+            have 0.45, and 4 have 0.32.
+        moments_programs: programs of moments for each multiprocessor, up to degree 7, up to 10, and above. So many fit
+            with Triton 3.7.1. At degree 10, 3 programs have 0.92 of the copy and 4 have 0.66. At degree 8, 3 have 0.97
+            and 4 have 1.00 (with Triton 3.6.0).
+        series_samples: about as many samples of a short series lie in one thread, if the series of a launch fill the
+            device. A program then has several series. With 0 each series has a program of its own. A million series of
+            64 samples at degree 3 have 0.89 of the copy with 8 and 0.88 with 16 (objective), 0.95 and 0.94 (evaluate),
+            0.85 and 0.84 (moments); with a program for each series 0.28, 0.28 and 0.26.
+        series_loads: loads of a thread for each operand of such a series, at most. All are done before the first is
+            used. With 1, moments have 0.82 of the copy instead of 0.85.
         resident_columns: the numbers of samples that a thread of resident may hold. There is a kernel for each, so that
             few columns are masked.
         resident_warps: pairs of the warps of a resident program and the most samples that its threads hold. The first
@@ -79,9 +95,14 @@ class Policy:
     largest_grid: int = 1 << 23
     shared_buffer: int = 1 << 26
     low_degree: int = 10
+    loads: tuple[int, int] = (1, 2)
+    power_block: tuple[int, int] = (1, 4)
     moments_samples: tuple[int, int] = (16, 8)
-    moments_samples_above: tuple[int, int] = (4, 4)
-    moments_programs: int = 4
+    moments_samples_above: int = 4
+    moments_degrees: tuple[int, int, int] = (20, 12, 10)
+    moments_programs: tuple[int, int, int] = (4, 3, 2)
+    series_samples: int = 8
+    series_loads: int = 4
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
 
@@ -126,6 +147,7 @@ class LaunchConfig:
         num_warps: warps of a program.
         programs: programs of a series. Program p takes the tiles p, p + programs, ...
         groups: loads of a thread for one tile.
+        series: series of a program. Several share the rows of a tile, and each has one program.
     """
 
     rows: int
@@ -133,13 +155,40 @@ class LaunchConfig:
     num_warps: int
     programs: int
     groups: int = 1
+    series: int = 1
 
     @property
     def tile(self) -> int:
-        """Samples in a tile."""
-        return self.groups * self.rows * self.columns
+        """Samples of a series in a tile."""
+        return self.groups * self.rows * self.columns // self.series
+
+    def grid(self, n_series: int) -> int:
+        """Programs of the launch."""
+        return _ceil_div(n_series, self.series) * self.programs
 
 
+def _choose_short(
+    n_samples: int, n_series: int, columns: int, n_processors: int, warp_size: int, policy: Policy
+) -> LaunchConfig | None:
+    """The cut of short series, several to a program; None if they are not short, or too few to fill the device.
+
+    Few threads for a series leave little to add up across them. 4 threads are enough to read 64 contiguous bytes.
+    """
+    if policy.series_samples == 0:
+        return None
+    samples = max(n_samples, 1)
+    threads = min(
+        _next_power_of_2(_ceil_div(samples, columns)),
+        max(4, _next_power_of_2(_ceil_div(samples, policy.series_samples))),
+    )
+    series = policy.widening_rows // threads
+    if series < 2 or n_series < 2 * n_processors * series:
+        return None
+    groups = min(policy.series_loads, _next_power_of_2(_ceil_div(samples, threads * columns)))
+    return LaunchConfig(policy.widening_rows, columns, policy.widening_rows // warp_size, 1, groups, series)
+
+
+@functools.lru_cache
 def choose(
     n_samples: int,
     n_series: int,
@@ -149,6 +198,7 @@ def choose(
     n_sums: int = 1,
     *,
     widens: bool = False,
+    loads: int = 1,
     policy: Policy = DEFAULT,
 ) -> LaunchConfig:
     """The cut of objective, evaluate and its backward pass.
@@ -164,20 +214,25 @@ def choose(
         warp_size: threads of a warp.
         n_sums: sums over samples that a series has.
         widens: whether float64 is computed from narrower elements.
+        loads: loads of a thread for each operand, if the series is long.
         policy: the numbers to cut by.
     """
     columns = LOAD_BYTES // itemsize
+    if short := _choose_short(n_samples, n_series, columns, n_processors, warp_size, policy):
+        return short
     largest = policy.widening_rows if widens else policy.rows
     rows = min(largest, max(32, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     # A warp for each 64 rows on gfx942: with one for each 32, the loads are narrower than 128 bits.
     num_warps = max(1, rows // warp_size)
-    tiles = _ceil_div(n_samples, rows * columns)
+    groups = loads if n_samples >= loads * rows * columns else 1
+    tiles = _ceil_div(n_samples, groups * rows * columns)
     wave = max(1, n_processors * policy.programs_per_processor // max(n_series, 1))
-    waves = max(1, _ceil_div(_ceil_div(tiles, policy.longest_run), wave))
+    waves = max(1, _ceil_div(_ceil_div(tiles * groups, policy.longest_run), wave))
     programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
-    return LaunchConfig(rows, columns, num_warps, programs)
+    return LaunchConfig(rows, columns, num_warps, programs, groups)
 
 
+@functools.lru_cache
 def choose_moments(
     n_samples: int,
     n_series: int,
@@ -187,20 +242,25 @@ def choose_moments(
     degree: int,
     *,
     weighted: bool,
+    capability: int = 0,
     policy: Policy = DEFAULT,
 ) -> LaunchConfig:
     """The cut of moments, whose sums are float64: a program may take any number of tiles.
 
     A thread holds `Policy.moments_samples`. A quarter of them if they are float64: these are not converted, and each
-    takes 2 registers. There are `Policy.moments_programs` for each multiprocessor.
+    takes 2 registers. There are `Policy.moments_programs` for each multiprocessor. `capability` is the major compute
+    capability of an NVIDIA GPU, 0 for others.
     """
-    held = (policy.moments_samples_above if degree > policy.low_degree else policy.moments_samples)[weighted]
+    largest = policy.moments_degrees[2 if weighted else 0 if capability in {8, 9} else 1]
+    held = policy.moments_samples[weighted] if degree <= largest else policy.moments_samples_above
     held = max(2, held // 4) if itemsize == 8 else held
     columns = min(held, LOAD_BYTES // itemsize)
+    if short := _choose_short(n_samples, n_series, columns, n_processors, warp_size, policy):
+        return dataclasses.replace(short, groups=min(short.groups, held // columns))
     rows = min(policy.widening_rows, max(warp_size, _next_power_of_2(_ceil_div(max(n_samples, 1), columns))))
     groups = held // columns if n_samples >= held * rows else 1
     tiles = _ceil_div(n_samples, groups * rows * columns)
-    wave = max(1, n_processors * policy.moments_programs // max(n_series, 1))
+    wave = max(1, n_processors * policy.moments_programs[(degree > 7) + (degree > 10)] // max(n_series, 1))
     programs = 1 if warp_size > NVIDIA_WARP and 3 * degree + 3 > warp_size else max(1, min(tiles, wave))
     return LaunchConfig(rows, columns, rows // warp_size, programs, groups)
 

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 
 from polyfit_kernels import bases, launch, partials, sums, tiles
-from polyfit_kernels.operands import compute_dtypes, parts, processors_and_warp, rows, strides
+from polyfit_kernels.operands import compute_capability, compute_dtypes, parts, processors_and_warp, rows, strides
 
 
 @triton.jit
@@ -49,23 +49,27 @@ def _joined(tiles):
 
 
 @triton.jit
-def _load(ptr, start, offsets, stride, n_samples, GROUPS: tl.constexpr, MASKED: tl.constexpr, COMPUTE: tl.constexpr):
+def _load(
+    ptr,
+    start,
+    offsets,
+    stride,
+    n_samples,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
     """The samples of a tile from `start` on, [ROWS, GROUPS * COLUMNS]: one load for each group."""
-    GROUP: tl.constexpr = offsets.shape[0] * offsets.shape[1]
-    loads = ()
-    for group in tl.static_range(GROUPS):
-        first = start + group * GROUP
-        mask = first + offsets < n_samples if MASKED else None
-        loads += (tiles.load(ptr, first, offsets, stride, mask, MASKED, COMPUTE),)
-    return _joined(loads)
+    return _joined(tiles.load_groups(ptr, start, offsets, stride, n_samples, GROUPS, GROUP, MASKED, COMPUTE))
 
 
 @triton.jit
-def _inside(start, offsets, n_samples, GROUPS: tl.constexpr):
+def _inside(start, offsets, n_samples, GROUPS: tl.constexpr, GROUP: tl.constexpr):
     """Whether each element that `_load` gives is a sample of the series."""
     masks = ()
     for group in tl.static_range(GROUPS):
-        masks += (start + group * (offsets.shape[0] * offsets.shape[1]) + offsets < n_samples,)
+        masks += (start + group * GROUP + offsets < n_samples,)
     return _joined(masks)
 
 
@@ -95,22 +99,23 @@ def _add_tile(
     HAS_DOMAIN: tl.constexpr,
     HAS_WEIGHT: tl.constexpr,
     GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
     MASKED: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """Add one tile to all sums. Without weights, the sum of the weights (of_x_0) is not changed."""
     # A masked element gets weight zero. A program takes one masked tile at most, so the product costs little.
     IS_WEIGHTED: tl.constexpr = HAS_WEIGHT or MASKED
-    x = _load(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, MASKED, COMPUTE)
-    y = _load(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, MASKED, COMPUTE)
+    x = _load(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    y = _load(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     t, v = bases.to_window(x, center, scale, shift, HAS_DOMAIN), y - offset
     if HAS_WEIGHT:
-        weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, MASKED, COMPUTE)
+        weight = _load(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
         # Weight zero, also where a tile is masked: the sample is left out, even if it is NaN or infinite.
         is_out = weight == 0.0
         t, v = tl.where(is_out, 0.0, t), tl.where(is_out, 0.0, v)
     elif MASKED:
-        inside = _inside(start, offsets, n_samples, GROUPS)
+        inside = _inside(start, offsets, n_samples, GROUPS, GROUP)
         # Far outside the window T_k may overflow, and zero times infinity is NaN.
         t = tl.where(inside, t, 0.0)
         weight = inside.to(COMPUTE)
@@ -144,12 +149,10 @@ def _add_tile(
 
 
 @triton.jit
-def _from_products(
-    accumulators, n_samples, is_first, DEGREE: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr
-):
+def _from_products(accumulators, n_samples, is_counting, DEGREE: tl.constexpr, HAS_WEIGHT: tl.constexpr):
     """Turn the sums of products into sums of T_k, by 2 T_i T_j = T_{i+j} + T_{|i-j|}.
 
-    Without weights, of_x_0 is the number of samples: one thread of the first program adds it.
+    Without weights, of_x_0 is the number of samples: the one thread of a series that is counting, [ROWS], adds it.
     """
     FIRST: tl.constexpr = DEGREE + 2
     out = ()
@@ -157,7 +160,6 @@ def _from_products(
         out += (accumulators[i],)
     total = accumulators[FIRST]
     if not HAS_WEIGHT:
-        is_counting = is_first & (tl.arange(0, ROWS) == 0)
         total = tl.where(is_counting, tl.full((), n_samples, tl.float64), 0.0)
     out += (total,)
     if DEGREE > 0:
@@ -170,7 +172,7 @@ def _from_products(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_series"])
 def _moments_kernel(
     x_ptr,  # (S or 1, N)
     y_ptr,  # (S or 1, N)
@@ -180,6 +182,7 @@ def _moments_kernel(
     ticket_ptr,  # (S,) int32, zeros; or None with ONE_PROGRAM
     n_samples,  # N
     programs,  # per series
+    n_series,  # S with several SERIES, else None: with weights it would cost 32 registers on sm_100
     stride_xs,
     stride_xn,
     stride_ys,
@@ -198,36 +201,42 @@ def _moments_kernel(
     GROUPS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
 ):
-    row, program = tiles.place(programs)
+    row, program = tiles.place(programs, n_series, SERIES, ROWS)
     COUNT: tl.constexpr = 3 * DEGREE + 3
-    TILE: tl.constexpr = GROUPS * ROWS * COLUMNS
+    GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
+    TILE: tl.constexpr = GROUPS * GROUP
     x_ptr += row * stride_xs
     y_ptr += row * stride_ys
     if HAS_WEIGHT:
         weight_ptr += row * stride_ws
     c, s, h, o = bases.scalars((center, scale, shift, offset), COMPUTE)
-    offsets = tiles.offsets(ROWS, COLUMNS)
+    offsets = tiles.offsets(ROWS, COLUMNS, SERIES)
     total = sums.zeros(COUNT, ROWS, tl.float64)
     full = tiles.full_tiles(n_samples, TILE)
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, full * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
-            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, True, COMPUTE,
+            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, True, COMPUTE,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, tile * TILE, offsets, n_samples, stride_xn, stride_yn, stride_wn,
-            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, False, COMPUTE,
+            c, s, h, o, DEGREE, HAS_DOMAIN, HAS_WEIGHT, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
-    total = _from_products(total, n_samples, program == 0, DEGREE, HAS_WEIGHT, ROWS)
-    if not ONE_PROGRAM:
-        partial_ptr += row * programs * (1 << LEVELS)
-        ticket_ptr += row
-    sums.store_totals(
-        out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
-    )
+    is_counting = (program == 0) & (tl.arange(0, ROWS) % (ROWS // SERIES) == 0)
+    total = _from_products(total, n_samples, is_counting, DEGREE, HAS_WEIGHT)
+    if SERIES > 1:
+        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
+    else:
+        if not ONE_PROGRAM:
+            partial_ptr += row * programs * (1 << LEVELS)
+            ticket_ptr += row
+        sums.store_totals(
+            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
+        )
 
 
 def moments(
@@ -271,12 +280,15 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
         *processors_and_warp(x.device),
         degree,
         weighted=weight is not None,
+        capability=compute_capability(x.device),
         policy=launch.current(),
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
-    _moments_kernel[n_series * config.programs,](
+    _moments_kernel[config.grid(n_series),](
         x, y, weight, totals, partial, tickets,
-        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *(mapping or launch.IDENTITY), offset,
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *strides(y), *strides(weight),
+        *(mapping or launch.IDENTITY), offset,
         DEGREE=degree,
         HAS_DOMAIN=mapping is not None,
         HAS_WEIGHT=weight is not None,
@@ -285,6 +297,7 @@ def _launch(x, y, weight, degree, mapping, offset, totals) -> None:
         GROUPS=config.groups,
         ROWS=config.rows,
         COLUMNS=config.columns,
+        SERIES=config.series,
         COMPUTE=compute_dtypes(x.dtype)[1],
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -27,20 +27,16 @@ from polyfit_kernels.operands import PerSample, compute_dtypes, parts, processor
 
 
 @triton.jit
-def _add_tile(
+def _add_group(
     accumulators,
-    x_ptr,  # first sample of the series
-    y_ptr,
-    weight_ptr,
-    grad_x_ptr,
+    x,  # [ROWS, COLUMNS]
+    y,
+    weight,  # or None without HAS_WEIGHT
+    grad_x_ptr,  # first sample of the series
     grad_y_ptr,
     grad_weight_ptr,
-    start,  # int64, first sample of the tile
-    offsets,  # int64 [ROWS, COLUMNS], samples of a tile
+    index,  # int64 [ROWS, COLUMNS], samples of the group
     n_samples,
-    stride_xn,
-    stride_yn,
-    stride_wn,
     coef,  # tuple of scalars
     upstream,
     parameter,  # of the loss
@@ -57,13 +53,10 @@ def _add_tile(
     WANT_Y: tl.constexpr,
     WANT_WEIGHT: tl.constexpr,
     MASKED: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
 ):
-    """Add one tile to all sums, and write its per-sample gradients."""
-    index = start + offsets
+    """Add one group of samples to all sums, and write its per-sample gradients."""
     mask = index < n_samples if MASKED else None
-    x = tiles.load(x_ptr, start, offsets, stride_xn, mask, MASKED, COMPUTE)
-    y = tiles.load(y_ptr, start, offsets, stride_yn, mask, MASKED, COMPUTE)
     t = bases.to_window(x, center, scale, shift, HAS_DOMAIN)
     if WANT_X:
         p, slope = bases.series_and_slope(t, coef, DEGREE, BASIS)
@@ -71,7 +64,6 @@ def _add_tile(
         p = bases.series(t, coef, DEGREE, BASIS)
     value, delta, to_y = losses.pointwise(p, y, parameter, LOSS)
     if HAS_WEIGHT:
-        weight = tiles.load(weight_ptr, start, offsets, stride_wn, mask, MASKED, COMPUTE)
         # Weight zero, also where a tile is masked: the sample is left out, even if it is NaN or infinite.
         is_out = weight == 0.0
         if WANT_WEIGHT:
@@ -103,11 +95,62 @@ def _add_tile(
     if WANT_COEF:
         for k in tl.static_range(DEGREE + 1):
             head += (accumulators[HEAD + k],)
-        return sums.add_moments(head, HEAD, delta, t, DEGREE, BASIS)
+        return sums.add_moments(head, HEAD, delta, t, DEGREE, BASIS, POWER_BLOCK)
     return head
 
 
 @triton.jit
+def _add_tile(
+    accumulators,
+    x_ptr,  # first sample of the series
+    y_ptr,
+    weight_ptr,
+    grad_x_ptr,
+    grad_y_ptr,
+    grad_weight_ptr,
+    start,  # int64, first sample of the tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a group
+    n_samples,
+    stride_xn,
+    stride_yn,
+    stride_wn,
+    coef,  # tuple of scalars
+    upstream,
+    parameter,  # of the loss
+    center,
+    scale,
+    shift,
+    DEGREE: tl.constexpr,
+    BASIS: tl.constexpr,
+    LOSS: tl.constexpr,
+    HAS_DOMAIN: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr,
+    WANT_COEF: tl.constexpr,
+    WANT_X: tl.constexpr,
+    WANT_Y: tl.constexpr,
+    WANT_WEIGHT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
+):
+    """Add one tile to all sums, and write its per-sample gradients: all its loads, then one group after the other."""
+    x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    y = tiles.load_groups(y_ptr, start, offsets, stride_yn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    weight = x  # not used without weights
+    if HAS_WEIGHT:
+        weight = tiles.load_groups(weight_ptr, start, offsets, stride_wn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
+    for group in tl.static_range(GROUPS):
+        accumulators = _add_group(
+            accumulators, x[group], y[group], weight[group], grad_x_ptr, grad_y_ptr, grad_weight_ptr,
+            start + group * GROUP + offsets, n_samples, coef, upstream, parameter, center, scale, shift,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, MASKED, POWER_BLOCK,
+        )  # fmt: skip
+    return accumulators
+
+
+@triton.jit(do_not_specialize=["n_series"])
 def _objective_kernel(
     x_ptr,  # (S or 1, N)
     y_ptr,  # (S or 1, N)
@@ -122,6 +165,7 @@ def _objective_kernel(
     grad_weight_ptr,  # out (S, N) contiguous, with WANT_WEIGHT
     n_samples,  # N
     programs,  # per series
+    n_series,  # S with several SERIES, else None
     stride_xs,
     stride_xn,
     stride_ys,
@@ -150,10 +194,14 @@ def _objective_kernel(
     LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SERIES: tl.constexpr,  # of a program; if several, each has one program
     COMPUTE: tl.constexpr,
+    POWER_BLOCK: tl.constexpr,
 ):
-    row, program = tiles.place(programs)
-    TILE: tl.constexpr = ROWS * COLUMNS
+    row, program = tiles.place(programs, n_series, SERIES, ROWS)
+    GROUP: tl.constexpr = ROWS * COLUMNS // SERIES
+    TILE: tl.constexpr = GROUPS * GROUP
     x_ptr += row * stride_xs
     y_ptr += row * stride_ys
     if HAS_WEIGHT:
@@ -169,27 +217,32 @@ def _objective_kernel(
     if HAS_UPSTREAM:
         upstream = tl.load(upstream_ptr + row).to(COMPUTE)
     c, s, h, loss_parameter = bases.scalars((center, scale, shift, parameter), COMPUTE)
-    offsets = tiles.offsets(ROWS, COLUMNS)
+    offsets = tiles.offsets(ROWS, COLUMNS, SERIES)
     total = sums.zeros(COUNT, ROWS, COMPUTE)
     full = tiles.full_tiles(n_samples, TILE)
     if tiles.has_rest(n_samples, full, program, programs, TILE):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, full * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
-            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, True, COMPUTE,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT,
+            GROUPS, GROUP, True, COMPUTE, POWER_BLOCK,
         )  # fmt: skip
     for tile in range(program, full, programs):
         total = _add_tile(
             total, x_ptr, y_ptr, weight_ptr, grad_x_ptr, grad_y_ptr, grad_weight_ptr, tile * TILE, offsets,
             n_samples, stride_xn, stride_yn, stride_wn, coef, upstream, loss_parameter, c, s, h,
-            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT, False, COMPUTE,
+            DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT,
+            GROUPS, GROUP, False, COMPUTE, POWER_BLOCK,
         )  # fmt: skip
-    if not ONE_PROGRAM:
-        partial_ptr += row * programs * (1 << LEVELS)
-        ticket_ptr += row
-    sums.store_totals(
-        out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
-    )
+    if SERIES > 1:
+        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
+    else:
+        if not ONE_PROGRAM:
+            partial_ptr += row * programs * (1 << LEVELS)
+            ticket_ptr += row
+        sums.store_totals(
+            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
+        )
 
 
 def objective(
@@ -293,6 +346,8 @@ def _launch(
     """Write the sums of these series to totals (S, count), and their per-sample gradients where a tensor is given."""
     (n_series, n_coef), n_samples = coef.shape, x.shape[1]
     count = totals.shape[1]
+    policy = launch.current()
+    is_high = n_coef - 1 > policy.low_degree
     config = launch.choose(
         n_samples,
         n_series,
@@ -300,12 +355,14 @@ def _launch(
         *processors_and_warp(x.device),
         n_sums=count,
         widens=compute == torch.float64 and x.dtype != torch.float64,
-        policy=launch.current(),
+        loads=policy.loads[is_high],
+        policy=policy,
     )
     partial, tickets = partials.allocate(x.device, n_series, config.programs, count)
-    _objective_kernel[n_series * config.programs,](
+    _objective_kernel[config.grid(n_series),](
         x, y, weight, coef, upstream, totals, partial, tickets, grad_x, grad_y, grad_weight,
-        n_samples, config.programs, *strides(x), *strides(y), *strides(weight), *coef.stride(),
+        n_samples, config.programs, n_series if config.series > 1 else None,
+        *strides(x), *strides(y), *strides(weight), *coef.stride(),
         n_samples if n_series > 1 else 0, *(mapping or launch.IDENTITY), parameter,
         DEGREE=n_coef - 1,
         BASIS=basis,
@@ -322,6 +379,9 @@ def _launch(
         LEVELS=sums.levels(count),
         ROWS=config.rows,
         COLUMNS=config.columns,
+        GROUPS=config.groups,
+        SERIES=config.series,
         COMPUTE=compute_dtypes(compute)[1],
+        POWER_BLOCK=policy.power_block[is_high],
         num_warps=config.num_warps,
     )  # fmt: skip

@@ -21,6 +21,13 @@ def processors_and_warp(device: torch.device) -> tuple[int, int]:
     return properties.multi_processor_count, getattr(properties, "warp_size", 32)
 
 
+@functools.cache
+def compute_capability(device: torch.device) -> int:
+    """The major compute capability of an NVIDIA GPU; 0 of other devices."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return torch.cuda.get_device_capability(device)[0] if is_nvidia else 0
+
+
 def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
     """The dtype that tensors of `dtype` are computed in, for torch and for Triton."""
     return (torch.float64, tl.float64) if dtype == torch.float64 else (torch.float32, tl.float32)

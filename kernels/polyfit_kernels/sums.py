@@ -62,24 +62,45 @@ def zeros(COUNT: tl.constexpr, ROWS: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def add_moments(sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr, BASIS: tl.constexpr):
-    """Add delta * P_k(t), k = 0 .. DEGREE, to the accumulators from `first` on; those before `first` stay."""
+def add_moments(
+    sums, first: tl.constexpr, delta, t, DEGREE: tl.constexpr, BASIS: tl.constexpr, BLOCK: tl.constexpr = 1
+):
+    """Add delta * P_k(t), k = 0 .. DEGREE, to the accumulators from `first` on; those before `first` stay.
+
+    With a BLOCK of powers, a term is delta t^(BLOCK j) times t^m, m < BLOCK: the product is part of the addition (FMA).
+    """
     out = ()
     for i in tl.static_range(first):
         out += (sums[i],)
-    term, before = delta, delta
-    for k in tl.static_range(DEGREE + 1):
-        out += (sums[first + k] + over_columns(term),)
-        if k < DEGREE:
-            after = bases.next_term(t, term, before, k, BASIS)
-            before = term
-            term = after
+    if BASIS == "power" and BLOCK > 1:
+        powers = (t,)
+        for m in tl.static_range(1, BLOCK):
+            powers += (powers[m - 1] * t,)
+        factor = delta
+        for k in tl.static_range(DEGREE + 1):
+            if k > 0 and k % BLOCK == 0:
+                factor = factor * powers[BLOCK - 1]
+            term = factor
+            if k % BLOCK > 0:
+                term = factor * powers[k % BLOCK - 1]
+            out += (sums[first + k] + over_columns(term),)
+    else:
+        term, before = delta, delta
+        for k in tl.static_range(DEGREE + 1):
+            out += (sums[first + k] + over_columns(term),)
+            if k < DEGREE:
+                after = bases.next_term(t, term, before, k, BASIS)
+                before = term
+                term = after
     return out
 
 
 @triton.jit
-def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr):
-    """COUNT accumulators, each summed over its rows: one float64 tensor of `width(COUNT)`, padded with zeros."""
+def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr, SERIES: tl.constexpr = 1):
+    """COUNT accumulators, each summed over its rows: one float64 tensor of `width(COUNT)`, padded with zeros.
+
+    With several SERIES, [SERIES, width(COUNT)]: the sums over the rows of each.
+    """
     padded = ()
     for i in tl.static_range(1 << LEVELS):
         if i < COUNT:
@@ -92,7 +113,10 @@ def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constex
         for i in tl.static_range(1 << (LEVELS - 1 - level)):
             joined += (tl.join(padded[i], padded[i + (1 << (LEVELS - 1 - level))]),)
         padded = joined
-    return tl.sum(tl.reshape(padded[0], (ROWS, 1 << LEVELS)), axis=0)
+    if SERIES == 1:
+        return tl.sum(tl.reshape(padded[0], (ROWS, 1 << LEVELS)), axis=0)
+    else:
+        return tl.sum(tl.reshape(padded[0], (SERIES, ROWS // SERIES, 1 << LEVELS)), axis=1)
 
 
 @triton.jit
@@ -113,6 +137,23 @@ def _over_programs(partial_ptr, programs, WIDTH: tl.constexpr, ROWS: tl.constexp
             place = start + i * CHUNK + index
             total += tl.load(partial_ptr + place, mask=place < size, other=0.0)
     return tl.sum(tl.reshape(total, (CHUNK // WIDTH, WIDTH)), axis=0)
+
+
+@triton.jit
+def store_totals_of_series(
+    out_ptr,  # (S, COUNT) float64
+    sums,  # tuple of COUNT accumulators [ROWS]
+    n_series,
+    COUNT: tl.constexpr,
+    LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SERIES: tl.constexpr,
+):
+    """Store the totals of the SERIES of a program that has several."""
+    series = tl.program_id(0).to(tl.int64) * SERIES + tl.arange(0, SERIES)[:, None]
+    index = tl.arange(0, 1 << LEVELS)[None, :]
+    totals = _over_rows(sums, COUNT, LEVELS, ROWS, SERIES)
+    tl.store(out_ptr + series * COUNT + index, totals, mask=(series < n_series) & (index < COUNT))
 
 
 @triton.jit

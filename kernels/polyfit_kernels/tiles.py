@@ -17,16 +17,30 @@ import triton.language as tl
 
 
 @triton.jit
-def place(programs):
-    """The series of this program and its number among the programs of the series, int64."""
+def place(programs, n_series, SERIES: tl.constexpr, ROWS: tl.constexpr):
+    """The series of this program and its number among the programs of the series, int64.
+
+    If a program takes several SERIES, the first is [ROWS, 1]: each row of the tile belongs to one series. Rows that
+    would belong to a series behind the last one compute the last one again.
+    """
     pid = tl.program_id(0).to(tl.int64)
-    return pid // programs, pid % programs
+    if SERIES == 1:
+        return pid // programs, pid % programs
+    else:
+        series = pid * SERIES + tl.arange(0, ROWS)[:, None] // (ROWS // SERIES)
+        return tl.minimum(series, n_series - 1), tl.full((), 0, tl.int64)
 
 
 @triton.jit
-def offsets(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The samples of a tile relative to its first one, int64 [ROWS, COLUMNS]: the columns of a row are contiguous."""
-    return (tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
+def offsets(ROWS: tl.constexpr, COLUMNS: tl.constexpr, SERIES: tl.constexpr = 1):
+    """The samples of a tile relative to its first one, int64 [ROWS, COLUMNS]: the columns of a row are contiguous.
+
+    With several SERIES, the rows of each series begin with its first sample.
+    """
+    row = tl.arange(0, ROWS)[:, None]
+    if SERIES > 1:
+        row = row % (ROWS // SERIES)
+    return (row * COLUMNS + tl.arange(0, COLUMNS)[None, :]).to(tl.int64)
 
 
 @triton.jit
@@ -45,6 +59,28 @@ def has_rest(n_samples, full, program, programs, TILE: tl.constexpr):
 def load(ptr, start, offsets, stride, mask, MASKED: tl.constexpr, COMPUTE: tl.constexpr):
     """The samples of a tile from `start` on, in the dtype that computes; 0 where the mask is not set."""
     if MASKED:
-        return tl.load(ptr + start * stride + offsets * stride, mask=mask, other=0.0).to(COMPUTE)
+        at = ptr + start * stride + offsets * stride
+        return tl.load(at, mask=mask, other=0.0).to(COMPUTE)
     else:
         return tl.load(ptr + start * stride + offsets * stride).to(COMPUTE)
+
+
+@triton.jit
+def load_groups(
+    ptr,
+    start,  # int64, first sample of the tile
+    offsets,  # int64 [ROWS, COLUMNS], samples of a group
+    stride,
+    n_samples,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,  # samples of a series in a group
+    MASKED: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """The groups of a tile, a tuple of [ROWS, COLUMNS]: one load for each, none of which waits for another."""
+    loads = ()
+    for group in tl.static_range(GROUPS):
+        first = start + group * GROUP
+        mask = first + offsets < n_samples if MASKED else None
+        loads += (load(ptr, first, offsets, stride, mask, MASKED, COMPUTE),)
+    return loads

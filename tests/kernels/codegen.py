@@ -7,6 +7,7 @@ specialisations, tile and warps of a real launch. Needs triton with the tools it
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import json
@@ -14,7 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,11 @@ class Device:
     target: GPUTarget
     processors: int
     warp: int
+
+    @property
+    def capability(self) -> int:
+        """The major compute capability; 0 for AMD."""
+        return int(self.target.arch) // 10 if self.target.backend == "cuda" else 0
 
 
 DEVICES = {
@@ -142,13 +148,23 @@ LAUNCHERS = {
 }
 
 
+@contextlib.contextmanager
+def on_device(module: Any, device: Device) -> Iterator[None]:
+    """The launchers of a module take CPU tensors for tensors on that device."""
+    with contextlib.ExitStack() as stack:
+        values = {"processors_and_warp": (device.processors, device.warp), "compute_capability": device.capability}
+        for name in values.keys() & vars(module).keys():
+            stack.enter_context(mock.patch.object(module, name, return_value=values[name]))
+        yield
+
+
 def record(launcher: str, device: Device, *args: Any, **kwargs: Any) -> Recorder:
     """What `launcher` launches its kernel with on that device."""
     module, kernel_name, name = LAUNCHERS[launcher]
     recorder = Recorder(getattr(module, kernel_name))
     with (
         mock.patch.object(module, kernel_name, recorder),
-        mock.patch.object(module, "processors_and_warp", return_value=(device.processors, device.warp)),
+        on_device(module, device),
     ):
         getattr(module, name)(*args, **kwargs)
     return recorder
@@ -433,7 +449,8 @@ class Variant:
     @property
     def _warps(self) -> int:
         """Warps of a program on NVIDIA's; on AMD's there are fewer."""
-        return 4 if self.launcher == "moments" or self.compute == torch.float64 else 8
+        is_small = self.launcher == "moments" or self.compute == torch.float64 or self.n_samples == 64
+        return 4 if is_small else 8
 
     def record(self, device: Device) -> Recorder:
         """What the launcher launches on the device."""
@@ -633,11 +650,21 @@ def _name(degree: int, basis: str, loss: losses.Loss) -> str:
     return ", ".join([f"objective d={degree}", *parts])
 
 
+def _objective_reads(degree: int) -> int:
+    """128-bit loads of a thread at a time in objective: of two operands, and twice above degree 10."""
+    return 4 if degree > 10 else 2
+
+
 def _grid(of_bases: Iterable[str], of_losses: Iterable[losses.Loss]) -> dict[str, Variant]:
     return {
-        _name(degree, basis, loss): Variant("objective", degree, 2, basis=basis, loss=loss)
+        _name(degree, basis, loss): Variant("objective", degree, _objective_reads(degree), basis=basis, loss=loss)
         for basis, loss, degree in itertools.product(of_bases, list(of_losses), DEGREES)
     }
+
+
+def _short(launcher: str, degree: int, reads: int, writes: int = 0, **options: Any) -> Variant:
+    """Series of 64 samples, enough of them that a program takes several."""
+    return Variant(launcher, degree, reads, writes, n_series=1 << 14, n_samples=64, **options)
 
 
 VARIANTS = {
@@ -649,7 +676,12 @@ VARIANTS = {
     "objective d=5, gradients to x and y": Variant("objective", 5, 2, 2, want_x=True, want_y=True),
     "objective d=5, gradient to weight": Variant("objective", 5, 3, 1, weight=True, want_weight=True),
     "objective d=5, batch": Variant("objective", 5, 2, n_series=8, n_samples=1 << 12),
-    "objective d=5, short series": Variant("objective", 5, 2, n_series=4096, n_samples=512),
+    "objective d=5, few short series": Variant("objective", 5, 2, n_series=64, n_samples=512),
+    **{f"objective d={d}, short series": _short("objective", d, 4) for d in (3, 20)},
+    "objective d=3, short series, gradients to x and y": _short("objective", 3, 4, 4, want_x=True, want_y=True),
+    "objective d=3, short series, float16": _short("objective", 3, 2, dtype=torch.float16),
+    "objective d=20, weight": Variant("objective", 20, 6, weight=True),
+    "objective d=20, float64": Variant("objective", 20, 4, dtype=torch.float64),
     "objective d=5, float16": Variant("objective", 5, 2, dtype=torch.float16),
     "objective d=5, bfloat16": Variant("objective", 5, 2, dtype=torch.bfloat16),
     "objective d=5, float64": Variant("objective", 5, 2, dtype=torch.float64),
@@ -658,13 +690,16 @@ VARIANTS = {
     ),
     "evaluate d=5": Variant("evaluate", 5, 1, 1),
     "evaluate d=20": Variant("evaluate", 20, 1, 1),
+    "evaluate d=3, short series": _short("evaluate", 3, 2, 2),
+    "evaluate_backward d=3, short series, gradient to x": _short("evaluate_backward", 3, 4, 2, want_x=True),
     "evaluate_backward d=5": Variant("evaluate_backward", 5, 2),
     "evaluate_backward d=5, gradient to x": Variant("evaluate_backward", 5, 2, 1, want_x=True),
-    # A thread loads 16 samples of each operand at a time, 8 with weights, and 4 above degree 10.
-    **{f"moments d={d}": Variant("moments", d, 8 if d <= 10 else 2, domain=True) for d in (1, 5, 8, 10, 20)},
+    # A thread loads 16 samples of each operand at a time, 8 with weights, and 4 at degree 20 on sm_100 and gfx942.
+    **{f"moments d={d}": Variant("moments", d, 8 if d <= 12 else 2, domain=True) for d in (1, 5, 8, 10, 12, 20)},
     **{f"moments d={d}, weight": Variant("moments", d, 6, weight=True, domain=True) for d in (5, 8)},
     "moments d=5, float64": Variant("moments", 5, 4, dtype=torch.float64, domain=True),
     "moments d=5, batch": Variant("moments", 5, 8, n_series=8, n_samples=1 << 12, domain=True),
+    "moments d=3, short series": _short("moments", 3, 4, domain=True),
 }
 _MANY_STATES = "rmsprop_centered_momentum"  # the rule that remembers most
 

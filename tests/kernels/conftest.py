@@ -19,3 +19,9 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "empty", poisoned(empty))
     monkeypatch.setattr(Tensor, "new_empty", poisoned(new_empty))
+
+
+@pytest.fixture
+def small_programs(set_policy) -> None:
+    """Programs of one warp, so that a few series fill the two processors of the interpreter."""
+    set_policy(widening_rows=32)

@@ -31,7 +31,7 @@ from unittest import mock
 import torch
 import triton
 import triton.language as tl
-from codegen import DEVICES, LAUNCHERS, Recorder, inspect, source_of
+from codegen import DEVICES, LAUNCHERS, Recorder, inspect, on_device, source_of
 from torch import Tensor
 from triton.compiler import ASTSource
 
@@ -223,8 +223,7 @@ class Launches:
             for launcher, (module, kernel_name, _) in LAUNCHERS.items():
                 kernel = _Kernel(launcher, getattr(module, kernel_name), self.keep)
                 stack.enter_context(mock.patch.object(module, kernel_name, kernel))
-                size = (H100.processors, H100.warp)
-                stack.enter_context(mock.patch.object(module, "processors_and_warp", return_value=size))
+                stack.enter_context(on_device(module, H100))
             yield
 
 

@@ -30,9 +30,9 @@ pytestmark = pytest.mark.codegen
 
 NVIDIA = [device for device in DEVICES if device.startswith("sm_")]
 # Of a Triton version or a variant that none are recorded for: the most that was seen, rounded up.
-_ANY_VERSION = {1: 64, 5: 72, 10: 104, 20: 256}
+_ANY_VERSION = {1: 64, 3: 96, 5: 72, 10: 104, 20: 256}
 # The same where sums of narrower samples are float64, 2 registers each. (A thread has 255 on NVIDIA's, 512 on AMD's.)
-_ANY_VERSION_WIDE = {1: 96, 5: 176, 8: 256, 10: 272, 20: 288}
+_ANY_VERSION_WIDE = {1: 96, 3: 176, 5: 176, 8: 256, 10: 272, 12: 272, 20: 304}
 # Loops over epochs hold as much in registers as a thread has.
 _ANY_VERSION_LOOPS = 512
 
@@ -197,6 +197,8 @@ _LAYOUTS = {
     "long series": ((3, 2**30 + 1), 1),
     "many short series": ((2**22, 1000), 1),
     "many short series, strided": ((2**22, 1000), 7),
+    "several series a program": ((2**26, 64), 1),
+    "several series a program, strided": ((2**26, 64), 7),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import LOSSES
 from oracle import NUMPY_CLASSES
-from problems import assert_no_worse_than_eager, make_problem
+from problems import SHORT_SERIES, assert_no_worse_than_eager, make_problem
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -42,8 +42,8 @@ def narrow_eager(problem):
     return problem if problem.x.dtype == torch.float64 else problem.to(torch.float32)
 
 
-def check_objective(problem, what: str) -> None:
-    """All outputs of the objective, together and each alone."""
+def check_objective(problem, what: str, *, alone: bool = True) -> None:
+    """All outputs of the objective, together and, if asked, each alone."""
     truth, eager = problem.to(torch.float64).objective(), narrow_eager(problem).objective()
     size = problem.size()
     compute = torch.float64 if problem.x.dtype == torch.float64 else torch.float32
@@ -58,7 +58,7 @@ def check_objective(problem, what: str) -> None:
         *problem.case.loss.kernel,
     )
     names = [name for name in truth if name != "value"]
-    for wanted in (names, *([name] for name in names), []):
+    for wanted in (names, *([name] for name in names if alone), *([[]] if alone else [])):
         value, weight, *gradients = objective(
             *arguments, **{f"want_{name.removeprefix('grad_')}": name in wanted for name in names}
         )
@@ -159,14 +159,14 @@ def test_evaluate_and_its_backward_of_all_degrees_and_dtypes(degree, dtype):
     check_evaluate(make_problem(301, degree, n_series=2, domain=True, dtype=dtype), "")
 
 
-def check_evaluate(problem, what: str) -> None:
+def check_evaluate(problem, what: str, *, alone: bool = True) -> None:
     wide, narrow = problem.to(torch.float64), narrow_eager(problem)
     values = evaluate(problem.x, problem.coef, problem.mapping, problem.basis)
     assert values.dtype == problem.x.dtype
     assert_no_worse_than_eager(values, narrow.values(), wide.values(), problem.degree, f"{what}: values")
     grad = torch.randn(problem.coef.shape[0], problem.x.shape[1]).to(problem.x.dtype)
     truth, eager = wide.pull_back(grad), narrow.pull_back(grad)
-    for wants in ((True, True), (True, False), (False, True)):
+    for wants in ((True, True), (True, False), (False, True))[: 3 if alone else 1]:
         results = evaluate_backward(
             grad, problem.x, problem.coef, problem.mapping, problem.basis, want_x=wants[0], want_coef=wants[1]
         )
@@ -250,6 +250,98 @@ def test_more_programs_than_are_read_at_once(set_policy):
     truth, eager = problem.to(torch.float64).objective(), problem.objective()
     for name, actual in (("value", value), ("grad_coef", grad_coef)):
         assert_no_worse_than_eager(actual, eager[name], truth[name], problem.degree, name)
+
+
+SHORT_VARIANTS = [name for name in VARIANTS if VARIANTS[name].get("n_series", 1) > 1]
+
+
+def check_short_series(problem, what: str) -> None:
+    n_series, n_samples = problem.coef.shape[0], problem.x.shape[1]
+    config = launch.choose(n_samples, n_series, problem.x.dtype.itemsize, 2, policy=launch.current())
+    assert config.series > 1
+    check_objective(problem, what, alone=False)
+    check_evaluate(problem, what, alone=False)
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.parametrize("variant", SHORT_VARIANTS)
+@pytest.mark.parametrize(("n_samples", "n_series"), SHORT_SERIES)
+def test_a_program_takes_several_short_series(n_samples, n_series, variant):
+    check_short_series(make_problem(n_samples, 2, **(VARIANTS[variant] | {"n_series": n_series})), variant)
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_short_series_of_all_dtypes(dtype):
+    check_short_series(
+        make_problem(64, 2, n_series=17, shared_x=False, weight=True, upstream=True, domain=True, dtype=dtype), ""
+    )
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.parametrize("basis", BASES)
+def test_short_series_of_all_bases(basis):
+    check_short_series(make_problem(37, 11, n_series=17, shared_x=False, domain=True, basis=basis), basis)
+
+
+@pytest.mark.usefixtures("small_programs")
+def test_outputs_of_short_series_each_alone():
+    problem = make_problem(37, 1, n_series=17, shared_x=False, weight=True, upstream=True)
+    check_objective(problem, "each alone")
+    check_evaluate(problem, "each alone")
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in which the interpreter computes
+def test_samples_of_weight_zero_are_left_out_of_short_series():
+    problem = make_problem(37, 2, n_series=17, shared_x=False, weight=True)
+    x, y, weight = problem.x, problem.y, problem.weight
+    assert weight is not None
+    is_out = torch.zeros(17, 37, dtype=torch.bool)
+    is_out[::2, 3] = is_out[1::2, 36] = True
+    weight[is_out] = 0.0
+
+    def run():
+        operands: Any = (x, y, problem.coef, weight, None, None, "power", "mse", 0.0)
+        return objective(*operands, want_x=True, want_y=True, want_weight=True)
+
+    *expected, grad_weight = run()
+    assert grad_weight is not None
+    x[::2, 3], y[1::2, 36] = float("nan"), float("inf")
+    # In the gradient to the weights, a loss that is not finite counts as 0.
+    for ours, clean in zip(run(), (*expected, torch.where(is_out, 0.0, grad_weight)), strict=True):
+        assert ours is not None
+        assert clean is not None
+        assert clean.isfinite().all()
+        assert torch.equal(ours, clean)
+
+
+def test_more_short_series_than_a_launch_takes(set_policy):
+    # The launches have 16, 16 and 8 series. The last one is too small to fill the device: a program for each series.
+    set_policy(widening_rows=32, largest_grid=16)
+    problem = make_problem(64, 2, n_series=40, shared_x=False, weight=True, upstream=True)
+    assert [launch.choose(64, n, 4, 2, policy=launch.current()).series for n in (16, 8)] == [4, 1]
+    check_short_series(problem, "three launches")
+
+
+@pytest.mark.parametrize("n_samples", [4 * TILE - 1, 4 * TILE, 9 * TILE + 7])
+@pytest.mark.parametrize("variant", ["one series", "weight"])
+def test_a_thread_loads_several_groups_at_once(set_policy, variant, n_samples):
+    set_policy(loads=(4, 4))
+    check_objective(make_problem(n_samples, 3, **VARIANTS[variant]), "four loads", alone=False)
+
+
+@pytest.mark.parametrize("degree", [11, 15, 20])
+@pytest.mark.parametrize("n_samples", [2 * TILE - 1, 5 * TILE + 3])
+def test_two_loads_and_powers_in_blocks_above_degree_10(n_samples, degree):
+    check_objective(make_problem(n_samples, degree, weight=True), "blocks of powers", alone=False)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 4, 20])
+@pytest.mark.parametrize("block", [2, 4])
+def test_powers_in_blocks(set_policy, block, degree):
+    set_policy(power_block=(block, block))
+    check_objective(make_problem(301, degree, weight=True), "blocks of powers", alone=False)
 
 
 def test_tickets_grow_with_the_number_of_series(monkeypatch):

@@ -1,5 +1,7 @@
 """Launch policy: what must hold for any sizes."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,12 +18,14 @@ from polyfit_kernels import evaluate, launch, moments, objective, resident
     processors=st.integers(1, 304),
     warp=st.sampled_from([32, 64]),
     widens=st.booleans(),
+    loads=st.sampled_from([1, 2, 4]),
 )
-def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsize, processors, warp, widens):
-    config = launch.choose(n_samples, n_series, itemsize, processors, warp, widens=widens)
+def test_every_sample_has_a_place_and_no_sum_is_long(n_samples, n_series, itemsize, processors, warp, widens, loads):
+    config = launch.choose(n_samples, n_series, itemsize, processors, warp, widens=widens, loads=loads)
     tiles = -(-n_samples // config.tile)
     assert 1 <= config.programs <= max(tiles, 1)
-    assert -(-tiles // config.programs) <= launch.DEFAULT.longest_run
+    # A tile of several loads is as many additions to a sum.
+    assert config.groups * -(-tiles // config.programs) <= launch.DEFAULT.longest_run
     assert config.columns * itemsize == launch.LOAD_BYTES
     assert config.rows & (config.rows - 1) == 0
     assert config.rows <= launch.DEFAULT.rows
@@ -78,19 +82,30 @@ def test_moments_have_a_place_for_every_sample(n_samples, n_series, itemsize, pr
 
 
 def test_what_a_thread_holds_of_moments():
-    for degree, weighted, itemsize, held in (
-        (10, False, 4, 16),
-        (10, True, 4, 8),
-        (11, False, 4, 4),
-        (11, True, 4, 4),
-        (10, False, 2, 16),
-        (11, True, 2, 4),
-        (10, False, 8, 4),
-        (10, True, 8, 2),
-        (11, False, 8, 2),
+    for degree, weighted, itemsize, capability, held in (
+        (10, False, 4, 9, 16),
+        (10, True, 4, 9, 8),
+        (12, False, 4, 10, 16),
+        (11, True, 4, 9, 4),
+        (13, False, 4, 8, 16),
+        (20, False, 4, 9, 16),
+        (13, False, 4, 10, 4),
+        (13, False, 4, 0, 4),
+        (21, False, 4, 9, 4),
+        (10, False, 2, 9, 16),
+        (11, True, 2, 9, 4),
+        (10, False, 8, 9, 4),
+        (10, True, 8, 9, 2),
+        (13, False, 8, 10, 2),
     ):
-        config = launch.choose_moments(2**20, 1, itemsize, 132, 32, degree, weighted=weighted)
+        config = launch.choose_moments(2**20, 1, itemsize, 132, 32, degree, weighted=weighted, capability=capability)
         assert config.groups * config.columns == held
+
+
+def test_programs_of_moments():
+    for degree, programs in ((1, 4), (7, 4), (8, 3), (10, 3), (11, 2), (20, 2)):
+        config = launch.choose_moments(2**28, 1, 4, 132, 32, degree, weighted=False, capability=9)
+        assert config.programs == 132 * programs
 
 
 def test_ten_million_short_series_take_two_launches():
@@ -102,9 +117,47 @@ def test_a_large_series_fills_whole_waves():
     assert config.programs % (132 * launch.DEFAULT.programs_per_processor) == 0
 
 
-def test_short_series_get_a_tile_of_their_size():
+def test_few_short_series_get_a_tile_of_their_size():
     assert launch.choose(64, 1000, 4, 132).tile == 128
     assert launch.choose(2000, 1, 4, 132).programs == 2
+
+
+@given(
+    n_samples=st.integers(0, 3000),
+    n_series=st.integers(1, 10**7),
+    itemsize=st.sampled_from([2, 4, 8]),
+    warp=st.sampled_from([32, 64]),
+    samples=st.sampled_from([4, 8, 16, 32]),
+    loads=st.sampled_from([1, 2, 4]),
+)
+def test_short_series_share_a_program_where_enough_are_left(n_samples, n_series, itemsize, warp, samples, loads):
+    policy = dataclasses.replace(launch.DEFAULT, series_samples=samples, series_loads=loads)
+    for config in (
+        launch.choose(n_samples, n_series, itemsize, 132, warp, policy=policy),
+        launch.choose_moments(n_samples, n_series, itemsize, 132, warp, 3, weighted=False, policy=policy),
+    ):
+        assert config.grid(n_series) * config.series >= n_series * config.programs
+        if config.series == 1:
+            continue
+        assert config.programs == 1
+        assert config.grid(n_series) >= 2 * 132
+        assert config.rows == config.num_warps * warp
+        assert config.rows % config.series == 0
+        # A thread without samples is one of four at most, or its series has fewer than there are places at a load.
+        assert config.rows // config.series <= max(4, 2 * n_samples // min(samples, config.columns) + 2)
+
+
+def test_short_series_share_programs_if_they_fill_the_device_twice():
+    enough = 2 * 132 * 16
+    assert launch.choose(64, enough, 4, 132) == launch.LaunchConfig(128, 4, 4, 1, groups=2, series=16)
+    assert launch.choose(64, enough - 1, 4, 132) == launch.LaunchConfig(32, 4, 1, 1)
+    assert launch.choose(64, enough, 4, 132, policy=dataclasses.replace(launch.DEFAULT, series_samples=0)).series == 1
+    assert launch.choose(513, 10**6, 4, 132).series == 1
+
+
+def test_only_long_series_are_loaded_twice():
+    assert launch.choose(2047, 1, 4, 132, loads=2).groups == 1
+    assert launch.choose(2048, 1, 4, 132, loads=2).groups == 2
 
 
 def test_more_sums_than_a_wave_of_amds_stores_stay_in_one_program():

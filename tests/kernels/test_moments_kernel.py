@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from moments_oracle import assert_no_worse_than_eager, eager_moments, make_data, true_moments
+from problems import SHORT_SERIES
 
 pytest.importorskip("triton")
 from polyfit_kernels import launch, partials
@@ -82,6 +83,44 @@ def test_numbers_of_samples_and_of_the_constant_are_exact():
     torch.testing.assert_close(with_y, of_x[:, :6], rtol=0, atol=1e-7 * TILE)
 
 
+def check_short_series(data, degree: int) -> None:
+    x, y, weight = data
+    n_series = max(operand.shape[0] for operand in data if operand is not None)
+    config = launch.choose_moments(
+        x.shape[1], n_series, x.element_size(), 2, 32, degree, weighted=weight is not None, policy=launch.current()
+    )
+    assert config.series > 1
+    check(x, y, weight, degree, MAPPING, 0.25)
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.parametrize("variant", [name for name in ROWS if 3 in ROWS[name]])
+@pytest.mark.parametrize(("n_samples", "n_series"), SHORT_SERIES)
+def test_a_program_takes_several_short_series(n_samples, n_series, variant):
+    rows = (n_series if count == 3 else count for count in ROWS[variant])
+    check_short_series(make_data(n_samples, *rows), 2)
+
+
+@pytest.mark.usefixtures("small_programs")
+@pytest.mark.parametrize("degree", [0, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_short_series_of_all_dtypes(dtype, degree):
+    for weighted in (None, 17):
+        check_short_series(make_data(64, 17, 17, weighted, dtype=dtype), degree)
+
+
+def test_more_short_series_than_a_launch_takes(set_policy):
+    # The launches have 16, 16 and 8 series. The last one is too small to fill the device: a program for each series.
+    set_policy(widening_rows=32, largest_grid=16)
+    check_short_series(make_data(64, 40, 40, None), 2)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("degree", [7, 10, 12, 13])
+def test_degrees_around_the_limits_of_the_policy(degree, weighted):
+    check(*make_data(TILE + 5, 1, 1, 1 if weighted else None), degree, MAPPING)
+
+
 def test_an_offset_costs_no_digits():
     # float32 has multiples of 1/16 at a million: what is left of y is exact.
     x, _, weight = make_data(TILE + 5, 1, 1, 1)
@@ -99,7 +138,7 @@ def test_an_offset_keeps_the_digits_of_float64():
 
 def test_sums_are_float64(set_policy):
     # All terms alike: in float32, 100 additions to one sum would lose up to 40 half ulps of it.
-    set_policy(widening_rows=32, moments_samples=(8, 8), moments_programs=1)
+    set_policy(widening_rows=32, moments_samples=(8, 8), moments_programs=(1, 1, 1))
     n_samples = 200 * 256  # 100 tiles for each of 2 programs
     config = launch.choose_moments(n_samples, 1, 4, 2, 32, 1, weighted=False, policy=launch.current())
     assert (config.tile, config.programs) == (256, 2)
@@ -147,6 +186,19 @@ def test_a_nan_among_the_data_is_not_lost(place, operand):
     assert with_y[0, 1:].isnan().all()
     assert squares.isnan().all() == (operand > 0)
     assert of_x[0, 1:].isnan().all() == (operand != 1)
+
+
+@pytest.mark.usefixtures("small_programs")
+def test_samples_of_weight_zero_are_left_out_of_short_series():
+    data: Any = make_data(37, 17, 17, 17)
+    x, y, weight = data
+    weight[::2, 3] = weight[1::2, 36] = 0.0
+    launch_moments: Any = moments
+    expected = launch_moments(*data, 3, MAPPING)
+    x[::2, 3], y[1::2, 36] = float("nan"), float("inf")
+    for ours, clean in zip(launch_moments(*data, 3, MAPPING), expected, strict=True):
+        assert clean.isfinite().all()
+        assert torch.equal(ours, clean)
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of numpy, in which the interpreter computes

@@ -64,10 +64,13 @@ def installed(n_gpus: int = 2) -> Iterator[Gpu]:
         number = SimpleNamespace(get_current_stream=lambda index: gpu.current_stream(index).cuda_stream)
         patch.setattr(partials, "driver", SimpleNamespace(active=number))
         patch.setattr(partials, "_tickets", {})
-        operands.processors_and_warp.cache_clear()
+        caches = (operands.processors_and_warp, operands.compute_capability)
+        for cache in caches:
+            cache.cache_clear()
         try:
             # What torch.compile has made runs as it was written.
             with gpu, torch.compiler.set_stance("force_eager"):
                 yield gpu
         finally:
-            operands.processors_and_warp.cache_clear()
+            for cache in caches:
+                cache.cache_clear()

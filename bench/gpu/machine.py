@@ -67,9 +67,14 @@ def _cpu() -> str:
     return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def _uuid() -> str:
+    """The current GPU as nvidia-smi names it, whose numbers are not those of CUDA_VISIBLE_DEVICES."""
+    return f"GPU-{getattr(torch.cuda.get_device_properties(0), 'uuid', '')}"
+
+
 def ask_driver(*names: str) -> list[str] | None:
     """Properties of the current GPU by their names in `nvidia-smi --help-query-gpu`; None without that program."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", f"--id={_uuid()}"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

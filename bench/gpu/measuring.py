@@ -21,8 +21,6 @@ RESULTS = "gpu.jsonl"
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 # A median needs so many calls, and so many seconds of them: a card changes its clocks within milliseconds.
 ROUNDS, SECONDS_OF_ROUNDS = 15, 0.1
-# After so many seconds without work for its memory, the card is kept busy for so many before anything is timed.
-LONGEST_IDLE, SECONDS_OF_WAKING = 0.02, 1.0
 # Bytes of memory for a long series of 2**28 samples: eager autograd of degree 10 keeps some 25 tensors of it.
 _LONG, _MEMORY_OF_LONG = 2**28, 40 * 2**30
 
@@ -119,7 +117,6 @@ class Bench:
         is_warming: each function is called once, and nothing is timed: Triton and Inductor then have their code in
             their caches on disk.
         deadline: when the phase must end, by `time.monotonic`.
-        state: when the memory of the card was last busy.
     """
 
     device: str
@@ -127,7 +124,6 @@ class Bench:
     is_small: bool = False
     is_warming: bool = False
     deadline: float = float("inf")
-    state: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:
@@ -157,42 +153,28 @@ class Bench:
     def seconds(self, function: Callable[[], Any], most: float = math.inf) -> float:
         """Median time of a call on the device, by events, after two that compile and warm up.
 
-        15 calls are timed, or more of them until they take 0.1 s; no more once they have taken `most` seconds. A copy
-        is queued before each call: the device is busy while the host launches, so that the time of the launch on the
-        host is not part of it, the memory is awake, and the caches hold other data.
+        15 calls are timed, or more of them until they take 0.1 s; no more once they have taken `most` seconds. A pass
+        that reads other data is queued before each call: the device is busy while the host launches, so the time of
+        the launch on the host is not part of it, and the caches hold nothing of the call and nothing to be written.
         """
         if not self.has_gpu:
             return self.wall(function, rounds=1)
         function()
         if self.is_warming:
             return 0.0
-        self.wake()
-        source, target = self._copied
         function()
         times: list[float] = []
         while not times or (
             not self.is_small and sum(times) < most and (len(times) < ROUNDS or sum(times) < SECONDS_OF_ROUNDS)
         ):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            target.copy_(source)
+            self._read.sum()
             begin.record()
             function()
             end.record()
             torch.cuda.synchronize()
             times.append(begin.elapsed_time(end) * 1e-3)
-        self.state["busy"] = time.monotonic()
         return statistics.median(times)
-
-    def wake(self) -> None:
-        """Keep the memory busy for a second if it was idle: the first passes after that are up to a tenth slower."""
-        if self.is_small or time.monotonic() - self.state.get("busy", -math.inf) < LONGEST_IDLE:
-            return
-        source, target = self._copied
-        began = time.monotonic()
-        while time.monotonic() - began < SECONDS_OF_WAKING:
-            for _ in range(10):
-                target.copy_(source)
-            self.wait()
 
     def wall(self, function: Callable[[], Any], rounds: int = 5) -> float:
         """Median time of a call as its caller sees it, after one that compiles."""
@@ -222,17 +204,17 @@ class Bench:
         return self.seconds(graph.replay) / calls
 
     @functools.cached_property
-    def _copied(self) -> tuple[Tensor, Tensor]:
-        """What is copied, and to where."""
-        source = self.normal(self.n_samples)
-        return source, torch.empty_like(source)
+    def _read(self) -> Tensor:
+        """What is read before each call: 1 GiB, a third of a millisecond on an H100."""
+        return self.normal(self.n_samples)
 
     @functools.cached_property
     def copy_rate(self) -> float:
         """Bytes a second of a copy on the device, read and written, once the card has its working clock."""
         if self.is_warming:
             return 1.0
-        source, target = self._copied
+        source = self.normal(self.n_samples, seed=1)
+        target = torch.empty_like(source)
         return 8 * self.n_samples / self.seconds(lambda: target.copy_(source))
 
     def beside_copy(self, seconds: float, n_bytes: int) -> dict[str, Any]:

@@ -39,10 +39,10 @@ def _evaluate_tile(
     """Write the values at one tile: all its loads, then one group of samples after the other."""
     x = tiles.load_groups(x_ptr, start, offsets, stride_xn, n_samples, GROUPS, GROUP, MASKED, COMPUTE)
     for group in tl.static_range(GROUPS):
-        index = start + group * GROUP + offsets
-        mask = index < n_samples if MASKED else None
+        first = start + group * GROUP
+        mask = first + offsets < n_samples if MASKED else None
         p = bases.series(bases.to_window(x[group], center, scale, shift, HAS_DOMAIN), coef, DEGREE, BASIS)
-        tl.store(out_ptr + index, p.to(out_ptr.dtype.element_ty), mask=mask)
+        tl.store(out_ptr + first + offsets, p.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n_series"])

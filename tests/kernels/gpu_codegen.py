@@ -55,7 +55,7 @@ FULL_CARD = 1056 * 2048 + 1
 # Variants that may spill, by name: loads and stores of local memory at most, and why that is accepted.
 _THIRD_PROGRAM = "ptxas takes 80 registers, so that 3 programs of 256 threads fit (3.7.1 spills none); smoke only"
 KNOWN_SPILLS = {
-    f"objective d=5, {dtype}, domain, want coef, want x, want y, chebyshev, huber, 256x8": (2, _THIRD_PROGRAM)
+    f"objective d=5, {dtype}, domain, want coef, want x, want y, chebyshev, huber, 256x8x1x1x1": (2, _THIRD_PROGRAM)
     for dtype in ("float16", "bfloat16")
 }
 

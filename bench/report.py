@@ -55,6 +55,7 @@ PASSES = {
     "moments d=5": "moments, degree 5",
     "moments d=8": "moments, degree 8",
     "moments d=10": "moments, degree 10",
+    "moments d=20": "moments, degree 20",
     "moments weighted d=5": "moments, degree 5, weights",
     "evaluate d=1": "values, degree 1",
     "evaluate d=5": "values, degree 5",
@@ -116,6 +117,7 @@ class Run:
         facts: driver, versions, commit, and the CPU of the peers.
         lines: all results, in the order in which they were written.
         later: later runs that have no times, in words.
+        earlier: runs before it that measured what this one did not reach, the newest first.
     """
 
     device: str
@@ -123,17 +125,32 @@ class Run:
     facts: dict[str, Any]
     lines: list[dict[str, Any]]
     later: tuple[str, ...] = ()
+    earlier: tuple[Run, ...] = ()
 
     def phase(self, name: str) -> list[dict[str, Any]]:
         """The results of a phase; of one that ran twice, the later result of each name."""
         return list({line["benchmark"]: line for line in self.lines if line.get("phase") == name}.values())
 
+    def times(self) -> dict[str, dict[str, Any]]:
+        """Times of this run by name: those of headline, and of policy under the default for what it did not reach."""
+        by_default = [line for line in self.phase("policy") if line.get("kernel") in PASSES and not line.get("policy")]
+        found = {line["kernel"]: line for line in by_default} | {
+            line["benchmark"]: line for line in self.phase("headline") if line["benchmark"] != "copy"
+        }
+        return {name: line for name, line in found.items() if _is_positive(line.get("seconds"))}
+
     def measured(self) -> dict[str, dict[str, Any]]:
-        """Times of the headline phase by name, in the order of the tables."""
-        found = {line["benchmark"]: line for line in self.phase("headline") if _is_positive(line.get("seconds"))}
-        found.pop("copy", None)
+        """Times by name, in the order of the tables; what this run did not reach is of an earlier one."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in (self, *self.earlier):
+            found = {name: line for name, line in run.times().items() if name not in found} | found
         known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split())), *SERIES, *TRAINING, *FITS]
         return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
+
+    def named(self, name: str) -> str:
+        """The name of a result in words, with the commit of an earlier run that it is of."""
+        commit = self.measured().get(name, {}).get("commit", self.facts.get("commit"))
+        return title(name) if commit == self.facts.get("commit") else f"{title(name)} ({commit})"
 
     def shares(self) -> dict[str, float]:
         """The share of the copy of each kernel on long series or many of them, in the order of the picture."""
@@ -178,9 +195,9 @@ def read(path: Path) -> list[Run]:
         for begun, lines in sorted(its_lines.items(), reverse=True):
             facts = {name: lines[0].get(name) for name in FACTS}
             its_runs.append(Run(device, begun, facts, lines))
-        chosen = next((index for index, run in enumerate(its_runs) if run.measured()), 0)
+        chosen = next((index for index, run in enumerate(its_runs) if run.times()), 0)
         later = tuple(_told(run) for run in its_runs[:chosen])
-        runs.append(dataclasses.replace(its_runs[chosen], later=later))
+        runs.append(dataclasses.replace(its_runs[chosen], later=later, earlier=tuple(its_runs[chosen + 1 :])))
     return sorted(runs, key=lambda run: (-len(run.measured()), run.device))
 
 
@@ -224,7 +241,7 @@ def facts(run: Run) -> str:
 def checks(run: Run) -> list[str]:
     """What was found wrong, and what was not checked: a sentence each."""
     later = [f"Later runs without times: {', '.join(run.later)}."] if run.later else []
-    return [*_of_smoke(run), _of_proof(run), *_of_sanitizer(run), *later]
+    return [*_of_smoke(run), _of_proof(run), *_of_sanitizer(run), *later, *_of_earlier(run)]
 
 
 def _of_smoke(run: Run) -> Iterator[str]:
@@ -248,6 +265,16 @@ def _of_smoke(run: Run) -> Iterator[str]:
         yield f"**{left_out} cases of kernels against float64 were not measured.**"
     elif not (wrong or failed):
         yield "Every kernel agreed with float64."
+
+
+def _of_earlier(run: Run) -> Iterator[str]:
+    """What earlier runs checked whose results stand among those of this one."""
+    used = {line.get("commit") for line in run.measured().values()} - {run.facts.get("commit")}
+    if used:
+        yield "A commit in brackets: of an earlier run, which measured what this one did not reach."
+    for earlier in run.earlier:
+        if earlier.facts.get("commit") in used and earlier.phase("proof"):
+            yield f"At {earlier.facts['commit']}: {_of_proof(earlier)}"
 
 
 def _of_proof(run: Run) -> str:
@@ -310,7 +337,7 @@ def short_table(runs: Sequence[Run]) -> str:
             rows.append([title(name), MISSING, *[""] * (1 + len(COLUMNS))])
             continue
         cells = [duration(line["seconds"]), share_in_words(name, line), *(ratio(line, peer) for peer in COLUMNS)]
-        rows.append([title(name), *cells])
+        rows.append([run.named(name), *cells])
     head = ("what", "time", "share of the copy", "eager", "torch.compile", "CPU")
     text = f"{facts(run)}, by `make gpu`. {SIZES} {HEADS}"
     picture = f"![{_alternative(run)}]({PICTURE.as_posix()})" if run.shares() else f"The picture: {MISSING}."
@@ -339,7 +366,7 @@ def long_table(runs: Sequence[Run]) -> str:
             if _is_positive(share) and wanted and share < wanted:
                 told += f" (goal: {wanted:.2f})"
             rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if told and line.get("bytes") else ""
-            rows.append([title(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])
+            rows.append([run.named(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])
         missing = [title(name) for name in (PASSES | SERIES | TRAINING | FITS) if name not in measured]
         absent = [f"{MISSING.capitalize()}: {'; '.join(missing)}."] if missing else []
         text = " ".join([f"**{facts(run)}.**", _copy_rate(run), *checks(run), *absent])
@@ -389,7 +416,7 @@ def draw(run: Run) -> Figure:
         axes.plot([share, share], [row - 0.44, row + 0.44], color="black", linewidth=2.2, solid_capstyle="butt")
     for name, row in rows.items():
         axes.text(right + 0.015, row, share_in_words(name, run.measured()[name]), va="center", fontsize=10)
-    names = [title(name).replace("`", "").replace("the same by ", "") for name in rows]
+    names = [run.named(name).replace("`", "").replace("the same by ", "") for name in rows]
     axes.set_yticks(list(rows.values()), names, fontsize=10)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.set_xlim(0, right + 0.09)

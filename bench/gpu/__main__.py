@@ -136,7 +136,8 @@ class Run:
             self.say(f"== {phase.name}, until {until:.0f} s")
             seconds = self._left(until) - GRACE
             running = [
-                self._start(phase.name, part, phase.parts, "--seconds", f"{seconds:.1f}") for part in range(phase.parts)
+                self._start(phase.name, part, phase.parts, "--until", f"{time.time() + seconds:.1f}")
+                for part in range(phase.parts)
             ]
             states = self._finish(running, seconds + GRACE)
             ended[phase.name] = _words(states)

@@ -217,7 +217,7 @@ def _forms(bench: Bench, data: _Long) -> Iterator[Case]:
     """Other degrees, bases, losses, operands and dtypes."""
     n = data.n
     yield _case(bench, "objective d=20", 8 * n, lambda: objective(data.x, data.y, data.coef(20), *PLAIN), n)
-    for d in (1, 8, 10):
+    for d in (1, 8, 10, 20):
         yield _case(bench, f"moments d={d}", 8 * n, lambda d=d: moments(data.x, data.y, None, d, MAPPING), n)
     for d in (1, 10):
         yield _case(bench, f"evaluate d={d}", 8 * n, lambda d=d: evaluate(data.x, data.coef(d), None, "power"), n)

@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.phase", description=__doc__)
     parser.add_argument("phase", choices=NAMES)
     parser.add_argument("--results", metavar="FOLDER", help="where gpu.jsonl is written; by default nothing is")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="after which no case begins")
+    # A time of day, not a number of seconds: importing torch took 10 s of a phase on a machine whose cores were busy.
+    parser.add_argument("--until", type=float, default=float("inf"), help="no case begins after this time.time()")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="the cases K, K + N, K + 2 N, ...")
     parser.add_argument("--first", type=int, default=0, metavar="I", help="of these the case I and all after it")
     parser.add_argument("--only", nargs="+", default=[""], help="cases whose names contain one of these")
@@ -34,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.small and (reason := machine.why_not()):
         print(reason, file=sys.stderr)
         return 1
-    deadline = time.monotonic() + options.seconds
+    deadline = time.monotonic() + options.until - time.time()
     device = "cuda" if has_gpu else "cpu"
     report = Report(options.results, options.phase, device, quiet=options.warm)
     if options.phase == "proof":
         from bench.gpu.proof import proof
 
-        return proof(options.seconds, options.results or "bench/results", report)
+        return proof(max(1.0, options.until - time.time()), options.results or "bench/results", report)
     bench = Bench(device, has_gpu, options.small, options.warm, deadline)
     return run(options.phase, bench, report, options)
 
@@ -66,7 +67,7 @@ def run(phase: str, bench: Bench, report: Report, options: argparse.Namespace) -
             report(case.name, failed=f"{type(error).__name__}: {error}"[:2000])
             if _is_lost(error):
                 sys.stdout.flush()
-                _go_on(index + 1, bench.seconds_left)
+                _go_on(index + 1)
             continue
         report(case.name, **figures)
         right += not figures.get("wrong", 0)
@@ -75,7 +76,7 @@ def run(phase: str, bench: Bench, report: Report, options: argparse.Namespace) -
         except RuntimeError as error:
             right -= not figures.get("wrong", 0)
             report(f"{case.name}, after it", failed=f"{type(error).__name__}: {error}"[:2000])
-            _go_on(index + 1, bench.seconds_left)
+            _go_on(index + 1)
     if not_measured:
         report("not measured", cases=not_measured)
     print(f"{phase}: {right} of {made} cases passed{f', {len(not_measured)} not measured' if not_measured else ''}")
@@ -96,12 +97,9 @@ def _is_lost(error: Exception) -> bool:
     return "CUDA error" in str(error) or "device-side" in str(error)
 
 
-def _go_on(first: int, seconds: float) -> None:
+def _go_on(first: int) -> None:
     """Replace this process by one with a new CUDA context, for the cases that are left."""
-    arguments = [*sys.argv[1:], "--first", str(first)]
-    if seconds < float("inf"):
-        arguments += ["--seconds", f"{seconds:.1f}"]
-    os.execv(sys.executable, [sys.executable, "-m", "bench.gpu.phase", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "bench.gpu.phase", *sys.argv[1:], "--first", str(first)])
 
 
 if __name__ == "__main__":

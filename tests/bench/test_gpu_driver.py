@@ -54,19 +54,21 @@ def test_a_phase_that_hangs_is_ended_and_the_next_one_runs(run: driver.Run, tmp_
     assert ended["sanitizer"].startswith("ended well")
     assert all(process.poll() is not None for process in run._alive)
     log = (tmp_path / "gpu.log").read_text()
-    assert "headline --part 0/1 --seconds" in log
+    assert "headline --part 0/1 --until" in log
     assert log.count("[headline warm] headline --part") == 6  # compiled while smoke ran, and ended at its start
     assert log.index("== smoke ended well") < log.index(" headline --part 0/1") < log.index(" proof --part 0/1")
 
 
 def test_time_that_is_left_over_goes_to_the_next_phase(run: driver.Run, tmp_path: Path):
+    began = time.time()
     run.phases((driver.Phase("smoke", 200.0), driver.Phase("sanitizer", 40.0)))
+    assert time.time() < began + 10.0  # both ended at once, but the time of the second one is that from the beginning
     first, second = (
-        float(line.split("--seconds ")[1].split()[0])
+        float(line.split("--until ")[1].split()[0]) - began
         for line in (tmp_path / "gpu.log").read_text().splitlines()
-        if "--seconds" in line
+        if "--until" in line
     )
-    assert first < 20.0 < second <= 24.0
+    assert 10.0 < first < 20.1 < second < 24.1
 
 
 def test_what_a_phase_leaves_behind_ends_with_it(run: driver.Run, tmp_path: Path):
@@ -175,7 +177,7 @@ def test_results_of_smoke_say_how_many_there_are_to_be(run_cases):
 
 
 def test_cases_whose_time_does_not_come_are_named(run_cases):
-    status, lines = run_cases([RIGHT, WRONG], "--seconds", "0")
+    status, lines = run_cases([RIGHT, WRONG], "--until", "0")
     assert (status, lines[0]["benchmark"], lines[0]["cases"]) == (0, "not measured", ["right", "wrong"])
 
 
@@ -207,7 +209,7 @@ def test_an_error_that_comes_late_is_not_one_of_the_next_case(run_cases, monkeyp
             raise error
 
     monkeypatch.setattr(Bench, "wait", wait)
-    monkeypatch.setattr(phase, "_go_on", lambda first, seconds: gone_on.append(first))
+    monkeypatch.setattr(phase, "_go_on", gone_on.append)
     status, lines = run_cases([RIGHT, Case("unlucky", lambda: {"seconds": 1.0}), RIGHT])
     assert (status, gone_on) == (1, [2])
     assert [line["benchmark"] for line in lines] == ["right", "unlucky", "unlucky, after it", "right"]

@@ -129,7 +129,7 @@ def test_without_a_run_there_is_no_table(root):
 
 def test_the_newest_run_of_each_device_counts(root):
     later = {"run": "2026-11-27T01:00:00+02:00"}  # after 2026-11-26T19:12:05+00:00
-    old = time("evaluate d=5", 0.9)
+    old = time("objective d=5", 0.9)
     write(root, [time("objective d=5", 0.99, **later), old, time("evaluate d=1", 0.3, device="Other GPU")])
     first, second = report.read(root / "bench" / "results" / "gpu.jsonl")
     assert [run.device for run in (first, second)] == ["Made-up GPU", "Other GPU"]
@@ -139,6 +139,31 @@ def test_the_newest_run_of_each_device_counts(root):
     readme, docs = pages(root)
     assert "Other GPU" not in readme
     assert "Other GPU" in docs
+
+
+def test_what_the_newest_run_did_not_reach_is_of_an_earlier_one(root):
+    later = {"run": "2026-11-27T01:00:00+02:00", "commit": "1a2b3c4"}
+    by_default = {"phase": "policy", "kernel": "objective d=20", "policy": {}}
+    by_another = by_default | {"kernel": "moments d=5", "policy": {"rows": "128"}}
+    proof = line("proof", "proof", passed=600, failed=0, skipped=1, not_run=0)
+    write(
+        root,
+        [
+            *(time("objective d=5", 0.99, **later), time("objective d=5", 0.9), time("evaluate d=5", 0.8), proof),
+            time("objective d=20: default", 0.7) | later | by_default,
+            time("moments d=5: rows=128", 0.5) | later | by_another,
+        ],
+    )
+    (run,) = report.read(root / "bench" / "results" / "gpu.jsonl")
+    assert run.shares() == {"objective d=5": 0.99, "objective d=20": 0.7, "evaluate d=5": 0.8}
+    earlier = proof["commit"]
+    assert run.named("objective d=5") == "loss and gradient, degree 5"
+    assert run.named("evaluate d=5") == f"values, degree 5 ({earlier})"
+    report.main([], root)
+    for page in pages(root):
+        words = " ".join(page.split())
+        assert "Tests on the GPU: not yet measured" in words
+        assert f"At {earlier}: 600 tests passed on the GPU" in words
 
 
 def test_what_is_wrong_is_shown(root):

@@ -423,7 +423,7 @@ def draw(run: Run) -> Figure:
     axes.set_ylim(max(rows.values()) + 0.6, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_xlabel("share of the rate at which the device copies as many bytes" + ("; tick: goal" if goals else ""))
+    axes.set_xlabel("share of the rate of a copy" + ("; tick: goal" if goals else ""))
     caption = [*textwrap.wrap(facts(run), 125), *textwrap.wrap(" ".join(checks(run)).replace("**", ""), 125)]
     figure.supxlabel("\n".join(caption), x=0.01, ha="left", fontsize=9)
     return figure

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu results: begin, by python -m bench.report -->", "<!-- gpu results: end -->"
 PICTURE = Path("bench") / "results" / "gpu.png"
 MISSING = "not yet measured"
+DETAILS = "[benchmarks](docs/benchmarks.md#on-a-gpu)"
 NO_RUN = "No run of `make gpu` is recorded yet."
 FACTS = ("driver", "python", "torch", "triton", "commit", "cpu")
 COLUMNS = ("eager", "torch.compile", "cpu")
@@ -339,9 +340,21 @@ def short_table(runs: Sequence[Run]) -> str:
         cells = [duration(line["seconds"]), share_in_words(name, line), *(ratio(line, peer) for peer in COLUMNS)]
         rows.append([run.named(name), *cells])
     head = ("what", "time", "share of the copy", "eager", "torch.compile", "CPU")
-    text = f"{facts(run)}, by `make gpu`. {SIZES} {HEADS}"
+    said = checks(run)
+    wrong = [sentence for sentence in said if re.search(r"gave wrong results|failed\*\*|errors\.", sentence)]
+    is_whole = not any(re.search(rf"\*\*|{MISSING}|did not run", sentence) for sentence in said)
+    versions = ", ".join(f"{name} {run.facts.get(name.lower())}" for name in ("torch", "Triton"))
+    sentences = [
+        f"{run.device}, {versions}, {run.begun:%Y-%m-%d}, commit {run.facts.get('commit')}, by `make gpu`.",
+        f"{SIZES} Share of the copy: the time of a copy of as many bytes, divided by the time; reading alone is faster.",
+        "Eager, torch.compile, CPU: how many times longer they take.",
+        *(["A commit in brackets: of an earlier run."] if any("(" in row[0] for row in rows) else []),
+        *wrong,
+        f"{'All kernels and tests were right' if is_whole else 'Not all checks of this run ended well'}: {DETAILS}.",
+    ]
+    text = " ".join(sentences)
     picture = f"![{_alternative(run)}]({PICTURE.as_posix()})" if run.shares() else f"The picture: {MISSING}."
-    return "\n\n".join([_table(head, rows), _wrapped(f"{text} {' '.join(checks(run))}"), picture])
+    return "\n\n".join([_table(head, rows), _wrapped(text), picture])
 
 
 def _alternative(run: Run) -> str:

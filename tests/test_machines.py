@@ -1,6 +1,7 @@
 """What `make gpu` and the benchmarks do on a machine that lacks something."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,6 @@ def test_make_gpu_without_a_gpu_ends_with_one_line(tmp_path: Path):
     said, by_make = ended.stderr.splitlines()
     assert said.startswith("torch ")
     assert "can use no GPU here; check the driver" in said
-    assert by_make.startswith("make: ***")
+    assert re.match(r"make(\[\d+\])?: \*\*\*", by_make)  # with its level where a make runs the tests
     assert (ended.stdout, ended.returncode) == ("", 2)  # make's own status for a command that ended with 1
     assert not (tmp_path / "results").exists()

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 def test_without_git_a_benchmark_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("POLYFIT_COMMIT", raising=False)
     assert describe_machine("cpu")["commit"] is None
+    monkeypatch.setenv("POLYFIT_COMMIT", "abc1234")  # of a copy of the files
+    assert describe_machine("cpu")["commit"] == "abc1234"
 
 
 @pytest.mark.parametrize(

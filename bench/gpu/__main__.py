@@ -11,7 +11,7 @@ Phases in order of worth, each in processes of its own, since an illegal address
 A phase has a share of the time and what earlier phases left over. It is stopped at the end of it, and a result is in
 FOLDER/gpu.jsonl as soon as it is there: a run that is killed loses one case. FOLDER/gpu.log holds all that was printed.
 While smoke runs, other processes compile the kernels of headline, and sanitizer those of policy: the cache of Triton is
-empty on a machine that was just lent.
+empty on a machine that was just started.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def run(phase: str, bench: Bench, report: Report, options: argparse.Namespace) -
         made += 1
         try:
             figures = case.measure()
-        except Exception as error:  # whatever it is, a lent GPU measures the other cases
+        except Exception as error:  # whatever it is, the other cases are measured
             traceback.print_exc()
             report(case.name, failed=f"{type(error).__name__}: {error}"[:2000])
             if _is_lost(error):

@@ -87,7 +87,7 @@ wheel: setup
 	$(BIN)/python tests/wheel_check.py
 
 bench: setup
-	$(BIN)/python -m bench --device cpu
+	$(BIN)/python -m bench
 
 # PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Where there is no GPU
 # that torch can use, it says so at once, with status 1.

@@ -1,4 +1,4 @@
-"""Run the benchmarks and print what they gave: `python -m bench [--device cuda] [--record] [-k PATTERN]`.
+"""Run the benchmarks and print what they gave: `python -m bench [--record] [-k PATTERN]`, on the CPU.
 
 With --record the results are appended to bench/results/results.jsonl, a line each, with device, versions and commit.
 """
@@ -27,18 +27,15 @@ RESULTS = HERE / "results" / "results.jsonl"
 def main() -> int:
     """Run, print, and record if asked to."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--record", action="store_true", help=f"append the results to {RESULTS.name}")
     parser.add_argument("-k", default="", help="only benchmarks whose name contains this")
     options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device cuda: torch {torch.__version__} can use no GPU here; check the driver, or pass cpu")
-    machine = describe_machine(options.device)  # before the benchmarks: an error here would lose their results
+    machine = describe_machine("cpu")  # before the benchmarks: an error here would lose their results
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         status = pytest.main(
             [
-                str(HERE), "-q", "-p", "no:cacheprovider", "-W", "default", "-k", options.k, "--device", options.device,
+                str(HERE), "-q", "-p", "no:cacheprovider", "-W", "default", "-k", options.k,
                 "--benchmark-disable-gc", "--benchmark-columns=median", f"--benchmark-json={report}",
             ]
         )  # fmt: skip

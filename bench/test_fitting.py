@@ -12,11 +12,11 @@ import polyfit
 POLYNOMIAL = np.polynomial.Polynomial
 
 
-def data(n_samples: int, device: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def data(n_samples: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """Noise about a sine on [-3, 3]."""
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.rand(n_samples, generator=generator, device=device, dtype=dtype) * 6 - 3
-    return x, torch.sin(x) + 0.1 * torch.randn(n_samples, generator=generator, device=device, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n_samples, generator=generator, dtype=dtype) * 6 - 3
+    return x, torch.sin(x) + 0.1 * torch.randn(n_samples, generator=generator, dtype=dtype)
 
 
 def check(x: Tensor, y: Tensor, degree: int, precision: str = "auto") -> None:
@@ -25,15 +25,9 @@ def check(x: Tensor, y: Tensor, degree: int, precision: str = "auto") -> None:
     torch.testing.assert_close(coef.cpu(), torch.tensor(series.coef.tolist()).double(), rtol=1e-6, atol=1e-6)
 
 
-def cpu_only(device: str) -> None:
-    if device != "cpu":
-        pytest.skip("numpy is on a CPU: --device cpu")
-
-
 @pytest.mark.parametrize("degree", [5, 12])
-def test_fit_of_1e7_samples(degree, in_turn, device):
-    cpu_only(device)
-    x, y = data(10_000_000, device)
+def test_fit_of_1e7_samples(degree, in_turn):
+    x, y = data(10_000_000)
     check(x, y, degree)
     x_array, y_array = x.numpy(), y.numpy()
     in_turn(
@@ -49,9 +43,8 @@ def test_fit_of_1e7_samples(degree, in_turn, device):
 
 @pytest.mark.parametrize("precision", ["double", "extended"])
 @pytest.mark.parametrize("n_samples", [100, 2000])
-def test_fit_of_few_samples(n_samples, precision, in_turn, device):
-    cpu_only(device)
-    x, y = data(n_samples, device)
+def test_fit_of_few_samples(n_samples, precision, in_turn):
+    x, y = data(n_samples)
     check(x, y, 5, precision)
     x_array, y_array = x.numpy(), y.numpy()
     in_turn(
@@ -65,42 +58,20 @@ def test_fit_of_few_samples(n_samples, precision, in_turn, device):
     )
 
 
-def test_fit_of_1e5_samples_in_extended_precision(in_turn, device):
-    cpu_only(device)
-    x, y = data(100_000, device)
+def test_fit_of_1e5_samples_in_extended_precision(in_turn):
+    x, y = data(100_000)
     check(x, y, 5)
     x_array, y_array = x.numpy(), y.numpy()
     in_turn(lambda: polyfit.fit(x, y, 5), {"np.polyfit": lambda: np.polyfit(x_array, y_array, 5)}, rounds=9)
 
 
 @pytest.mark.parametrize("n_samples", [2000, 10_000_000])
-def test_degree_up_to_12_with_5_folds(n_samples, in_turn, device):
-    x, y = data(n_samples, device)
+def test_degree_up_to_12_with_5_folds(n_samples, in_turn):
+    x, y = data(n_samples)
     calls = 20 if n_samples < 10_000 else 1
     in_turn(
         lambda: [polyfit.select_degree(x, y, 12, criterion="cv") for _ in range(calls)],
         {"one fit of degree 12": lambda: [polyfit.fit(x, y, 12) for _ in range(calls)]},
         rounds=5,
         calls=calls,
-    )
-
-
-@pytest.mark.parametrize("degree", [1, 5, 8])
-def test_moments_of_2_to_the_28_samples(degree, in_turn, device):
-    """Bytes a second beside a device copy of as many bytes in the same run."""
-    if device == "cpu":
-        pytest.skip("2**28 samples are for a GPU, beside its device copy: --device cuda")
-    x, y = data(2**28, device, torch.float32)
-    x = x / 3
-    target = torch.empty_like(x)
-    reference = polyfit.Moments(degree, (-1, 1)).update(x[::64].double(), y[::64].double())
-    moments = polyfit.Moments(degree, (-1, 1)).update(x, y)
-    torch.testing.assert_close(moments.of_x / 2**28, reference.of_x / 2**22, rtol=1e-2, atol=1e-2)
-    from polyfit_kernels.moments import moments as launch
-
-    in_turn(
-        lambda: launch(x[None], y[None], None, degree, None),
-        {"copy of as many bytes": lambda: target.copy_(x)},
-        rounds=15,
-        bytes=8 * 2**28,
     )

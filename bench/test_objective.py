@@ -12,12 +12,12 @@ import polyfit
 from bench import peers
 
 
-def data(n_samples: int, degree: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def data(n_samples: int, degree: int) -> tuple[Tensor, Tensor, Tensor]:
     """x, y and coefficients."""
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.rand(n_samples, generator=generator, device=device) * 2 - 1
-    y = torch.sin(3 * x) + 0.01 * torch.randn(n_samples, generator=generator, device=device)
-    return x, y, torch.randn(degree + 1, generator=generator, device=device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n_samples, generator=generator) * 2 - 1
+    y = torch.sin(3 * x) + 0.01 * torch.randn(n_samples, generator=generator)
+    return x, y, torch.randn(degree + 1, generator=generator)
 
 
 def ours(x: Tensor, y: Tensor, coef: Tensor, basis: str = "power", impl: str = "auto") -> tuple[Tensor, Tensor]:
@@ -37,8 +37,8 @@ def check(result: tuple[Tensor, Tensor], x: Tensor, y: Tensor, coef: Tensor) -> 
 
 
 @pytest.mark.parametrize("degree", [5, 10])
-def test_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
-    operands = data(10_000_000, degree, device)
+def test_loss_and_gradient_of_1e7_samples(degree, in_turn):
+    operands = data(10_000_000, degree)
     check(ours(*operands), *operands)
     in_turn(
         lambda: ours(*operands),
@@ -50,8 +50,8 @@ def test_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
 
 @pytest.mark.parametrize("degree", [5, 10])
 @pytest.mark.parametrize("basis", ["chebyshev", "legendre", "hermite", "hermite_e", "laguerre"])
-def test_loss_and_gradient_of_1e7_samples_in_a_basis(basis, degree, in_turn, device):
-    operands = data(10_000_000, degree, device)
+def test_loss_and_gradient_of_1e7_samples_in_a_basis(basis, degree, in_turn):
+    operands = data(10_000_000, degree)
     x, y, coef = (operand.double() for operand in operands)
     expected, result = peers.recurrence(x, y, coef, basis), ours(*operands, basis)
     torch.testing.assert_close(result[0].double(), expected[0], rtol=1e-5, atol=0)
@@ -66,11 +66,9 @@ def test_loss_and_gradient_of_1e7_samples_in_a_basis(basis, degree, in_turn, dev
 
 
 @pytest.mark.parametrize("degree", [5, 10])
-def test_compiled_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
+def test_compiled_loss_and_gradient_of_1e7_samples(degree, in_turn):
     """impl="compile" beside torch.compile of the loss that a user would write, and beside our loss within it."""
-    if device != "cpu":
-        pytest.skip("impl='compile' is for tensors on a CPU: --device cpu")
-    operands = data(10_000_000, degree, device)
+    operands = data(10_000_000, degree)
     check(ours(*operands, impl="compile"), *operands)
     horner, within = torch.compile(peers.horner_loss), torch.compile(polyfit.polynomial_loss)
 
@@ -94,8 +92,8 @@ def test_compiled_loss_and_gradient_of_1e7_samples(degree, in_turn, device):
 
 @pytest.mark.parametrize("degree", [5, 10])
 @pytest.mark.parametrize("n_samples", [64, 512, 2000, 4096])
-def test_loss_and_gradient_of_few_samples(n_samples, degree, in_turn, device):
-    operands = data(n_samples, degree, device)
+def test_loss_and_gradient_of_few_samples(n_samples, degree, in_turn):
+    operands = data(n_samples, degree)
     check(ours(*operands), *operands)
     in_turn(
         lambda: [ours(*operands) for _ in range(100)],
@@ -108,8 +106,8 @@ def test_loss_and_gradient_of_few_samples(n_samples, degree, in_turn, device):
     )
 
 
-def test_values_and_gradient_of_1e7_samples(in_turn, device):
-    x, grad, coef = data(10_000_000, 5, device)
+def test_values_and_gradient_of_1e7_samples(in_turn):
+    x, grad, coef = data(10_000_000, 5)
 
     def polyval() -> tuple[Tensor, Tensor]:
         leaf = coef.detach().requires_grad_()
@@ -122,31 +120,3 @@ def test_values_and_gradient_of_1e7_samples(in_turn, device):
     torch.testing.assert_close(polyval()[0].double(), values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(polyval()[1].double(), gradient, rtol=1e-5, atol=1e-1)
     in_turn(polyval, {"eager Horner": lambda: peers.horner_polyval(x, coef, grad)}, rounds=9, bytes=16 * 10_000_000)
-
-
-@pytest.mark.parametrize("degree", [1, 5, 10])
-def test_loss_and_gradient_of_2_to_the_28_samples(degree, in_turn, device):
-    """Bytes a second beside a device copy of as many bytes in the same run."""
-    if device == "cpu":
-        pytest.skip("2**28 samples are for a GPU, beside its device copy: --device cuda")
-    operands = data(2**28, degree, device)
-    check(ours(*operands), *operands)
-    x, target = operands[0], torch.empty_like(operands[0])  # 4 bytes read and 4 written for each of 2**28: as many
-    compiled = torch.compile(peers.horner_loss)
-
-    def compiled_horner() -> Tensor:
-        coef = operands[2].detach().requires_grad_()
-        compiled(operands[0], operands[1], coef).backward()
-        assert coef.grad is not None
-        return coef.grad
-
-    in_turn(
-        lambda: ours(*operands),
-        {
-            "copy of as many bytes": lambda: target.copy_(x),
-            "torch.compile of Horner": compiled_horner,
-            "eager Horner": lambda: peers.horner(*operands),
-        },
-        rounds=15,
-        bytes=8 * 2**28,
-    )

@@ -21,20 +21,17 @@ PEER_EPOCHS = 1000
 LR = 0.55e-7
 
 
-def tutorial(device: str, n_samples: int = 2000) -> tuple[Tensor, Tensor, Tensor]:
-    x = torch.linspace(-math.pi, math.pi, n_samples, device=device)
-    return x, torch.sin(x), torch.randn(6, generator=torch.Generator().manual_seed(0)).to(device)
+def tutorial(n_samples: int = 2000) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.linspace(-math.pi, math.pi, n_samples)
+    return x, torch.sin(x), torch.randn(6, generator=torch.Generator().manual_seed(0))
 
 
 def loops(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: str, epochs: int) -> dict[str, Any]:
-    """What one would write: eager autograd and torch.optim, compiled, and on a GPU as a graph."""
-    found = {
+    """What one would write: eager autograd and torch.optim, compiled."""
+    return {
         "eager Horner": lambda: peers.train_eagerly(x, y, start, rule, loss, epochs),
         "torch.compile of a step": lambda: peers.train_compiled(x, y, start, rule, loss, epochs),
     }
-    if x.is_cuda:
-        found["CUDA graph of eager Horner"] = lambda: peers.train_graphed(x, y, start, rule, loss, epochs)
-    return found
 
 
 def assert_they_agree(found: dict[str, Any], ours: Tensor) -> None:
@@ -42,8 +39,8 @@ def assert_they_agree(found: dict[str, Any], ours: Tensor) -> None:
         torch.testing.assert_close(loop(), ours, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_80000_epochs_of_the_tutorial(in_turn, device):
-    x, y, start = tutorial(device)
+def test_80000_epochs_of_the_tutorial(in_turn):
+    x, y, start = tutorial()
     found = loops(x, y, start, SGD(LR), "mse", PEER_EPOCHS)
     found["eager formula, the tutorial's"] = lambda: eager_loop(x, y, start, LR, PEER_EPOCHS)
 
@@ -51,7 +48,7 @@ def test_80000_epochs_of_the_tutorial(in_turn, device):
         return polyfit.train(x, y, start, optimizer=SGD(LR), epochs=epochs, reduction="sum").coef
 
     assert_they_agree(found, ours(PEER_EPOCHS))
-    on_host = x.cpu().double().numpy(), y.cpu().double().numpy()
+    on_host = x.double().numpy(), y.double().numpy()
     # First, for the threads of its BLAS keep a core busy for some time after it.
     found = {"np.polyfit, the optimum": lambda: np.polyfit(*on_host, 5)} | found
     calls = dict.fromkeys(found, PEER_EPOCHS) | {"np.polyfit, the optimum": EPOCHS}
@@ -63,12 +60,10 @@ def test_80000_epochs_of_the_tutorial(in_turn, device):
     in_turn(several_times, found, rounds=9, calls=10 * EPOCHS, peer_calls=calls)
 
 
-@pytest.mark.parametrize("how", ["moments", "moments-compile", "resident"])
-def test_80000_epochs_by_adam(in_turn, device, how):
-    if how != "moments" and (how == "resident") != (device == "cuda"):
-        pytest.skip("resident keeps data in the registers of a GPU, impl='compile' is C++ for a CPU: --device decides")
+@pytest.mark.parametrize("how", ["moments", "moments-compile"])
+def test_80000_epochs_by_adam(in_turn, how):
     engine, _, impl = how.partition("-")
-    x, y, start = tutorial(device)
+    x, y, start = tutorial()
     rule = Adam(1e-3)
     found = loops(x, y, start, rule, "mse", PEER_EPOCHS)
 
@@ -81,29 +76,25 @@ def test_80000_epochs_by_adam(in_turn, device, how):
     in_turn(ours, found, rounds=5, calls=EPOCHS, peer_calls=dict.fromkeys(found, PEER_EPOCHS))
 
 
-@pytest.mark.parametrize("engine", ["stepwise", "resident"])
 @pytest.mark.parametrize("loss", ["mse", "huber"])
-def test_epochs_over_the_data(in_turn, device, loss, engine):
-    if engine == "resident" and device == "cpu":
-        pytest.skip("resident keeps data in the registers of a GPU: --device cuda")
-    x, y, start = tutorial(device)
+def test_epochs_over_the_data(in_turn, loss):
+    x, y, start = tutorial()
     found = loops(x, y, start, SGD(LR), loss, PEER_EPOCHS)
-    epochs = PEER_EPOCHS if engine == "stepwise" else EPOCHS
 
-    def ours(epochs: int = epochs) -> Tensor:
+    def ours() -> Tensor:
         return polyfit.train(
-            x, y, start, optimizer=SGD(LR), epochs=epochs, reduction="sum", loss=loss, engine=engine
+            x, y, start, optimizer=SGD(LR), epochs=PEER_EPOCHS, reduction="sum", loss=loss, engine="stepwise"
         ).coef
 
-    assert_they_agree(found, ours(PEER_EPOCHS))
-    in_turn(ours, found, rounds=9, calls=epochs, peer_calls=dict.fromkeys(found, PEER_EPOCHS))
+    assert_they_agree(found, ours())
+    in_turn(ours, found, rounds=9, calls=PEER_EPOCHS, peer_calls=dict.fromkeys(found, PEER_EPOCHS))
 
 
 @pytest.mark.parametrize("n_samples", [2_000, 200_000, 20_000_000])
 @pytest.mark.parametrize("engine", ["closed_form", "moments"])
-def test_epochs_cost_the_same_for_any_number_of_samples(in_turn, device, engine, n_samples):
+def test_epochs_cost_the_same_for_any_number_of_samples(in_turn, engine, n_samples):
     # What is left of the difference to a run of one epoch is the cost of the others.
-    x, y, start = tutorial(device, n_samples)
+    x, y, start = tutorial(n_samples)
     rule, epochs = (SGD(1e-4), 80_000_000) if engine == "closed_form" else (Adam(1e-3), 100_000)
 
     def run(epochs: int) -> Any:
@@ -114,9 +105,9 @@ def test_epochs_cost_the_same_for_any_number_of_samples(in_turn, device, engine,
 
 @pytest.mark.parametrize("engine", ["moments", "stepwise"])
 @pytest.mark.parametrize("kind", ["bar", "tensorboard"])
-def test_a_monitor_and_none(in_turn, device, engine, kind, tmp_path):
+def test_a_monitor_and_none(in_turn, engine, kind, tmp_path):
     pytest.importorskip("rich" if kind == "bar" else "tensorboard")
-    x, y, start = tutorial(device)
+    x, y, start = tutorial()
     epochs = 400_000 if engine == "moments" else 100_000
     options: dict[str, Any] = {"optimizer": Adam(1e-3), "epochs": epochs, "engine": engine}
     logs = iter(range(100))

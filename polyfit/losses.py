@@ -27,6 +27,7 @@ digits. Where a residual is NaN, so are the loss and its derivatives.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import math
@@ -74,7 +75,7 @@ def _size(residual: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(abc.ABC):
     """A pointwise loss; see the subclasses. A loss of your own is a function of predictions and targets.
 
     Attributes:
@@ -111,15 +112,13 @@ class Loss:
         """The variant that a kernel compiles, and its parameter."""
         return self.name, 0.0 if self.parameter is None else getattr(self, self.parameter)
 
-    # Abstract: each loss below defines value and slopes. Only a loss that is being added can meet these errors.
-
+    @abc.abstractmethod
     def value(self, p: Tensor, y: Tensor) -> Tensor:
         """l(p, y) for tensors of one shape, differentiable."""
-        raise NotImplementedError(f"{type(self).__name__} defines no value; give it a method value(p, y)")
 
+    @abc.abstractmethod
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """dl/dp and dl/dy."""
-        raise NotImplementedError(f"{type(self).__name__} defines no slopes; give it a method slopes(p, y)")
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:
         """dl/dp alone, written over p."""

@@ -22,17 +22,8 @@ def test_without_git_a_benchmark_has_no_commit(monkeypatch: pytest.MonkeyPatch, 
     assert describe_machine("cpu")["commit"] == "abc1234"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (
-            ["pytest", "-q", "-p", "no:cacheprovider", "--require-gpu", "-m", "cuda", "tests/test_cuda.py"],
-            "require-gpu",
-        ),
-        (["bench", "--device", "cuda"], "--device cuda"),
-    ],
-)
-def test_a_machine_whose_gpu_cannot_be_used_is_not_green(arguments, said):
+def test_a_machine_whose_gpu_cannot_be_used_is_not_green():
+    arguments = ["pytest", "-q", "-p", "no:cacheprovider", "--require-gpu", "-m", "cuda", "tests/test_cuda.py"]
     ended = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -42,7 +33,7 @@ def test_a_machine_whose_gpu_cannot_be_used_is_not_green(arguments, said):
         check=False,
     )
     assert ended.returncode not in (0, 5)
-    assert f"{said}: torch" in ended.stderr
+    assert "--require-gpu: torch" in ended.stderr
     assert "can use no GPU here; check the driver" in ended.stderr
 
 

@@ -35,21 +35,21 @@ def test_fatal(weighted):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 def test_skipped():
-    pytest.skip("needs two GPUs")
+    pytest.skip("stands for a test that skips itself on this GPU")
 
 def test_streams():
     pass
 
-@pytest.mark.skipif("ENDS" not in os.environ, reason="ends its process")
+@pytest.mark.skipif("ENDS" not in os.environ, reason="ends its process: runs where a test sets ENDS")
 def test_process_ends():
     os._exit(3)
 
-@pytest.mark.skipif("SLOW" not in os.environ, reason="slow")
+@pytest.mark.skipif("SLOW" not in os.environ, reason="outlasts the deadline: runs where a test sets SLOW")
 def test_slow_training():
     open("started", "w").close()
     time.sleep(60)
 
-@pytest.mark.skipif("OFTEN" not in os.environ, reason="ends its process often")
+@pytest.mark.skipif("OFTEN" not in os.environ, reason="ends its process often: runs where a test sets OFTEN")
 @pytest.mark.parametrize("n_samples", range(6))
 @pytest.mark.parametrize("kind", range(5))
 def test_often(n_samples, kind):

@@ -30,6 +30,7 @@ from bench.gpu.results import (
     SERIES,
     TRAINING,
     Run,
+    by_trials,
     checks,
     goal,
     is_positive,
@@ -41,6 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu results: begin, by python -m bench.report -->", "<!-- gpu results: end -->"
 PICTURE = Path("bench") / "results" / "gpu.png"
 DETAILS = "[benchmarks](docs/benchmarks.md#on-a-gpu)"
+ENDED_BADLY = "Not all checks of this run ended well"
+NO_TIME = "No check of this run failed, but not all had time"
 NO_RUN = "No run of `make gpu` is recorded yet."
 COLUMNS = ("eager", "torch.compile", "cpu")
 
@@ -127,8 +130,9 @@ def short_table(runs: Sequence[Run]) -> str:
         f"{SIZES} Share of the copy: the time of a copy of as many bytes, divided by the time.",
         "Reading alone is faster than a copy. Eager, torch.compile, CPU: how many times longer they take.",
         *(["A commit in brackets: of an earlier run."] if any("(" in row[0] for row in rows) else []),
+        *([by_trials(run)] if by_trials(run) else []),
         *wrong,
-        f"{'All kernels and tests were right' if is_whole else 'Not all checks of this run ended well'}: {DETAILS}.",
+        f"{ENDED_BADLY if wrong else 'All kernels and tests were right' if is_whole else NO_TIME}: {DETAILS}.",
     ]
     text = " ".join(sentences)
     picture = f"![{_alternative(run)}]({PICTURE.as_posix()})" if run.shares() else f"The picture: {MISSING}."
@@ -258,9 +262,12 @@ def picture_is_current(folder: Path, root: Path) -> bool:
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Write the tables and the picture, or check them."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=root / "bench" / "results", help="that of gpu.jsonl")
+    usual = root / "bench" / "results"
+    parser.add_argument("folder", nargs="?", type=Path, default=usual, help="that of gpu.jsonl")
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is out of date")
     options = parser.parse_args(arguments)
+    if options.folder != usual and not (options.folder / "gpu.jsonl").exists():
+        parser.error(f"{options.folder} has no gpu.jsonl; give the folder that was RESULTS of make gpu")
     stale = []
     for page, is_current, text in outputs(options.folder, root):
         if not is_current:

@@ -211,7 +211,13 @@ def main() -> int:
     )
     parser.add_argument("phases", nargs="*", metavar="PHASE", help="default: all, in their order")
     parser.add_argument("--seconds", type=float, default=TOTAL, help="for all phases; default 240")
-    parser.add_argument("--results", type=Path, default=Path("bench/results"), metavar="FOLDER")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("bench/results"),
+        metavar="FOLDER",
+        help="default bench/results; lines are appended",
+    )
     parser.add_argument("--small", action="store_true", help="small sizes: with TRITON_INTERPRET=1 no GPU is needed")
     options = parser.parse_args()
     names = [phase.name for phase in PHASES]

@@ -22,7 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the cases of a phase; 0 if each of them was measured, and was right."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.phase", description=__doc__)
     parser.add_argument("phase", choices=NAMES)
-    parser.add_argument("--results", metavar="FOLDER", help="where gpu.jsonl is written; by default nothing is")
+    parser.add_argument(
+        "--results",
+        metavar="FOLDER",
+        help="where gpu.jsonl is written; by default nothing is, but by proof in bench/results",
+    )
     # A time of day, not a number of seconds: importing torch took 10 s of a phase on a machine whose cores were busy.
     parser.add_argument("--until", type=float, default=float("inf"), help="no case begins after this time.time()")
     parser.add_argument("--part", default="0/1", metavar="K/N", help="the cases K, K + N, K + 2 N, ...")

@@ -200,7 +200,8 @@ def _of_smoke(run: Run) -> Iterator[str]:
     if not [line for line in smoke if "wrong" in line]:
         yield f"Kernels against float64: {MISSING}."
     elif left_out:
-        yield f"**{left_out} cases of kernels against float64 were not measured.**"
+        whole = max((line["of"] for line in ended), default=0)
+        yield f"**{left_out}{f' of {whole}' if whole else ''} cases of kernels against float64 were not measured.**"
     elif not (wrong or failed):
         yield "Every kernel agreed with float64."
 
@@ -210,9 +211,17 @@ def _of_earlier(run: Run) -> Iterator[str]:
     used = {line.get("commit") for line in run.measured().values()} - {run.facts.get("commit")}
     if used:
         yield "A commit in brackets: of an earlier run, which measured what this one did not reach."
+    if tried := by_trials(run):
+        yield tried
     for earlier in run.earlier:
         if earlier.facts.get("commit") in used and earlier.phase("proof"):
             yield f"At {earlier.facts['commit']}: {_of_proof(earlier)}"
+
+
+def by_trials(run: Run) -> str:
+    """Which of the results were not measured by `make gpu`."""
+    commits = sorted({str(line.get("commit")) for line in run.measured().values() if "note" in line})
+    return f"{' and '.join(commits)}: by a script of trials, not by `make gpu`." if commits else ""
 
 
 def _of_proof(run: Run) -> str:

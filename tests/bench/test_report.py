@@ -160,9 +160,27 @@ def test_what_the_newest_run_did_not_reach_is_of_an_earlier_one(root):
     assert run.named("evaluate d=5") == f"values, degree 5 ({earlier})"
     report.main([], root)
     readme, docs = (" ".join(page.split()) for page in pages(root))
-    assert "A commit in brackets: of an earlier run. Not all checks of this run ended well" in readme
+    assert "by a script of trials" not in readme
+    assert "A commit in brackets: of an earlier run. No check of this run failed, but not all had time" in readme
     assert "Tests on the GPU: not yet measured" in docs
     assert f"At {earlier}: 600 tests passed on the GPU" in docs
+
+
+def test_results_of_trials_are_called_so(root):
+    write(root, [*GOOD, time("evaluate d=5", 0.8) | {"note": "by a script of trials"}])
+    report.main([], root)
+    for page in pages(root):
+        assert "abc1234: by a script of trials, not by `make gpu`." in " ".join(page.split())
+
+
+def test_a_folder_without_results_changes_no_page(root, capsys):
+    write(root, GOOD)
+    report.main([], root)
+    before = pages(root)
+    with pytest.raises(SystemExit, match="2"):
+        report.main([str(root / "nothing")], root)
+    assert "has no gpu.jsonl" in capsys.readouterr().err
+    assert pages(root) == before
 
 
 def test_what_is_wrong_is_shown(root):
@@ -184,7 +202,7 @@ def test_what_did_not_run_is_said(root):
     write(root, GOOD[2:3], end='{"run": "2026')  # killed while it wrote
     report.main([], root)
     readme, docs = (" ".join(page.split()) for page in pages(root))
-    assert "Not all checks of this run ended well" in readme
+    assert "No check of this run failed, but not all had time" in readme
     assert "Kernels against float64: not yet measured. Tests on the GPU: not yet measured." in docs
     assert "The copy: not yet measured." in docs
 
@@ -209,7 +227,7 @@ def test_a_run_without_times_takes_none_from_the_tables(root):
          "**3 cases of kernels against float64 were not measured.**"),
         # A part was killed.
         ([line("smoke", "a", wrong=0, of=4), line("smoke", "b", wrong=0, of=4)],
-         "**2 cases of kernels against float64 were not measured.**"),
+         "**2 of 4 cases of kernels against float64 were not measured.**"),
         ([line("proof", "proof", passed=0, failed=0, skipped=0, not_run=0, stopped="58 s were over")],
          "**the tests were stopped** (58 s were over)"),
         ([line("sanitizer", "compute-sanitizer memcheck", skipped="not installed")], "compute-sanitizer did not run."),
@@ -221,7 +239,7 @@ def test_what_was_not_checked_is_not_called_good(root, lines, words):
     readme, docs = (" ".join(page.split()) for page in pages(root))
     assert words in docs
     assert words in readme or "failed" not in words
-    assert "Not all checks of this run ended well" in readme
+    assert ("Not all checks of this run ended well" if "failed" in words else report.NO_TIME) in readme
     assert ("agreed with float64" in docs) == (lines[0]["phase"] != "smoke")
 
 

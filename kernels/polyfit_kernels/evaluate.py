@@ -193,15 +193,11 @@ def _evaluate_backward_kernel(
             total, grad_ptr, x_ptr, grad_x_ptr, tile * TILE, offsets, n_samples, stride_gn, stride_xn, coef, c, s, h,
             DEGREE, BASIS, HAS_DOMAIN, WANT_COEF, WANT_X, GROUPS, GROUP, False, COMPUTE,
         )  # fmt: skip
-    if WANT_COEF and SERIES > 1:
-        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
-    elif WANT_COEF:
-        if not ONE_PROGRAM:
-            partial_ptr += row * programs * (1 << LEVELS)
-            ticket_ptr += row
-        sums.store_totals(
-            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
-        )
+    if WANT_COEF:
+        sums.store(
+            out_ptr, partial_ptr, ticket_ptr, total, row, program, programs, n_series,
+            COUNT, LEVELS, ROWS, SERIES, ONE_PROGRAM,
+        )  # fmt: skip
 
 
 def evaluate(

@@ -228,15 +228,10 @@ def _moments_kernel(
         )  # fmt: skip
     is_counting = (program == 0) & (tl.arange(0, ROWS) % (ROWS // SERIES) == 0)
     total = _from_products(total, n_samples, is_counting, DEGREE, HAS_WEIGHT)
-    if SERIES > 1:
-        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
-    else:
-        if not ONE_PROGRAM:
-            partial_ptr += row * programs * (1 << LEVELS)
-            ticket_ptr += row
-        sums.store_totals(
-            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
-        )
+    sums.store(
+        out_ptr, partial_ptr, ticket_ptr, total, row, program, programs, n_series,
+        COUNT, LEVELS, ROWS, SERIES, ONE_PROGRAM,
+    )  # fmt: skip
 
 
 def moments(

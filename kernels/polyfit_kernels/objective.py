@@ -234,15 +234,10 @@ def _objective_kernel(
             DEGREE, BASIS, LOSS, HAS_DOMAIN, HAS_WEIGHT, WANT_COEF, WANT_X, WANT_Y, WANT_WEIGHT,
             GROUPS, GROUP, False, COMPUTE, POWER_BLOCK,
         )  # fmt: skip
-    if SERIES > 1:
-        sums.store_totals_of_series(out_ptr, total, n_series, COUNT, LEVELS, ROWS, SERIES)
-    else:
-        if not ONE_PROGRAM:
-            partial_ptr += row * programs * (1 << LEVELS)
-            ticket_ptr += row
-        sums.store_totals(
-            out_ptr + row * COUNT, partial_ptr, ticket_ptr, total, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
-        )
+    sums.store(
+        out_ptr, partial_ptr, ticket_ptr, total, row, program, programs, n_series,
+        COUNT, LEVELS, ROWS, SERIES, ONE_PROGRAM,
+    )  # fmt: skip
 
 
 def objective(

@@ -191,3 +191,31 @@ def store_totals(
             totals = _over_programs(partial_ptr, programs, WIDTH, ROWS)
             tl.store(out_ptr + index, totals, mask=index < COUNT)
             tl.store(ticket_ptr, 0)  # for the next launch on this stream, which starts when this one has ended
+
+
+@triton.jit
+def store(
+    out_ptr,  # (S, COUNT) float64
+    partial_ptr,  # (S, programs, WIDTH) float64, or None with ONE_PROGRAM
+    ticket_ptr,  # (S,) int32, or None with ONE_PROGRAM
+    sums,  # tuple of COUNT accumulators [ROWS]
+    row,  # the series of this program; not used with several SERIES
+    program,  # number of this program in its series
+    programs,
+    n_series,  # S with several SERIES, else None
+    COUNT: tl.constexpr,
+    LEVELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    SERIES: tl.constexpr,  # of a program
+    ONE_PROGRAM: tl.constexpr,
+):
+    """Store the totals of the series of a program: what every kernel that sums ends with."""
+    if SERIES > 1:
+        store_totals_of_series(out_ptr, sums, n_series, COUNT, LEVELS, ROWS, SERIES)
+    else:
+        if not ONE_PROGRAM:
+            partial_ptr += row * programs * (1 << LEVELS)
+            ticket_ptr += row
+        store_totals(
+            out_ptr + row * COUNT, partial_ptr, ticket_ptr, sums, program, programs, COUNT, LEVELS, ROWS, ONE_PROGRAM
+        )

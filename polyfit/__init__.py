@@ -3,7 +3,7 @@
 Coefficients are lowest degree first on the last axis; x, y and weight hold samples on their last axis.
 """
 
-from polyfit import backends, bases, losses, optimizers, training
+from polyfit import backends, bases, losses, nn, optimizers, training
 from polyfit.functional import polynomial_loss, polyval
 from polyfit.least_squares.fit import fit
 from polyfit.least_squares.moments import Moments
@@ -21,6 +21,7 @@ __all__ = [
     "bases",
     "fit",
     "losses",
+    "nn",
     "optimizers",
     "polynomial_loss",
     "polyval",

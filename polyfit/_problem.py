@@ -105,6 +105,41 @@ def broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size)
     return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
 
 
+class Channels(NamedTuple):
+    """How the elements of a tensor lie in memory by group of channels: a group after the other, again and again.
+
+    Attributes:
+        shape: (outer, groups, inner). Element ``[i, g, j]`` belongs to group g.
+        order: the axes in the order in which they lie in memory, or None where that is their own order.
+    """
+
+    shape: tuple[int, int, int]
+    order: list[int] | None
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """(outer, groups, inner), a view where x has no gaps."""
+        return (x if self.order is None else x.permute(self.order)).reshape(self.shape)
+
+    def restore(self, values: Tensor, shape: torch.Size) -> Tensor:
+        """Values (outer, groups, inner) in the shape and in the memory format of x."""
+        if self.order is None:
+            return values.view(shape)
+        order = self.order
+        return values.view([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(len(order))])
+
+
+def channels_of(x: Tensor, channel_dim: int, n_groups: int) -> Channels:
+    """The layout of x for n_groups groups of as many neighbouring channels each; for one group any channel_dim."""
+    order = memory_order([x])
+    if n_groups == 1:
+        return Channels((1, 1, x.numel()), order)
+    axes = list(range(x.dim())) if order is None else order
+    place = axes.index(channel_dim % x.dim())
+    sizes = [x.shape[axis] for axis in axes]
+    group = sizes[place] // n_groups
+    return Channels((math.prod(sizes[:place]), n_groups, group * math.prod(sizes[place + 1 :])), order)
+
+
 class Problem(NamedTuple):
     """Checked operands of a loss, in canonical shape.
 

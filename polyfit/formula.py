@@ -9,7 +9,7 @@ shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,10 @@ Pointwise = Callable[[Tensor, Tensor], Tensor]
 HARMLESS_PREDICTION, HARMLESS_TARGET = 0.5, 0.25
 
 
+# What a polynomial is outside of the window of its basis: the tangent at the nearer end, the value there, or itself.
+OUTSIDE = ("linear", "clamp", "extend")
+
+
 class Model(NamedTuple):
     """A polynomial and its pointwise loss, apart from all numbers.
 
@@ -40,11 +44,13 @@ class Model(NamedTuple):
             a compiled loop.
         loss: the pointwise loss: an object of polyfit.losses, or a function of predictions and targets. None where only
             values are wanted.
+        outside: a name of `OUTSIDE`: what takes the place of the polynomial where t is outside of the window.
     """
 
     basis: str
     mapping: AffineMap | Tensor | None = None
     loss: Loss | Pointwise | None = None
+    outside: str = "extend"
 
     @property
     def pointwise(self) -> Pointwise:
@@ -83,15 +89,66 @@ class Model(NamedTuple):
 
 
 def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """The value p(x) = sum_k coef[..., k] P_k(t(x)), in the dtype of x."""
+    """The value p(x) = sum_k coef[..., k] P_k(t(x)), in the dtype of x.
+
+    Outside of the window [lo, hi], "linear" continues it by p(lo) + p'(lo) (t - lo) and p(hi) + p'(hi) (t - hi).
+    """
     dtype = compute_dtype(x.dtype)
     t = model.to_window(x.to(dtype))
     columns = [column.unsqueeze(-1) if coef.dim() > 1 else column for column in coef.to(dtype).unbind(-1)]
+    if model.outside == "extend":
+        return _series(t, columns, model.basis).to(x.dtype)
+    basis = BASES[model.basis]
+    lo, hi = basis.window
+    value = _series(t.clamp(lo, hi), columns, model.basis)
+    if model.outside == "linear" and len(columns) > 1:
+        at_lo, at_hi = (
+            sum(column * slope for column, slope in zip(columns[1:], slopes[1:], strict=True))
+            for slopes in basis.slopes_at_ends(len(columns) - 1)
+        )
+        value = value - at_lo * torch.relu(lo - t) + at_hi * torch.relu(t - hi)
+    return value.to(x.dtype)
+
+
+def _series(t: Tensor, columns: Sequence[Tensor], basis: str) -> Tensor:
+    """The sum of columns[k] P_k(t)."""
     before, term = torch.zeros_like(t), torch.ones_like(t)
     value = columns[0] * term
-    for (a, b, c), column in zip(BASES[model.basis].steps(len(columns) - 1), columns[1:], strict=True):
+    for (a, b, c), column in zip(BASES[basis].steps(len(columns) - 1), columns[1:], strict=True):
         before, term = term, (a * t + b) * term - c * before
         value = value + column * term
+    return value
+
+
+# Maps of the real numbers into [-1, 1], by name.
+SQUASHES: dict[str | None, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "algebraic": lambda x: x * torch.rsqrt(1.0 + x * x),
+    "clamp": lambda x: x.clamp(-1.0, 1.0),
+    None: lambda x: x,
+}
+
+
+def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
+    """The layer y[b, o] = bias[o] + sum_k sum_i coef[k - 1, i, o] P_k(squash(x[b, i])), k = 1 .. degree.
+
+    Args:
+        x: (B, in).
+        coef: (degree, in, out). The constant terms, of P_0 = 1, add up to one number an output: the bias.
+        bias: (out,).
+        basis: its name.
+        squash: a key of `SQUASHES`.
+
+    Returns:
+        (B, out) in the dtype of x.
+    """
+    dtype = compute_dtype(x.dtype)
+    t = SQUASHES[squash](x.to(dtype))
+    value = bias.to(dtype).expand(x.shape[0], -1)
+    before, term = torch.zeros_like(t), torch.ones_like(t)
+    for (a, b, c), columns in zip(BASES[basis].steps(coef.shape[0]), coef.to(dtype).unbind(0), strict=True):
+        before, term = term, (a * t + b) * term - c * before
+        value = value + term @ columns
     return value.to(x.dtype)
 
 

@@ -13,7 +13,9 @@ All operands are canonical (see polyfit.backends.operators).
 """
 
 from polyfit.autograd._tied import tied
+from polyfit.autograd.activation import activation
+from polyfit.autograd.kan import kan
 from polyfit.autograd.loss import polynomial_loss
 from polyfit.autograd.polyval import polyval
 
-__all__ = ["polynomial_loss", "polyval", "tied"]
+__all__ = ["activation", "kan", "polynomial_loss", "polyval", "tied"]

@@ -68,6 +68,29 @@ class Basis:
             for k in range(degree)
         )
 
+    def slopes_at_ends(self, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The derivatives P_0' .. P_degree' at the two ends of the window.
+
+        >>> BASES["chebyshev"].slopes_at_ends(3)
+        ((0.0, 1.0, -4.0, 9.0), (0.0, 1.0, 4.0, 9.0))
+        """
+        return _slopes_at_ends(self, degree)
+
+
+@functools.cache
+def _slopes_at_ends(basis: Basis, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`Basis.slopes_at_ends`, by the derivative of the recurrence in rational numbers that are rounded once."""
+    ends = []
+    for end in basis.window:
+        t = Fraction(end)
+        values, slopes = [Fraction(0), Fraction(1)], [Fraction(0), Fraction(0)]  # of P_{-1} and P_0
+        for k in range(degree):
+            a, b, c = basis.recurrence(k)
+            slopes.append(a * values[-1] + (a * t + b) * slopes[-1] - c * slopes[-2])
+            values.append((a * t + b) * values[-1] - c * values[-2])
+        ends.append(tuple(float(slope) for slope in slopes[1:]))
+    return ends[0], ends[1]
+
 
 def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> RecurrenceStep:
     return RecurrenceStep(Fraction(a), Fraction(b), Fraction(c))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +22,35 @@ SHAPES = ((4096, 1024), (32, 64, 56, 56), (64, 256, 14, 14))
 # The least time of so many rounds: what else runs on the machine only adds to it.
 ROUNDS = 15
 
-Step = Callable[[], None]
 
+class Step:
+    """Values, and the gradients to x and to the parameters of a layer.
 
-def step(layer: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor, parameters: list[nn.Parameter]) -> Step:
-    """Values, and the gradients to x and to the parameters."""
+    Args:
+        layer: takes x.
+        x: requires a gradient.
+        upstream: the incoming gradient.
+        parameters: of the layer.
+    """
 
-    def run() -> None:
-        x.grad = None
-        for parameter in parameters:
-            parameter.grad = None
-        layer(x).backward(upstream)
+    def __init__(self, layer: Any, x: Tensor, upstream: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        self._layer, self._x, self._upstream = layer, x, upstream
+        self._leaves = [x, *parameters]
 
-    return run
+    def clear(self) -> None:
+        """Drop the gradients of the step before."""
+        for leaf in self._leaves:
+            leaf.grad = None
+
+    def __call__(self) -> None:
+        """One step."""
+        self.clear()
+        self._layer(self._x).backward(self._upstream)
+
+    def peak(self) -> int:
+        """The most bytes that it holds at a time, the gradients among them."""
+        self.clear()
+        return peak(self)
 
 
 def activations(shape: tuple[int, ...], channels: int) -> dict[str, Step]:
@@ -42,7 +59,7 @@ def activations(shape: tuple[int, ...], channels: int) -> dict[str, Step]:
     x = torch.randn(shape, generator=generator).requires_grad_()
     upstream = torch.randn(shape, generator=generator)
 
-    def ours(impl: str) -> nn.Module:
+    def ours(impl: str) -> Polynomial:
         return Polynomial(DEGREE, channels, domain=DOMAIN, init="silu", impl=impl)
 
     coef = ours("torch").coef.detach()
@@ -54,9 +71,9 @@ def activations(shape: tuple[int, ...], channels: int) -> dict[str, Step]:
         "eager Horner": peers.HornerActivation(coef),
         "eager, same function": peers.ChebyshevActivation(coef, DOMAIN),
     }
-    steps = {name: step(layer, x, upstream, list(layer.parameters())) for name, layer in layers.items()}
+    steps = {name: Step(layer, x, upstream, layer.parameters()) for name, layer in layers.items()}
     within = ours("torch")
-    steps["ours, compiled step"] = step(torch.compile(within), x, upstream, list(within.parameters()))
+    steps["ours, compiled step"] = Step(torch.compile(within), x, upstream, within.parameters())
     return steps
 
 
@@ -80,15 +97,8 @@ def table(title: str, steps: dict[str, Step], of: tuple[str, ...]) -> str:
     lines = [f"\n{title}", f"{'':24s}{'ms':>9s}" + "".join(f"{'/ ' + name:>24s}" for name in of) + f"{'peak MiB':>12s}"]
     for name, run in steps.items():
         ratios = "".join(f"{times[name] / times[other]:24.2f}" for other in of)
-        run()
-        lines.append(f"{name:24s}{times[name] * 1e3:9.2f}{ratios}{peak_of(run) / 2**20:12.1f}")
+        lines.append(f"{name:24s}{times[name] * 1e3:9.2f}{ratios}{run.peak() / 2**20:12.1f}")
     return "\n".join(lines)
-
-
-def peak_of(run: Step) -> int:
-    """The peak of a step that finds no gradients of the step before."""
-    run()
-    return peak(run)
 
 
 def main() -> None:

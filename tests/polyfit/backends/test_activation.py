@@ -25,10 +25,10 @@ def model_of(basis: str, outside: str, domain: tuple[float, float] | None, dtype
 def expected_of(
     x: Tensor, coef: Tensor, grad: Tensor, domain: tuple[float, float] | None, basis: str, outside: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    leaves = [operand.detach().double().requires_grad_() for operand in (x, coef)]
-    values = continued(*leaves, domain, basis, outside)  # pyright: ignore[reportArgumentType]
-    slopes = torch.autograd.grad(values, leaves, grad.double(), allow_unused=True, materialize_grads=True)
-    return values.detach(), *slopes
+    x, coef = (operand.detach().double().requires_grad_() for operand in (x, coef))
+    values = continued(x, coef, domain, basis, outside)
+    to_x, to_coef = torch.autograd.grad(values, (x, coef), grad.double(), allow_unused=True, materialize_grads=True)
+    return values.detach(), to_x, to_coef
 
 
 def assert_close(mine: Any, theirs: Any, tolerance: float) -> None:

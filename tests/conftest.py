@@ -132,7 +132,16 @@ def set_sizes() -> Iterator[Callable[..., None]]:
 def small_chunks(set_sizes: Callable[..., None]) -> None:
     """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
     chunk = -(-24 // torch.get_num_threads())
-    set_sizes(chunk_of_a_thread=chunk, activation_of_a_thread=chunk, kept=0, block=4, longest_block=7)
+    set_sizes(
+        chunk_of_a_thread=chunk, activation_of_a_thread=chunk, short_activation=0, kept=0, block=4, longest_block=7
+    )
+
+
+@pytest.fixture(params=["short", "chunked"])
+def any_activation_pass(request: pytest.FixtureRequest, set_sizes: Callable[..., None]) -> None:
+    """Few elements of an elementwise polynomial by the pass for few, and by the one for many."""
+    if request.param == "chunked":
+        set_sizes(short_activation=0)
 
 
 @pytest.fixture

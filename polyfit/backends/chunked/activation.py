@@ -1,136 +1,30 @@
 """An elementwise polynomial of each group of channels, and its gradients, a chunk at a time in buffers that stay.
 
-What counts is how often a chunk is read and written. The functions of a basis are therefore scaled, so that a step of
-the recurrence is one operation ::
-
-    W_0 = 1,    W_1 = v + b_0,    W_{k+1} = W_{k-1} + (a_k v + b_k) W_k,    P_k = factor_k W_k
-
-for v = t / scale: the map from the domain costs nothing where it is centred. It is linear, so that it may start from
-the incoming gradient g in place of 1. The terms g W_k give all: their sums the gradient to the coefficients, and their
-combination with the coefficients of the derivative the gradient to x.
-
-With e = v - clamp(v), "linear" needs two sums more, those of g e and g |e|: above the window e is (e + |e|) / 2, and
-below it (e - |e|) / 2.
+What counts is how often a chunk is read and written: see `activation_plan` for the recurrence.
 
 Sums are taken in the dtype that computes within a chunk, by torch's cascade or in blocks, and in float64 over chunks.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked import activation_short
+from polyfit.backends.chunked.activation_plan import LARGEST_HORNER, Plan, Step, plan_of
 from polyfit.backends.chunked.matrix import internal_dtype
 from polyfit.backends.results import Wants
-from polyfit.bases import BASES, AffineMap, derivative_matrix
 from polyfit.formula import Model, compute_dtype
 
-# Up to this degree values are found by Horner's rule in powers of v. In float32 it is exact to 4 eps of the range of
-# the polynomial at degree 5, and to 49 at degree 8.
-_LARGEST_HORNER = 5
-# The powers of v that occur are between 2**-30 and 2**30. With a larger or smaller scale, v is t.
-_LARGEST_EXPONENT = 30.0
 # Loops over fewer neighbours of one group, or over fewer groups, cost more than the operation itself: the coefficients
 # are then repeated for each element of a longer row. There must be so many rows that this takes no memory to speak of.
 _SHORT_RUN, _LONG_ROW, _MANY_ROWS = 32, 1024, 64
-
-
-class _Step(NamedTuple):
-    """W_{k+1} = (W_{k-1} if it is added) + (a v + b) W_k."""
-
-    a: float
-    b: float
-    adds: bool
-
-
-class _Plan(NamedTuple):
-    """What is known before x and the coefficients are.
-
-    Attributes:
-        center: subtracted from x.
-        factor: of x - center. It is 1 where it is part of v.
-        shift: added to that. The result is u, and v is u in the window.
-        window: in the units of v, or None.
-        is_clamped: whether the slope is 0 outside of the window.
-        continues: whether lines continue the polynomial.
-        steps: to W_1 .. W_degree.
-        to_values: takes coefficients to what multiplies W_k, or, up to `_LARGEST_HORNER`, v**k, and in two more columns
-            to the slopes below and above the window.
-        to_slopes: takes them to what multiplies W_k in dp/dv = dp/dx.
-        factors: of W_k in P_k.
-        of_e: factors of the sums of g e and of g |e| in the gradients to the coefficients, (degree + 1, 2, 1).
-    """
-
-    center: float
-    factor: float
-    shift: float
-    window: tuple[float, float] | None
-    is_clamped: bool
-    continues: bool
-    steps: tuple[_Step, ...]
-    to_values: Tensor
-    to_slopes: Tensor
-    factors: Tensor
-    of_e: Tensor
-
-
-@functools.lru_cache(maxsize=256)
-def _plan(basis: str, degree: int, mapping: AffineMap | None, outside: str, dtype: torch.dtype) -> _Plan:
-    own = BASES[basis]
-    center, scale, shift = (0.0, 1.0, 0.0) if mapping is None else mapping
-    factor = 1.0
-    if max(degree, 2) * abs(math.log2(scale)) > _LARGEST_EXPONENT:
-        factor, scale = scale, 1.0
-    window = torch.tensor(own.window, dtype=torch.float64, device="cpu").div_(scale).to(dtype)
-    factors, steps = [1.0], []
-    for k, (a, b, c) in enumerate(own.steps(degree)):
-        # Of W in P: chosen so that W_1 and powers begin with v, and all others with W_{k-1}.
-        adds = k > 0 and c != 0.0
-        factors.append(-factors[k - 1] * c if adds else factors[k] * a * scale)
-        ratio = factors[k] / factors[k + 1]
-        steps.append(_Step(a * scale * ratio, b * ratio, adds))
-    ends = torch.tensor(own.slopes_at_ends(degree), dtype=torch.float64, device="cpu").t() * scale
-    per_w = torch.tensor(factors, dtype=torch.float64, device="cpu")
-    in_powers = _in_powers(basis, degree, scale) if degree <= _LARGEST_HORNER else torch.diag(per_w)
-    return _Plan(
-        center,
-        factor,
-        shift / scale,
-        None if outside == "extend" else tuple(window.tolist()),
-        outside == "clamp",
-        outside == "linear" and degree > 0,
-        tuple(steps),
-        torch.cat((in_powers, ends), 1),
-        (derivative_matrix(own, degree) * scale * factor).t() * per_w[:-1],
-        per_w,
-        torch.stack((ends.sum(1), ends[:, 1] - ends[:, 0]), 1).unsqueeze(-1) * 0.5,
-    )
-
-
-def _in_powers(basis: str, degree: int, scale: float) -> Tensor:
-    """Row k: P_k(scale v) in powers of v."""
-    rows = [[Fraction(1)]]
-    for k in range(degree):
-        a, b, c = BASES[basis].recurrence(k)
-        after = [Fraction(0)] * (k + 2)
-        for j, value in enumerate(rows[k]):
-            after[j + 1] += a * value
-            after[j] += b * value
-        for j, value in enumerate(rows[k - 1] if k else ()):
-            after[j] -= c * value
-        rows.append(after)
-    padded = [
-        [float(value) * scale**j for j, value in enumerate(row)] + [0.0] * (degree + 1 - len(row)) for row in rows
-    ]
-    return torch.tensor(padded, dtype=torch.float64, device="cpu")
 
 
 class _Layout(NamedTuple):
@@ -239,7 +133,7 @@ def _of_groups(columns: Tensor, cuts: Cuts) -> tuple[Tensor, ...]:
     return columns.unbind(0)
 
 
-def _in_window(plan: _Plan, x: Tensor, spare: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _in_window(plan: Plan, x: Tensor, spare: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """The samples in the units of v, and v, which is these in the window. They are x or lie in the buffers."""
     u = x
     if plan.center or plan.factor != 1.0 or plan.shift:
@@ -251,7 +145,7 @@ def _in_window(plan: _Plan, x: Tensor, spare: Tensor, v: Tensor) -> tuple[Tensor
     return u, u if plan.window is None else torch.clamp(u, *plan.window, out=v)
 
 
-def _next(step: _Step, before: Tensor | None, term: Tensor, v: Tensor, out: Tensor) -> Tensor:
+def _next(step: Step, before: Tensor | None, term: Tensor, v: Tensor, out: Tensor) -> Tensor:
     """W_{k+1} from W_{k-1} and W_k, or these times a factor; `out` may be W_{k-1}."""
     if step.adds:
         assert before is not None
@@ -261,7 +155,7 @@ def _next(step: _Step, before: Tensor | None, term: Tensor, v: Tensor, out: Tens
     return out.add_(term, alpha=step.b) if step.b else out
 
 
-def _terms(plan: _Plan, first: Tensor, v: Tensor, buffers: Sequence[Tensor]) -> Iterator[Tensor]:
+def _terms(plan: Plan, first: Tensor, v: Tensor, buffers: Sequence[Tensor]) -> Iterator[Tensor]:
     """The terms W_k times `first`, k = 1 .. degree, in two buffers that are overwritten in turn."""
     before, term, (out, other) = None, first, buffers
     for step in plan.steps:
@@ -273,7 +167,9 @@ def _terms(plan: _Plan, first: Tensor, v: Tensor, buffers: Sequence[Tensor]) -> 
 def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """p_g(x) for x (outer, groups, inner) without gaps and coef (groups, degree + 1), in the dtype of x."""
     dtype = compute_dtype(x.dtype)
-    plan = _plan(model.basis, coef.shape[1] - 1, model.affine_map, model.outside, dtype)
+    plan = plan_of(model.basis, coef.shape[1] - 1, model.affine_map, model.outside, dtype)
+    if activation_short.is_short(x, coef):
+        return activation_short.activate(plan, x, coef)
     out = x.new_empty(x.shape)
     for layout in _layouts(x.shape):
         columns = _columns(layout.repeated(coef), plan.to_values, dtype)
@@ -281,7 +177,7 @@ def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     return out
 
 
-def _activate(plan: _Plan, x: Tensor, columns: Tensor, out: Tensor) -> None:
+def _activate(plan: Plan, x: Tensor, columns: Tensor, out: Tensor) -> None:
     """Write the values to `out`."""
     dtype, chunk = columns.dtype, sizes.current().activation_chunk(x.device)
     is_own = x.dtype == dtype
@@ -292,7 +188,7 @@ def _activate(plan: _Plan, x: Tensor, columns: Tensor, out: Tensor) -> None:
         a, b, c, *more = buffers.take(3 if is_own else 4, samples.shape)
         values = place if is_own else more[0]
         u, v = _in_window(plan, samples if is_own else b.copy_(samples), a, c)
-        is_short = len(factors) - 1 <= _LARGEST_HORNER
+        is_short = len(factors) - 1 <= LARGEST_HORNER
         if is_short:
             _horner(factors, v, values)
         if plan.continues:
@@ -342,7 +238,9 @@ def activate_backward(
         The gradient to x in its dtype, and to coef in float64; None for what was not wanted.
     """
     dtype, n_coef = compute_dtype(x.dtype), coef.shape[1]
-    plan = _plan(model.basis, n_coef - 1, model.affine_map, model.outside, dtype)
+    plan = plan_of(model.basis, n_coef - 1, model.affine_map, model.outside, dtype)
+    if activation_short.is_short(x, coef):
+        return activation_short.activate_backward(plan, grad, x, coef, wants)
     grad_x = x.new_empty(x.shape) if wants.x else None
     # Products of matrices are faster than sums, where users do not allow them to use fewer digits.
     is_product = coef.shape[0] == 1 and n_coef > 1 and internal_dtype(x.dtype, x.device) == dtype
@@ -363,7 +261,7 @@ def activate_backward(
     return grad_x, grad_coef.t().contiguous()
 
 
-def _by_sums(plan: _Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor | None, *, want_sums: bool) -> Tensor:
+def _by_sums(plan: Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor | None, *, want_sums: bool) -> Tensor:
     """Write the gradient to x to `out`, and give the sums of g W_k, g e and g |e|: (degree + 3, groups) float64."""
     dtype, degree, chunk = columns.dtype, len(plan.steps), sizes.current().activation_chunk(x.device)
     is_own, axis = x.dtype == dtype, 0 if x.shape[2] == 1 else 2
@@ -399,7 +297,7 @@ def _by_sums(plan: _Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor 
     return total
 
 
-def _finish(plan: _Plan, slopes: Tensor, u: Tensor, place: Tensor) -> None:
+def _finish(plan: Plan, slopes: Tensor, u: Tensor, place: Tensor) -> None:
     """Write the gradient to x to its place: 0 where the polynomial is clamped, NaN where x is."""
     if plan.is_clamped and plan.window is not None:
         lo, hi = plan.window
@@ -409,7 +307,7 @@ def _finish(plan: _Plan, slopes: Tensor, u: Tensor, place: Tensor) -> None:
 
 
 def _by_products(
-    plan: _Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor | None, *, want_sums: bool
+    plan: Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor | None, *, want_sums: bool
 ) -> Tensor:
     """The same for one group, x (1, 1, n), by products with the matrix whose rows are W_k, e and |e|."""
     dtype, degree, lengths = columns.dtype, len(plan.steps), sizes.current()

@@ -70,6 +70,7 @@ def with_gradients(function: Callable[..., Tensor], x: Tensor, coef: Tensor, ups
 # --- values and derivatives ---
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("degree", [0, 1, 2, 5, 8, 20])
 @pytest.mark.parametrize("outside", OUTSIDE)
 @pytest.mark.parametrize("basis", NUMPY_CLASSES)
@@ -84,6 +85,7 @@ def test_values_and_gradients(basis, outside, degree):
         assert_same(found, with_gradients(function, x, coef, upstream), 1e-11 if degree <= 8 else 1e-9)
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("outside", OUTSIDE)
 @pytest.mark.parametrize("shape", ["one, outer", "channels", "planes"])
 def test_gradcheck(shape, outside):
@@ -105,6 +107,7 @@ def test_second_derivatives(basis):
         assert_same(*results)
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("outside", OUTSIDE)
 @pytest.mark.parametrize("basis", NUMPY_CLASSES)
 def test_the_ends_of_the_window_are_inside(basis, outside):
@@ -120,6 +123,7 @@ def test_the_ends_of_the_window_are_inside(basis, outside):
         torch.testing.assert_close(slopes[0, 0], torch.from_numpy(series.deriv()(operand[0, 0].detach().numpy())))
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("outside", OUTSIDE)
 def test_what_is_not_finite(outside, groups):
@@ -153,6 +157,7 @@ def test_no_elements(shape):
     assert torch.equal(coef.grad, torch.zeros_like(coef))
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("wanted", ["x", "coef"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_only_what_needs_a_gradient(shape, wanted):
@@ -225,6 +230,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("channel_dim", [1, -1, 0])
 @pytest.mark.parametrize("layout", LAYOUTS)

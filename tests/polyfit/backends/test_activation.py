@@ -59,6 +59,7 @@ def test_every_border_of_chunks(degree, shape, basis, outside):
     assert_close(found, expected_of(x, coef, one_number, domain, basis, outside)[1:], 1e-11)
 
 
+@pytest.mark.usefixtures("any_activation_pass")
 @pytest.mark.parametrize("domain", [(-4.0, 4.0), (1e-9, 3e-9), (-3e12, 5e12), (1000.0, 1000.5), (0.1, 0.7), None])
 @pytest.mark.parametrize("degree", [2, 5, 12])
 @pytest.mark.parametrize("groups", [1, 3])

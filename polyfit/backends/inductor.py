@@ -199,3 +199,15 @@ def evaluate_backward(
         rest = chunked.evaluate_backward(grad[:, n_main:], x[:, n_main:], coef, model, wants)
     grad_coef = None if main[1] is None else main[1].view(coef.shape)
     return _joined(main[0], rest[0], x), _plus(grad_coef, rest[1])
+
+
+def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """`chunked.activate`."""
+    return chunked.activate(x, coef, model)
+
+
+def activate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """`chunked.activate_backward`."""
+    return chunked.activate_backward(grad, x, coef, model, wants)

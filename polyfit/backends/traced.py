@@ -159,3 +159,59 @@ def evaluate_backward(
         slope = _combine(wide, _slopes(t, terms, model.basis), axes)
         grad_x = series.per_sample(grad * (slope * model.slope), x)
     return grad_x, series.moments(grad, terms).view(coef.shape) if wants.coef else None
+
+
+def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """`polyfit.backends.operators.activate`."""
+    dtype = compute_dtype(x.dtype)
+    t = model.to_window(x.to(dtype))
+    columns = [column.to(dtype).unsqueeze(-1) for column in coef.unbind(-1)]
+    inside, above, below = _continued(t, model)
+    value = _sum(columns, _functions(inside, len(columns) - 1, model.basis))
+    if model.outside == "linear" and len(columns) > 1:
+        at_lo, at_hi = BASES[model.basis].slopes_at_ends(len(columns) - 1)
+        value = value + _sum(columns[1:], at_hi[1:]) * above + _sum(columns[1:], at_lo[1:]) * below
+    return value if value.dtype == x.dtype else value.to(x.dtype)
+
+
+def activate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """`polyfit.backends.operators.activate_backward`."""
+    dtype = compute_dtype(x.dtype)
+    t, g = model.to_window(x.to(dtype)), grad.to(dtype)
+    columns = [column.to(dtype).unsqueeze(-1) for column in coef.unbind(-1)]
+    degree = len(columns) - 1
+    inside, above, below = _continued(t, model)
+    terms = _functions(inside, degree, model.basis)
+    grad_x = grad_coef = None
+    if wants.x:
+        slope = _sum(columns, _slopes(inside, terms, model.basis)) * model.slope
+        grad_x = g * slope
+        if model.outside == "clamp":
+            grad_x = torch.where(t == inside, grad_x, torch.where(t.isnan(), grad_x, 0.0))
+        grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
+    if wants.coef:
+        sums = [(g * term).sum((0, 2), dtype=torch.float64) for term in terms]
+        if model.outside == "linear" and degree > 0:
+            at_lo, at_hi = BASES[model.basis].slopes_at_ends(degree)
+            over, under = ((g * part).sum((0, 2), dtype=torch.float64) for part in (above, below))
+            sums = [total + hi * over + lo * under for total, lo, hi in zip(sums, at_lo, at_hi, strict=True)]
+        grad_coef = torch.stack(sums, -1)
+    return grad_x, grad_coef
+
+
+def _continued(t: Tensor, model: Model) -> tuple[Tensor, Tensor, Tensor]:
+    """The part of t in the window, and by how much t is above and below the window."""
+    if model.outside == "extend":
+        return t, t, t
+    lo, hi = BASES[model.basis].window
+    inside = t.clamp(lo, hi)
+    return inside, (t - hi).clamp(min=0.0), (t - lo).clamp(max=0.0)
+
+
+def _sum(columns: list[Tensor], terms: list[Tensor] | tuple[float, ...] | list[float]) -> Tensor:
+    total = columns[0] * terms[0]
+    for column, term in zip(columns[1:], terms[1:], strict=True):
+        total = total + column * term
+    return total

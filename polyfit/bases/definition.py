@@ -74,10 +74,10 @@ class Basis:
         >>> BASES["chebyshev"].slopes_at_ends(3)
         ((0.0, 1.0, -4.0, 9.0), (0.0, 1.0, 4.0, 9.0))
         """
-        return _slopes_at_ends(self, degree)
+        # The compiler of torch warns of a function with a cache.
+        return (_slopes_at_ends if torch.compiler.is_compiling() else _known_slopes_at_ends)(self, degree)
 
 
-@functools.cache
 def _slopes_at_ends(basis: Basis, degree: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """`Basis.slopes_at_ends`, by the derivative of the recurrence in rational numbers that are rounded once."""
     ends = []
@@ -88,8 +88,11 @@ def _slopes_at_ends(basis: Basis, degree: int) -> tuple[tuple[float, ...], tuple
             a, b, c = basis.recurrence(k)
             slopes.append(a * values[-1] + (a * t + b) * slopes[-1] - c * slopes[-2])
             values.append((a * t + b) * values[-1] - c * values[-2])
-        ends.append(tuple(float(slope) for slope in slopes[1:]))
+        ends.append(tuple(slope.numerator / slope.denominator for slope in slopes[1:]))  # as in `Basis.steps`
     return ends[0], ends[1]
+
+
+_known_slopes_at_ends = functools.cache(_slopes_at_ends)
 
 
 def _step(a: int | Fraction, b: int | Fraction = 0, c: int | Fraction = 0) -> RecurrenceStep:

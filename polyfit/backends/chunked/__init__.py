@@ -15,10 +15,23 @@ error of a float32 sum does not grow with n.
 All operands here are canonical: x, y, weight (S or 1, N), where one row is shared by all series, and coef (S, d + 1).
 """
 
+from polyfit.backends.chunked.activation import activate, activate_backward
 from polyfit.backends.chunked.gradient import Gradient
 from polyfit.backends.chunked.moments import gram, moments, triangle
 from polyfit.backends.chunked.objective import Objective
 from polyfit.backends.chunked.short import is_short, short
 from polyfit.backends.chunked.values import evaluate, evaluate_backward
 
-__all__ = ["Gradient", "Objective", "evaluate", "evaluate_backward", "gram", "is_short", "moments", "short", "triangle"]
+__all__ = [
+    "Gradient",
+    "Objective",
+    "activate",
+    "activate_backward",
+    "evaluate",
+    "evaluate_backward",
+    "gram",
+    "is_short",
+    "moments",
+    "short",
+    "triangle",
+]

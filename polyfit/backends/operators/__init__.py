@@ -7,11 +7,14 @@ Under a tracer (torch.compile, make_fx, FakeTensorMode) they appear as the custo
 `polyfit::evaluate` and so on. Eager calls go straight to the backend, which saves some 10 us.
 """
 
+from polyfit.backends.operators.activation import activate, activate_backward
 from polyfit.backends.operators.least_squares import moments
 from polyfit.backends.operators.loss import bound_objective, objective
 from polyfit.backends.operators.values import evaluate, evaluate_backward
 
 __all__ = [
+    "activate",
+    "activate_backward",
     "bound_objective",
     "evaluate",
     "evaluate_backward",

@@ -1,0 +1,125 @@
+"""An elementwise polynomial of each group of channels on canonical operands, and its gradients.
+
+Canonical operands: x and grad (outer, groups, inner), coef (groups, degree + 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from polyfit.backends import chunked, traced
+from polyfit.backends.operators._plain import model_of
+from polyfit.backends.results import Wants
+from polyfit.backends.select import autocast_is_off, is_fused_by_compiler, is_traced
+from polyfit.formula import Model
+
+
+def _in_memory(operand: Tensor) -> Tensor:
+    """An operand as kernels and loops read it: without gaps, and not a view that torch negates lazily."""
+    return operand.resolve_neg().contiguous()
+
+
+@autocast_is_off
+def _activate_eager(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
+    if x.is_meta or x.numel() == 0:
+        return x.new_empty(x.shape)
+    if impl == "triton":
+        from polyfit.backends.triton import activate as run
+    elif impl == "compile":
+        from polyfit.backends.inductor import activate as run
+    else:
+        run = chunked.activate
+    return run(_in_memory(x), coef.resolve_neg(), model)
+
+
+@torch.library.custom_op(
+    "polyfit::activate",
+    mutates_args=(),
+    schema="(Tensor x, Tensor coef, float[]? mapping, str basis, str outside, str impl) -> Tensor",
+)
+def _activate_op(x, coef, mapping, basis, outside, impl):
+    return _activate_eager(x, coef, _model(mapping, basis, outside), impl)
+
+
+@_activate_op.register_fake
+def _activate_fake(x, coef, mapping, basis, outside, impl):
+    return x.new_empty(x.shape)
+
+
+def activate(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
+    """p_g(x[o, g, i]) with the coefficients coef[g], in the dtype of x."""
+    if not is_traced():
+        return _activate_eager(x, coef, model, impl)
+    if is_fused_by_compiler(x):
+        return traced.activate(x, coef, model)
+    return torch.ops.polyfit.activate(x, coef, model.mapping, model.basis, model.outside, impl)
+
+
+@autocast_is_off
+def _activate_backward_eager(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    if x.is_meta or x.numel() == 0:
+        return (
+            x.new_empty(x.shape) if wants.x else None,
+            coef.new_zeros(coef.shape, dtype=torch.float64) if wants.coef else None,
+        )
+    if impl == "triton":
+        from polyfit.backends.triton import activate_backward as run
+    elif impl == "compile":
+        from polyfit.backends.inductor import activate_backward as run
+    else:
+        # It takes a gradient that is one number as it is: a copy would take as much memory as x.
+        run = chunked.activate_backward
+        grad = grad if grad.stride() == (0, 0, 0) else grad.contiguous()
+        return run(grad.resolve_neg(), _in_memory(x), coef.resolve_neg(), model, wants)
+    return run(_in_memory(grad), _in_memory(x), coef.resolve_neg(), model, wants)
+
+
+@torch.library.custom_op(
+    "polyfit::activate_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor coef, float[]? mapping, str basis, str outside, str impl, bool want_x,"
+    " bool want_coef) -> (Tensor, Tensor)",
+)
+def _activate_backward_op(grad, x, coef, mapping, basis, outside, impl, want_x, want_coef):
+    wants = Wants(x=want_x, coef=want_coef)
+    found = _activate_backward_eager(grad, x, coef, _model(mapping, basis, outside), impl, wants)
+    return tuple(x.new_empty(0) if part is None else part for part in found)
+
+
+@_activate_backward_op.register_fake
+def _activate_backward_fake(grad, x, coef, mapping, basis, outside, impl, want_x, want_coef):
+    grad_x = x.new_empty(x.shape if want_x else 0)
+    return grad_x, x.new_empty(coef.shape, dtype=torch.float64) if want_coef else x.new_empty(0)
+
+
+def activate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of sum(grad * p(x)) for grad in the shape of x, in one pass.
+
+    Args:
+        grad: of any strides, in the dtype of x.
+        x: (outer, groups, inner).
+        coef: (groups, degree + 1).
+        model: basis, mapping and continuation.
+        impl: resolved.
+        wants: which gradients are wanted, of x and coef.
+
+    Returns:
+        The gradient to x in the dtype of x, and to coef in float64; None for what was not wanted.
+    """
+    if not is_traced():
+        return _activate_backward_eager(grad, x, coef, model, impl, wants)
+    if is_fused_by_compiler(x):
+        return traced.activate_backward(grad, x, coef, model, wants)
+    grad_x, grad_coef = torch.ops.polyfit.activate_backward(
+        grad, x, coef, model.mapping, model.basis, model.outside, impl, wants.x, wants.coef
+    )
+    return grad_x if wants.x else None, grad_coef if wants.coef else None
+
+
+def _model(mapping: list[float] | None, basis: str, outside: str) -> Model:
+    return model_of(mapping, basis, "mse", 0.0)._replace(outside=outside)

@@ -16,9 +16,22 @@ All operands here are canonical: x, y, weight (S or 1, N), where one row is shar
 """
 
 from polyfit.backends.chunked.gradient import Gradient
+from polyfit.backends.chunked.kan import kan, kan_backward
 from polyfit.backends.chunked.moments import gram, moments, triangle
 from polyfit.backends.chunked.objective import Objective
 from polyfit.backends.chunked.short import is_short, short
 from polyfit.backends.chunked.values import evaluate, evaluate_backward
 
-__all__ = ["Gradient", "Objective", "evaluate", "evaluate_backward", "gram", "is_short", "moments", "short", "triangle"]
+__all__ = [
+    "Gradient",
+    "Objective",
+    "evaluate",
+    "evaluate_backward",
+    "gram",
+    "is_short",
+    "kan",
+    "kan_backward",
+    "moments",
+    "short",
+    "triangle",
+]

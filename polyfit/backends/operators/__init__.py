@@ -7,6 +7,7 @@ Under a tracer (torch.compile, make_fx, FakeTensorMode) they appear as the custo
 `polyfit::evaluate` and so on. Eager calls go straight to the backend, which saves some 10 us.
 """
 
+from polyfit.backends.operators.kan import kan, kan_backward
 from polyfit.backends.operators.least_squares import moments
 from polyfit.backends.operators.loss import bound_objective, objective
 from polyfit.backends.operators.values import evaluate, evaluate_backward
@@ -15,6 +16,8 @@ __all__ = [
     "bound_objective",
     "evaluate",
     "evaluate_backward",
+    "kan",
+    "kan_backward",
     "moments",
     "objective",
 ]

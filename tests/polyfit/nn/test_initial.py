@@ -139,7 +139,7 @@ def test_reset_parameters():
     layer = Polynomial(5, 3, domain=(-4, 4), init="silu", dtype=torch.float16)
     start = layer.coef.detach().clone()
     with torch.no_grad():
-        layer.coef += 1
+        layer.coef.add_(1)
     layer.reset_parameters()
     assert torch.equal(layer.coef, start)
 

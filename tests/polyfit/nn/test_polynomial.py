@@ -24,7 +24,8 @@ def drawn(layer: Any, scale: float = 0.3) -> Any:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=F64).to(parameter.dtype)
+            step = scale * torch.randn(parameter.shape, generator=generator, dtype=F64)
+            parameter.add_(step.to(parameter.dtype))
     return layer
 
 
@@ -51,8 +52,7 @@ def compare(layer: Polynomial, x: Tensor, grad: Tensor | None = None, rtol: floa
     right = torch.autograd.grad(expected, (wide, reference.coef), grad.double())
     assert y.dtype == x.dtype == found[0].dtype
     assert y.shape == x.shape
-    for mine, theirs in zip((y, *found), (expected, *right), strict=True):
-        mine, theirs = mine.detach(), theirs.detach()
+    for mine, theirs in zip((y.detach(), *found), (expected.detach(), *right), strict=True):
         scale = float(theirs.abs().max()) if theirs.numel() else 1.0
         torch.testing.assert_close(mine.double(), theirs, rtol=rtol, atol=rtol * scale)
 
@@ -77,9 +77,7 @@ def test_values_against_numpy(basis, outside):
 @pytest.mark.parametrize("basis", list(bases.BASES))
 @pytest.mark.parametrize(("channels", "groups"), [(1, None), (6, None), (6, 3), (6, 1)])
 def test_gradients_against_the_plain_layer(basis, outside, channels, groups):
-    layer = Polynomial(
-        5, channels, num_groups=groups, basis=basis, domain=DOMAIN, outside=outside, dtype=F64
-    )
+    layer = Polynomial(5, channels, num_groups=groups, basis=basis, domain=DOMAIN, outside=outside, dtype=F64)
     compare(drawn(layer), samples(3, 6, 5))
 
 
@@ -123,7 +121,8 @@ def test_the_output_has_the_memory_format_of_the_input(groups):
 
 
 @pytest.mark.parametrize(
-    ("shape", "channel_dim"), [((6,), 0), ((6,), -1), ((4, 6), 1), ((4, 5, 6), -1), ((6, 4, 2, 2), 0), ((2, 3, 6, 2, 2), 2)]
+    ("shape", "channel_dim"),
+    [((6,), 0), ((6,), -1), ((4, 6), 1), ((4, 5, 6), -1), ((6, 4, 2, 2), 0), ((2, 3, 6, 2, 2), 2)],
 )
 def test_channel_dims(shape, channel_dim):
     layer = drawn(Polynomial(4, 6, num_groups=2, channel_dim=channel_dim, domain=DOMAIN, dtype=F64))
@@ -264,9 +263,17 @@ def test_arguments_that_are_refused(arguments, error, message):
         (torch.zeros(6), ValueError, r"x has shape \(6,\), without an axis 1, which is to hold the 6 channels"),
         (torch.zeros(2, 6, dtype=torch.int64), TypeError, r"x is torch\.int64; .* pass x\.to\(torch\.float32\)"),
         (torch.zeros(2, 6, dtype=torch.complex64), TypeError, r"x is torch\.complex64"),
-        (torch.zeros(2, 6, dtype=F64), TypeError, r"parameters of the layer are torch\.float32; .*layer\.to\(torch\.float64"),
+        (
+            torch.zeros(2, 6, dtype=F64),
+            TypeError,
+            r"parameters of the layer are torch\.float32; .*layer\.to\(torch\.float64",
+        ),
         ([[0.0] * 6], TypeError, r"x is list; pass a torch\.Tensor"),
-        (torch.zeros(2, 6, device="meta"), ValueError, r"x is on meta and the parameters .* are on cpu; pass x\.to\('cpu'"),
+        (
+            torch.zeros(2, 6, device="meta"),
+            ValueError,
+            r"x is on meta and the parameters .* are on cpu; pass x\.to\('cpu'",
+        ),
         (torch.zeros(2, 6).to_sparse(), TypeError, "x has the layout"),
     ],
 )
@@ -277,7 +284,9 @@ def test_inputs_that_are_refused(x, error, message):
 
 
 def test_a_wide_parameter_does_not_go_with_a_narrow_input():
-    with pytest.raises(TypeError, match=r"pass x\.to\(torch\.float64\), or convert the layer: layer\.to\(torch\.float32"):
+    with pytest.raises(
+        TypeError, match=r"pass x\.to\(torch\.float64\), or convert the layer: layer\.to\(torch\.float32"
+    ):
         Polynomial(3, dtype=F64)(torch.zeros(3))
     with pytest.raises(TypeError, match=r"x is torch\.float32 and the parameters of the layer are torch\.float16"):
         Polynomial(3, dtype=torch.float16)(torch.zeros(3))

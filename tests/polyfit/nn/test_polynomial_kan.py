@@ -117,7 +117,11 @@ def test_under_autocast_the_result_has_its_dtype():
         ((3, 2.0, 2), TypeError, r"out_features=2\.0 is float; pass an int"),
         ((3, 2, 0), ValueError, "degree=0 is too small; pass at least 1"),
         ((3, 2, 2, "fourier"), ValueError, "basis='fourier' is unknown"),
-        ((3, 2, 2, "power", "sin"), ValueError, "squash='sin' is unknown; pass one of 'tanh', 'algebraic', 'clamp', None"),
+        (
+            (3, 2, 2, "power", "sin"),
+            ValueError,
+            "squash='sin' is unknown; pass one of 'tanh', 'algebraic', 'clamp', None",
+        ),
     ],
 )
 def test_arguments_that_are_refused(arguments, error, message):
@@ -129,10 +133,18 @@ def test_arguments_that_are_refused(arguments, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (torch.zeros(2, 3), ValueError, r"x has shape \(2, 3\) and the layer takes \(\.\.\., 5\); features are on the last"),
+        (
+            torch.zeros(2, 3),
+            ValueError,
+            r"x has shape \(2, 3\) and the layer takes \(\.\.\., 5\); features are on the last",
+        ),
         (torch.zeros(()), ValueError, r"x has shape \(\) and the layer takes"),
         (torch.zeros(2, 5, dtype=torch.int32), TypeError, r"x is torch\.int32; .* pass x\.to\(torch\.float32\)"),
-        (torch.zeros(2, 5, dtype=F64), TypeError, r"x is torch\.float64 and the parameters of the layer are torch\.float32"),
+        (
+            torch.zeros(2, 5, dtype=F64),
+            TypeError,
+            r"x is torch\.float64 and the parameters of the layer are torch\.float32",
+        ),
         (torch.zeros(2, 5, dtype=torch.half), TypeError, r"x is torch\.float16 and the parameters"),
         (torch.zeros(2, 5, device="meta"), ValueError, r"x is on meta and the parameters of the layer are on cpu"),
     ],
@@ -146,9 +158,19 @@ def test_inputs_that_are_refused(x, error, message):
 @pytest.mark.parametrize(
     ("full", "layout", "error", "message"),
     [
-        (torch.zeros(5, 4, 5), "in out degree", ValueError, r"C has shape \(5, 4, 5\), and layout='in out degree' has \(5, 4, 4\)"),
+        (
+            torch.zeros(5, 4, 5),
+            "in out degree",
+            ValueError,
+            r"C has shape \(5, 4, 5\), and layout='in out degree' has \(5, 4, 4\)",
+        ),
         (torch.zeros(4, 15), "out (in degree)", ValueError, r"has \(4, 20\) for 5 inputs, 4 outputs and degree 3"),
-        (torch.zeros(4, 20), "out in*degree", ValueError, r"layout='out in\*degree' is unknown; pass one of 'in out degree'"),
+        (
+            torch.zeros(4, 20),
+            "out in*degree",
+            ValueError,
+            r"layout='out in\*degree' is unknown; pass one of 'in out degree'",
+        ),
         ([0.0], "in out degree", TypeError, "C is list"),
         (torch.zeros(5, 4, 4, dtype=torch.int64), "in out degree", TypeError, r"C is torch\.int64"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import oracle
 import pytest
@@ -28,16 +29,16 @@ def data(*shape: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("series", [None, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_values_losses_and_gradients(reduction, series, weighted):
-    model = PolynomialRegression(
-        4, num_series=series, basis="legendre", domain=DOMAIN, reduction=reduction, dtype=F64
-    )
+    model = PolynomialRegression(4, num_series=series, basis="legendre", domain=DOMAIN, reduction=reduction, dtype=F64)
     with torch.no_grad():
         model.coef.normal_()
     x, y, weight = data(50) if series is None else data(series, 50)
     coef = model.coef.detach().clone().requires_grad_()
     torch.testing.assert_close(model(x), oracle.polyval(x, coef, DOMAIN, "legendre"), rtol=1e-12, atol=1e-12)
     loss = model.loss(x, y, weight if weighted else None)
-    expected = oracle.polynomial_loss(x, y, coef, weight if weighted else None, reduction, domain=DOMAIN, basis="legendre")
+    expected = oracle.polynomial_loss(
+        x, y, coef, weight if weighted else None, reduction, domain=DOMAIN, basis="legendre"
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     assert torch.equal(loss, model(x, y, weight if weighted else None))
     found, right = torch.autograd.grad(loss, model.coef)[0], torch.autograd.grad(expected, coef)[0]
@@ -127,13 +128,14 @@ def test_what_is_refused():
         model.to_fit(x, y)
     with pytest.raises(TypeError, match=r"y is torch\.float32 and x is torch\.float64"):
         model.loss(x, y.float())
-    for arguments, error, message in (
+    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"degree": 1.5}, TypeError, r"degree=1\.5 is float"),
         ({"degree": 2, "num_series": 0}, ValueError, "num_series=0 is too small"),
         ({"degree": 2, "reduction": "none"}, ValueError, "reduction='none' is unknown; pass one of 'mean', 'sum'"),
         ({"degree": 2, "loss": "l3"}, ValueError, "loss='l3' is unknown"),
         ({"degree": 2, "domain": (3, 1)}, ValueError, "is not an interval"),
-    ):
+    ]
+    for arguments, error, message in refused:
         with pytest.raises(error, match=message):
             PolynomialRegression(**arguments)
 
@@ -141,7 +143,7 @@ def test_what_is_refused():
 # --- the criterion ---
 
 CRITERIA = {
-    "mse": lambda: PolynomialLoss(),
+    "mse": PolynomialLoss,
     "huber of each series": lambda: PolynomialLoss(losses.Huber(0.5), per_series=True, basis="legendre", domain=DOMAIN),
     "l1, sum": lambda: PolynomialLoss("l1", reduction="sum"),
     "none": lambda: PolynomialLoss("cauchy", reduction="none", basis="hermite_e"),

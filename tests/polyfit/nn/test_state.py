@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -39,11 +40,11 @@ def lies_degree_first(module: nn.Module) -> bool:
     return not isinstance(module, Polynomial) or coef.dim() == 1 or coef.t().is_contiguous()
 
 
-def through_file(value: object, **options: object) -> object:
+def through_file(value: Any, **options: Any) -> Any:
     file = io.BytesIO()
     torch.save(value, file)
     file.seek(0)
-    return torch.load(file, **options)  # pyright: ignore[reportArgumentType]
+    return torch.load(file, **options)
 
 
 COPIES = {
@@ -131,10 +132,18 @@ def test_a_frozen_parameter_stays_frozen():
     [
         (Polynomial(5), Polynomial(3), "0.coef: the state has degree 5 and this Polynomial has degree 3; make"),
         (Polynomial(3, 8), Polynomial(3, 4), "0.coef: the state has degree 3 and 8 groups and this Polynomial has"),
-        (Polynomial(3, 8), Polynomial(3), "0.coef: the state has degree 3 and 8 groups and this Polynomial has degree 3;"),
+        (
+            Polynomial(3, 8),
+            Polynomial(3),
+            "0.coef: the state has degree 3 and 8 groups and this Polynomial has degree 3;",
+        ),
         (PolynomialKAN(3, 2, 5), PolynomialKAN(3, 2, 4), "0.coef: the state has degree 5, 3 inputs and 2 outputs"),
         (PolynomialRegression(5), PolynomialRegression(3), "0.coef: the state has degree 5 and this Poly"),
-        (Polynomial(3, domain=(-2, 2)), Polynomial(3), r"0.coef: the state was saved with domain=\(-2.0, 2.0\) and this"),
+        (
+            Polynomial(3, domain=(-2, 2)),
+            Polynomial(3),
+            r"0.coef: the state was saved with domain=\(-2.0, 2.0\) and this",
+        ),
         (Polynomial(3, basis="power"), Polynomial(3), "0.coef: the state was saved with basis='power' and this"),
         (PolynomialKAN(3, 2, 4, squash=None), PolynomialKAN(3, 2, 4), "0.coef: the state was saved with squash=None"),
     ],

@@ -191,7 +191,7 @@ def test_compile_of_each_module(name):
 
 
 def test_compile_of_channels_last_batches_of_changing_size():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), Polynomial(3, 4)).to(memory_format=torch.channels_last)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Polynomial(3, 4)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     torch._dynamo.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
     for n_samples in (2, 3, 7):

@@ -71,7 +71,7 @@ def initial(
 
 def name_of(init: str | Function) -> str:
     """An init as text: its name in quotes, or the name of the function."""
-    return repr(init) if isinstance(init, str) else getattr(init, "__qualname__", repr(init))
+    return repr(init) if isinstance(init, str) else getattr(init, "__name__", repr(init))
 
 
 def _hermite(degree: int, basis: str, domain: Interval | None, outside: str) -> Tensor:
@@ -105,8 +105,8 @@ def _values(function: Function, name: str, x: Tensor) -> Tensor:
         values, again = function(x.clone()), function(x[::2].clone())  # copies: a function may write over its argument
     except Exception as error:  # of any kind: the function is the user's
         raise ValueError(
-            f"init={name} could not be called with one tensor ({error}); pass an elementwise function of a tensor, for"
-            " example functools.partial of it with all other arguments"
+            f"init={name} could not be called with one tensor ({str(error).partition(chr(10))[0]}); pass an elementwise"
+            " function of a tensor, for example functools.partial of it with all other arguments"
         ) from error
     if not isinstance(values, Tensor) or values.shape != x.shape:
         given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__

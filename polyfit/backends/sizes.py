@@ -38,8 +38,10 @@ class Sizes:
         kan_chunk_of_a_thread: elements (rows x features) in a chunk of a KAN layer for each thread of a CPU. Longer
             chunks are little faster (x86-64, degree 4, float32, from 2**16 to 2**20 elements a thread: within 2 % with
             one thread, 10 % with two). Up to six buffers are as large, of 4 bytes an element.
-        kan_fewest_rows: of a chunk of a KAN layer, however many features. The gradient to the coefficients is read and
-            written once a chunk.
+        kan_fewest_rows: of a chunk of a KAN layer, however many features.
+        kan_enough_rows: of such a chunk where inputs and outputs are many: the coefficients, and the gradient to them,
+            pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256, 512 rows take 1.38, 1.07, 1, 1).
+            Where one of them is few, more rows only take more memory (20000 -> 10: 1, 1.5, 2, 2.5).
         few_samples: samples up to which a least-squares fit keeps the basis functions of all of them in numpy.
     """
 
@@ -51,7 +53,8 @@ class Sizes:
     kept: int = 1 << 18
     compiled_lane: int = 256
     kan_chunk_of_a_thread: int = 1 << 17
-    kan_fewest_rows: int = 256
+    kan_fewest_rows: int = 64
+    kan_enough_rows: int = 256
     few_samples: int = 1 << 13
 
     @property
@@ -71,11 +74,12 @@ class Sizes:
         """Elements (series x samples) in a chunk on a device."""
         return self.chunk_of_a_thread * torch.get_num_threads() if device.type == "cpu" else self.chunk_elsewhere
 
-    def kan_rows(self, device: torch.device, n_features: int) -> int:
-        """Rows in a chunk of a KAN layer, for the larger one of its numbers of features."""
+    def kan_rows(self, device: torch.device, n_in: int, n_out: int) -> int:
+        """Rows in a chunk of a KAN layer."""
         is_cpu = device.type == "cpu"
         size = self.kan_chunk_of_a_thread * torch.get_num_threads() if is_cpu else self.chunk_elsewhere
-        return max(self.kan_fewest_rows, size // max(1, n_features))
+        fewest = max(self.kan_fewest_rows, min(n_in, n_out, self.kan_enough_rows))
+        return max(fewest, size // max(n_in, n_out, 1))
 
 
 _sizes: ContextVar[Sizes] = ContextVar("polyfit_sizes", default=Sizes())  # noqa: B039 - frozen

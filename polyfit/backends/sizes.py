@@ -40,8 +40,8 @@ class Sizes:
             one thread, 10 % with two). Up to six buffers are as large, of 4 bytes an element.
         kan_fewest_rows: of a chunk of a KAN layer, however many features.
         kan_enough_rows: of such a chunk where inputs and outputs are many: the coefficients, and the gradient to them,
-            pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256, 512 rows take 1.38, 1.07, 1, 1).
-            Where one of them is few, more rows only take more memory (20000 -> 10: 1, 1.5, 2, 2.5).
+            pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256 rows take 1.4, 1.1 and 1).
+            Where one of them is few, more rows only take more memory, and time (20000 -> 10: 1, 1.5 and 2).
         few_samples: samples up to which a least-squares fit keeps the basis functions of all of them in numpy.
     """
 

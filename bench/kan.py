@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from bench.memory import peak_memory
-from polyfit.bases import BASES
 from polyfit.nn import PolynomialKAN
 
 DEGREE = 4
@@ -38,39 +37,43 @@ SHAPES = {
 }
 
 
-class AcosKAN(nn.Module):
-    """The form in which Chebyshev layers are published: T_k(t) = cos(k acos(t)), all k at once, and one einsum."""
-
-    orders: Tensor
+class _Published(nn.Module):
+    """The form in which these layers are published: all T_k(t) in one tensor, T_0 among them, and one einsum."""
 
     def __init__(self, ours: PolynomialKAN) -> None:
         super().__init__()
         bias = ours.bias.detach().expand(ours.in_features, -1) / ours.in_features  # T_0 has a coefficient an edge
         coef = torch.cat((bias.unsqueeze(0), ours.coef.detach()))
+        self.degree = ours.degree
         self.coef = nn.Parameter(coef.permute(1, 2, 0).contiguous())  # (in, out, degree + 1)
-        self.register_buffer("orders", torch.arange(ours.degree + 1, dtype=coef.dtype))
+
+    def functions(self, t: Tensor) -> Tensor:
+        """T_k(t), (B, in, degree + 1)."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, out)."""
-        angles = torch.tanh(x).unsqueeze(-1).expand(*x.shape, len(self.orders)).acos()
-        return torch.einsum("bid,iod->bo", (angles * self.orders).cos(), self.coef)
+        return torch.einsum("bid,iod->bo", self.functions(torch.tanh(x)), self.coef)
 
 
-class RecurrenceKAN(nn.Module):
-    """T_k by the recurrence, stacked, and one einsum."""
+class AcosKAN(_Published):
+    """T_k(t) = cos(k acos(t))."""
 
-    def __init__(self, ours: PolynomialKAN) -> None:
-        super().__init__()
-        self.steps = BASES[ours.basis].steps(ours.degree)
-        self.coef, self.bias = (nn.Parameter(part.detach().clone()) for part in (ours.coef, ours.bias))
+    def functions(self, t: Tensor) -> Tensor:
+        """All k at once."""
+        orders = torch.arange(self.degree + 1, dtype=t.dtype)
+        return (t.unsqueeze(-1).expand(*t.shape, self.degree + 1).acos() * orders).cos()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, out)."""
-        t = torch.tanh(x)
+
+class RecurrenceKAN(_Published):
+    """T_k by the recurrence, stacked."""
+
+    def functions(self, t: Tensor) -> Tensor:
+        """Degree by degree."""
         terms = [torch.ones_like(t), t]
-        for a, _, c in self.steps[1:]:
-            terms.append(a * t * terms[-1] - c * terms[-2])
-        return torch.einsum("kbi,kio->bo", torch.stack(terms[1:]), self.coef) + self.bias
+        for _ in range(self.degree - 1):
+            terms.append(2 * t * terms[-1] - terms[-2])
+        return torch.stack(terms[: self.degree + 1], -1)
 
 
 def layers(shape: Shape, degree: int = DEGREE) -> dict[str, nn.Module]:

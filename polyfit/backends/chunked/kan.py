@@ -208,8 +208,8 @@ def kan_backward(
     grad_coef = x.new_empty(coef.shape, dtype=dtype) if wants.coef else None
     if grad_coef is not None and not chunks:
         grad_coef.zero_()
-    columns: Sequence[Tensor] = coef.to(dtype).mT.unbind(0) if wants.x else ()
-    sums: Sequence[Tensor] = () if grad_coef is None else grad_coef.unbind(0)
+    columns = list(coef.to(dtype).mT.unbind(0)) if wants.x else []
+    sums = [] if grad_coef is None else list(grad_coef.unbind(0))
     # The squashed x and two functions; for the gradient to x a product, the gradient where it is rounded, and slopes.
     n_buffers = 3 + (1 + (not is_wide) + _Slopes.n_buffers(terms) if wants.x else 0)
     held = x.new_empty((n_buffers, longest, n_in), dtype=dtype)

@@ -21,7 +21,7 @@ all data, do not.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,16 +36,17 @@ from polyfit.formula import compute_dtype, largest_squared
 class _Term(NamedTuple):
     """How R_k and Q_k follow from those before, and what multiplies them.
 
-    R_k = [R_{k-2}] + product t R_{k-1} + own R_{k-1}, and R_1 = t + own. Without R_{k-2} it is t R_{k-1}.
-    Q_k = Q_{k-2} + value R_{k-1}, or Q_{k-1} + value R_{k-1}, or R_{k-1}.
+    R_1 = t + own. For k > 1, R_k is R_{k-2} + product t R_{k-1} + own R_{k-1}, or t R_{k-1} alone.
+    For k > 1, Q_k is Q_{k-2} + value R_{k-1}, or Q_{k-1} + value R_{k-1}, or R_{k-1} alone.
 
     Attributes:
         scale: P_k / R_k.
-        product, own: see above.
+        product: see above.
+        own: see above.
         has_before: whether R_{k-2} is a part of R_k.
         slope_scale: P_k' / Q_k.
         value: see above.
-        slope_before: the index of the Q that is a part of Q_k: k - 2, k - 1, or 0 for none.
+        steps_back: which Q is a part of Q_k: 2 for Q_{k-2}, 1 for Q_{k-1}, 0 for none.
     """
 
     scale: float
@@ -84,9 +85,9 @@ def _terms(basis: str, degree: int) -> tuple[_Term, ...]:
     return tuple(terms)
 
 
-def _functions(t: Tensor, terms: tuple[_Term, ...], buffers: Tensor) -> Iterator[Tensor]:
+def _functions(t: Tensor, terms: tuple[_Term, ...], buffers: Sequence[Tensor]) -> Iterator[Tensor]:
     """R_1 .. R_degree of t, in two buffers: each is good, with the one before it, until the next is asked for."""
-    free, used = buffers.unbind(0)
+    free, used = buffers
     before = current = t
     for k, term in enumerate(terms, start=1):
         if k == 1 and not term.own:
@@ -107,8 +108,8 @@ def _functions(t: Tensor, terms: tuple[_Term, ...], buffers: Tensor) -> Iterator
 class _Slopes:
     """Q_2 .. Q_degree of a chunk, from the R_k, in as many buffers as the basis needs (see `n_buffers`)."""
 
-    def __init__(self, buffers: Tensor) -> None:
-        self._held = list(buffers.unbind(0))  # Q_k, Q_{k-1}
+    def __init__(self, buffers: Sequence[Tensor]) -> None:
+        self._held = list(buffers)  # Q_k, Q_{k-1}
         for slope, start in zip(self._held, (1.0, 0.0), strict=False):
             slope.fill_(start)
 
@@ -158,48 +159,39 @@ def _to_x(grad: Tensor, x: Tensor, t: Tensor, squash: str | None, spare: Tensor)
         grad.masked_fill_(is_inside.logical_not_(), 0.0)
 
 
-def _chunks(x: Tensor, n_features: int) -> Iterator[slice]:
-    """The rows of x in chunks of nearly one length."""
-    n_rows = x.shape[0]
-    longest = sizes.current().kan_rows(x.device, n_features)
-    n_chunks = -(-n_rows // longest)
-    step = -(-n_rows // max(1, n_chunks))
-    for first in range(0, n_rows, max(1, step)):
-        yield slice(first, min(first + step, n_rows))
-
-
-class _Buffers:
-    """Buffers (count, rows, features) for chunks of rows, made once and used again."""
-
-    def __init__(self, like: Tensor, dtype: torch.dtype) -> None:
-        self._like, self._dtype = like, dtype
-        self._made: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, count: int, n_rows: int, n_features: int) -> Tensor:
-        """A buffer of that name; the first chunk is the longest."""
-        if name not in self._made:
-            self._made[name] = self._like.new_empty((count, n_rows, n_features), dtype=self._dtype)
-        return self._made[name][:, :n_rows]
+def _chunks(x: Tensor, n_out: int) -> list[slice]:
+    """The rows of x (B, in) in chunks of nearly one length; the first is the longest."""
+    n_rows, n_in = x.shape
+    longest = sizes.current().kan_rows(x.device, n_in, n_out)
+    if n_rows <= longest:
+        return [slice(0, n_rows)] if n_rows else []
+    step = -(-n_rows // -(-n_rows // longest))
+    return [slice(first, min(first + step, n_rows)) for first in range(0, n_rows, step)]
 
 
 def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
     """The layer (B, out), see `polyfit.formula.kan`, in the dtype of x."""
     degree, n_in, n_out = coef.shape
     dtype = compute_dtype(x.dtype)
-    coef, bias = coef.to(dtype), bias.to(dtype)
+    is_wide = x.dtype == dtype
+    bias, columns = bias.to(dtype), coef.to(dtype).unbind(0)
+    terms, chunks = _terms(basis, degree), _chunks(x, n_out)
+    longest = chunks[0].stop if chunks else 0
     values = x.new_empty(x.shape[0], n_out)
-    terms, buffers = _terms(basis, degree), _Buffers(x, dtype)
-    for rows in _chunks(x, max(n_in, n_out)):
+    held = x.new_empty((3, longest, n_in), dtype=dtype)
+    held_out = None if is_wide else x.new_empty((longest, n_out), dtype=dtype)
+    for rows in chunks:
         n = rows.stop - rows.start
-        held = buffers("in", 3, n, n_in)
-        wide = values[rows] if x.dtype == dtype else buffers("out", 1, n, n_out)[0]
-        t = _squash(x[rows], squash, held[0], held[1])
+        t, *free = held[:, :n].unbind(0)
+        _squash(x[rows], squash, t, free[0])
+        out = values[rows] if held_out is None else held_out[:n]
         if not terms:
-            wide.copy_(bias)
-        for k, (term, function) in enumerate(zip(terms, _functions(t, terms, held[1:]), strict=True)):
-            torch.addmm(wide if k else bias, function, coef[k], alpha=term.scale, out=wide)
-        if x.dtype != dtype:
-            values[rows] = wide
+            out.copy_(bias)
+        total = bias
+        for term, function, column in zip(terms, _functions(t, terms, free), columns, strict=True):
+            total = torch.addmm(total, function, column, alpha=term.scale, out=out)
+        if not is_wide:
+            values[rows] = out
     return values
 
 
@@ -209,43 +201,49 @@ def kan_backward(
     """Gradients of sum(grad * y) for grad (B, out), see `polyfit.backends.operators.kan_backward`."""
     degree, n_in, n_out = coef.shape
     dtype = compute_dtype(x.dtype)
-    coef = coef.to(dtype)
+    is_wide = x.dtype == dtype
+    terms, chunks = _terms(basis, degree), _chunks(x, n_out)
+    longest = chunks[0].stop if chunks else 0
     grad_x = x.new_empty(x.shape) if wants.x else None
-    grad_coef = coef.new_empty(coef.shape) if wants.coef else None
-    if grad_coef is not None and not x.shape[0]:
+    grad_coef = x.new_empty(coef.shape, dtype=dtype) if wants.coef else None
+    if grad_coef is not None and not chunks:
         grad_coef.zero_()
-    terms, buffers = _terms(basis, degree), _Buffers(x, dtype)
-    n_slopes = _Slopes.n_buffers(terms) if wants.x else 0
-    for rows in _chunks(x, max(n_in, n_out)):
+    columns = list(coef.to(dtype).mT.unbind(0)) if wants.x else []
+    sums = [] if grad_coef is None else list(grad_coef.unbind(0))
+    # The squashed x and two functions; for the gradient to x a product, the gradient where it is rounded, and slopes.
+    n_buffers = 3 + (1 + (not is_wide) + _Slopes.n_buffers(terms) if wants.x else 0)
+    held = x.new_empty((n_buffers, longest, n_in), dtype=dtype)
+    held_grad = None
+    for rows in chunks:
         n = rows.stop - rows.start
-        # Products copy an operand that lies in memory in another way, each time.
         upstream = grad[rows]
         if upstream.dtype != dtype or not upstream.is_contiguous():
-            upstream = buffers("out", 1, n, n_out)[0].copy_(upstream)
-        held = buffers("in", 3, n, n_in)
-        t = _squash(x[rows], squash, held[0], held[1])
-        to_t = slopes = product = None
+            # Else each product would make a copy.
+            held_grad = x.new_empty((longest, n_out), dtype=dtype) if held_grad is None else held_grad
+            upstream = held_grad[:n].copy_(upstream)
+        t, free, other, *of_x = held[:, :n].unbind(0)
+        _squash(x[rows], squash, t, free)
+        to_t = product = slopes = None
         if grad_x is not None:
-            product = buffers("product", 1, n, n_in)[0]
-            to_t = grad_x[rows] if x.dtype == dtype else buffers("to_t", 1, n, n_in)[0]
-            slopes = _Slopes(buffers("slopes", n_slopes, n, n_in))
+            to_t = grad_x[rows] if is_wide else of_x.pop()
+            product, *of_slopes = of_x
+            slopes = _Slopes(of_slopes)
             if not terms:
                 to_t.zero_()
         before = t
-        for k, (term, function) in enumerate(zip(terms, _functions(t, terms, held[1:]), strict=True)):
-            if grad_coef is not None:
-                into, beta = grad_coef[k], 1.0 if rows.start else 0.0
-                torch.addmm(into, function.t(), upstream, beta=beta, alpha=term.scale, out=into)
-            if to_t is not None and slopes is not None and product is not None:
-                columns = coef[k].t()
+        for k, (term, function) in enumerate(zip(terms, _functions(t, terms, (free, other)), strict=True)):
+            if sums:
+                beta = 1.0 if rows.start else 0.0
+                torch.addmm(sums[k], function.t(), upstream, beta=beta, alpha=term.scale, out=sums[k])
+            if to_t is not None and product is not None and slopes is not None:
                 if k == 0:
-                    torch.addmm(to_t, upstream, columns, beta=0.0, alpha=term.slope_scale, out=to_t)
+                    torch.addmm(to_t, upstream, columns[0], beta=0.0, alpha=term.slope_scale, out=to_t)
                 else:
-                    slope = slopes.step(term, before)
-                    to_t.addcmul_(torch.mm(upstream, columns, out=product), slope, value=term.slope_scale)
+                    torch.mm(upstream, columns[k], out=product)
+                    to_t.addcmul_(product, slopes.step(term, before), value=term.slope_scale)
             before = function
         if grad_x is not None and to_t is not None:
-            _to_x(to_t, x[rows], t, squash, held[1])
-            if x.dtype != dtype:
+            _to_x(to_t, x[rows], t, squash, free)
+            if not is_wide:
                 grad_x[rows] = to_t
     return grad_x, grad_coef

@@ -1,4 +1,9 @@
-"""The layer of polynomials on all edges (KAN) on canonical operands, and its gradients."""
+"""The layer of polynomials on all edges (KAN) on canonical operands, and its gradients.
+
+torch.compile sees the custom operators, on a CPU too: whole-tensor operations, which Inductor could fuse around the
+products, were no faster (256 -> 256, degree 4, one thread: 31.4 and 30.3 ms; 784 -> 64: 76 and 104 ms) and held 3 to 6
+times the memory, the P_k of all rows.
+"""
 
 from __future__ import annotations
 

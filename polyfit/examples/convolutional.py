@@ -1,6 +1,6 @@
 """A convolutional network on images of digits: a polynomial for each channel, beside ReLU and SiLU.
 
-Run by ``python -m polyfit.examples.convolutional``; ``--epochs 100`` trains longer.
+Run by ``python -m polyfit.examples.convolutional``; ``--picture activations.png`` draws what the channels learned.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
 
 from polyfit.examples import _digits
@@ -37,15 +38,32 @@ def build(activation: Callable[[int], nn.Module]) -> nn.Sequential:
     )
 
 
-def main(epochs: int = 30, seeds: int = 10) -> dict[str, _digits.Result]:
-    """Train with each activation for each seed, and print the table."""
+def draw(path: str, epochs: int) -> None:
+    """Train one network, and write a picture of the functions of its first channels, with the inputs that they see."""
+    digits = _digits.load(seed=0)
+    torch.manual_seed(0)
+    model = build(ACTIVATIONS["SiLU on (-4, 4)"])
+    _digits.train(model, digits, epochs)
+    layer = model[1]
+    assert isinstance(layer, Polynomial)
+    with layer.record_inputs():
+        _digits.predict(model, digits.test_images)
+    layer.plot().savefig(path, dpi=100)
+
+
+def main(epochs: int = 30, seeds: int = 10, picture: str | None = None) -> dict[str, _digits.Result]:
+    """Train with each activation for each seed, print the table, and write the picture if a path is given."""
     networks = {name: partial(build, activation) for name, activation in ACTIVATIONS.items()}
     results = _digits.compare(networks, epochs, range(seeds))
     _digits.show(results)
+    if picture is not None:
+        draw(picture, epochs)
     return results
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, default=30)
-    main(parser.parse_args().epochs)
+    parser.add_argument("--picture")
+    arguments = parser.parse_args()
+    main(arguments.epochs, picture=arguments.picture)

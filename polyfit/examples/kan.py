@@ -1,6 +1,6 @@
 """KAN layers on images of digits, beside a network of linear layers, and a picture of the functions that they learned.
 
-Run by ``python -m polyfit.examples.kan``; ``--picture kan.png`` writes the picture.
+Run by ``python -m polyfit.examples.kan``; ``--picture kan.png`` draws the functions.
 """
 
 from __future__ import annotations

@@ -29,8 +29,10 @@ def test_polynomials_in_a_fully_connected_network_do_not_learn_worse_than_silu()
     assert results["SiLU"].accuracy > 0.93
 
 
-def test_a_polynomial_for_each_channel_does_not_learn_worse_than_silu() -> None:
-    results = convolutional.main(epochs=5, seeds=5)
+def test_a_polynomial_for_each_channel_does_not_learn_worse_than_silu(tmp_path: Path) -> None:
+    picture = tmp_path / "activations.png"
+    results = convolutional.main(epochs=5, seeds=5, picture=str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert is_not_below(results["identity on (-1, 1)"])
     assert is_not_below(results["SiLU on (-4, 4)"])
 

@@ -131,7 +131,8 @@ def set_sizes() -> Iterator[Callable[..., None]]:
 @pytest.fixture
 def small_chunks(set_sizes: Callable[..., None]) -> None:
     """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
-    set_sizes(chunk_of_a_thread=-(-24 // torch.get_num_threads()), kept=0, block=4, longest_block=7)
+    chunk = -(-24 // torch.get_num_threads())
+    set_sizes(chunk_of_a_thread=chunk, activation_of_a_thread=chunk, kept=0, block=4, longest_block=7)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class PolynomialLoss(nn.Module):
     def extra_repr(self) -> str:
         """The arguments, those that have their default left out."""
         is_plain = isinstance(self.loss, (str, losses.Loss))
-        parts = [f"loss={self.loss!r}" if is_plain else f"loss={getattr(self.loss, '__qualname__', repr(self.loss))}"]
+        parts = [f"loss={self.loss!r}" if is_plain else f"loss={getattr(self.loss, '__name__', repr(self.loss))}"]
         defaults = {"reduction": "mean", "per_series": False, "basis": "power", "domain": None, "impl": "auto"}
         parts += [f"{name}={getattr(self, name)!r}" for name, value in defaults.items() if getattr(self, name) != value]
         return ", ".join(parts)

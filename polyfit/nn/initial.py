@@ -71,7 +71,7 @@ def initial(
 
 def name_of(init: str | Function) -> str:
     """An init as text: its name in quotes, or the name of the function."""
-    return repr(init) if isinstance(init, str) else getattr(init, "__qualname__", repr(init))
+    return repr(init) if isinstance(init, str) else getattr(init, "__name__", repr(init))
 
 
 def _hermite(degree: int, basis: str, domain: Interval | None, outside: str) -> Tensor:

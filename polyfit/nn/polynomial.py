@@ -16,7 +16,7 @@ from polyfit.backends.select import IMPLS
 from polyfit.nn import pictures
 from polyfit.nn.histogram import Histogram
 from polyfit.nn.initial import Function, Initial, initial, name_of
-from polyfit.nn.state import CoefficientModule, check_goes_with, degree_first
+from polyfit.nn.state import CoefficientModule, check_goes_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,7 @@ class Polynomial(CoefficientModule):
         self.approximation_error: float | None = None
         self.inputs_seen: Histogram | None = None
         shape = (self.degree + 1,) if self.num_groups == 1 else (self.num_groups, self.degree + 1)
-        self.coef = nn.Parameter(degree_first(torch.empty(shape, device=device, dtype=dtype)))
+        self.coef = nn.Parameter(self._in_order(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
     @classmethod
@@ -270,6 +270,10 @@ class Polynomial(CoefficientModule):
             ValueError: a group that is not there.
         """
         return pictures.activation_figure(self, self._start().coef, self._range(), groups)
+
+    def _in_order(self, coef: Tensor) -> Tensor:
+        # Degree by degree: loops over groups then read neighbours. Copies, pickles and `Module.to` keep the order.
+        return coef if coef.dim() == 1 or coef.t().is_contiguous() else coef.t().contiguous().t()
 
     def _meaning(self) -> dict[str, Any]:
         return {"basis": self.basis, "domain": self.domain}

@@ -8,14 +8,6 @@ import torch
 from torch import Tensor, nn
 
 
-def degree_first(values: Tensor) -> Tensor:
-    """Coefficients (groups, degree + 1) that lie in memory degree by degree; loops over groups then read neighbours.
-
-    A copy where they do not lie so already. deepcopy, pickling, `Module.to` and torch.save keep the order.
-    """
-    return values if values.dim() < 2 or values.t().is_contiguous() else values.t().contiguous().t()
-
-
 def check_goes_with(x: Tensor, coef: Tensor, *, is_fine: bool) -> None:
     """Refuse an input that lies elsewhere than the coefficients, or whose dtype does not go with theirs."""
     if x.device != coef.device:
@@ -38,6 +30,10 @@ class CoefficientModule(nn.Module):
     """
 
     coef: nn.Parameter
+
+    def _in_order(self, coef: Tensor) -> Tensor:
+        """Coefficients in the order in memory that the module wants; the same object where they have it already."""
+        return coef
 
     def _meaning(self) -> dict[str, Any]:
         """What the coefficients belong to, by the names of the arguments: plain numbers, names and tuples of them."""
@@ -80,5 +76,6 @@ class CoefficientModule(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if not self.coef.is_meta and degree_first(self.coef) is not self.coef:  # load_state_dict(..., assign=True)
-            self.coef = nn.Parameter(degree_first(self.coef.detach()), self.coef.requires_grad)
+        in_order = self._in_order(self.coef.detach())
+        if in_order.stride() != self.coef.stride():  # after load_state_dict(..., assign=True)
+            self.coef = nn.Parameter(in_order, self.coef.requires_grad)

@@ -39,7 +39,8 @@ class PolynomialKAN(CoefficientModule):
         squash: "tanh"; "algebraic", x / sqrt(1 + x**2), whose slope falls like x**-3 and not like exp(-2 x); "clamp",
             x cut off at -1 and 1, which can die: outside of [-1, 1] no gradient reaches x, and an input that is always
             there never comes back; None for x itself, for inputs that are in [-1, 1] already.
-        impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton" or "torch".
+        impl: "auto" (on a GPU a fused kernel for half types and where TF32 is allowed, otherwise matrix products over
+            chunks of rows), "triton", "torch", or "compile", which does here what "torch" does.
         device: of the parameters.
         dtype: of the parameters.
 

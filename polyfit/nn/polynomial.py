@@ -44,16 +44,23 @@ class Polynomial(CoefficientModule):
             laguerre, [-1, 1] for the others. None is no mapping, t = x, and needs outside="extend".
         outside: "linear" (value and slope continue: the tangent), "clamp" (the value at the end; no gradient to x
             there) or "extend" (the polynomial itself).
-        init: the function to begin with. "identity"; the name of an activation of torch.nn.functional, such as "silu",
-            or any elementwise function of a tensor, fitted on the domain in float64; or "hermite", the series with
-            c_n = 1/(n! sqrt(e)) in hermite_e polynomials of x, which keeps the second moment of inputs of unit variance
-            to within the tail of the series for e, 1.9 % at degree 3, 0.06 % at degree 5. It needs a domain that
-            covers (-4, 4), or outside="extend".
-        init_slope: for a fitted init: fit value and slope (to t) together, and not the value alone. Then the slopes at
-            the ends, which "linear" continues, are nearer to those of the function; its values are less near.
+        init: the function to begin with, see below.
+        init_slope: for a fitted init: fit value and slope together, and not the value alone. The slopes at the ends,
+            which "linear" continues, are then nearer to those of the function, and the values less near.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch" or "compile".
         device: of the parameter.
         dtype: of the parameter.
+
+    Initial functions:
+        - "identity": x, exactly.
+        - The name of an activation of torch.nn.functional, such as "silu", or any elementwise function of a tensor.
+          It is fitted on the domain in float64, by least squares under the weight 1/sqrt(1 - t**2), t in [-1, 1]: the
+          largest error is near the smallest possible one, and known as `approximation_error`. Slopes at the ends are
+          below 1.6 for "silu", "gelu", "relu", "tanh" and the like on (-4, 4) at degrees 3 to 9. A layer is pickled
+          with its function, which a lambda does not permit; the state_dict holds numbers alone.
+        - "hermite": the sum of He_n(x) / (n! sqrt(e)), which keeps the second moment of normal inputs of unit variance
+          but for 1.9 % at degree 3 and 0.06 % at degree 5. It needs a domain that covers (-4, 4), or outside="extend".
+          It is nearly exp(x - 1) and steep on the right: its slope at 4 is 7.6 at degree 3 and 17 at degree 5.
 
     Attributes:
         coef: the coefficients, lowest degree first: (degree + 1,) for one polynomial, else (num_groups, degree + 1).

@@ -110,7 +110,8 @@ def test_layouts_of_the_input_and_of_the_gradient(layout, groups):
     x = strided(layout)
     compare(layer, x)
     compare(layer, x, torch.ones((), dtype=F64).expand(x.shape))
-    compare(layer, x, strided("transposed"))
+    for other in ("transposed", "misaligned", "every other", "negative"):
+        compare(layer, x, strided(other))
 
 
 @pytest.mark.parametrize("groups", [1, 6])
@@ -176,7 +177,7 @@ def test_under_autocast_the_output_has_the_dtype_of_its_input():
 
 @pytest.mark.parametrize("outside", ["linear", "clamp"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("init", ["identity", "silu", "gelu", "tanh"])
+@pytest.mark.parametrize("init", ["identity", "silu", "gelu", "tanh", "relu", "hermite"])
 def test_gradients_are_finite_for_huge_inputs_in_half_precision(init, dtype, outside):
     layer = Polynomial(5, 4, domain=(-4, 4), outside=outside, init=init)
     x = torch.tensor([-1e4, -4.0, 0.0, 1e4], dtype=dtype).expand(3, 4).clone().requires_grad_()
@@ -185,7 +186,9 @@ def test_gradients_are_finite_for_huge_inputs_in_half_precision(init, dtype, out
     y.backward(torch.ones_like(y))
     assert layer.coef.grad is not None
     assert x.grad is not None
-    assert bool(y.isfinite().all() and x.grad.isfinite().all() and layer.coef.grad.isfinite().all())
+    assert bool(x.grad.isfinite().all() and layer.coef.grad.isfinite().all())
+    if init != "hermite":  # its slope of 17 takes 1e4 beyond float16
+        assert bool(y.isfinite().all())
 
 
 def test_nan_stays_nan():

@@ -190,6 +190,32 @@ def test_compile_of_each_module(name):
     )
 
 
+def test_compile_of_channels_last_batches_of_changing_size():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), Polynomial(3, 4)).to(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n_samples in (2, 3, 7):
+        x = torch.randn(n_samples, 3, 6, 7).to(memory_format=torch.channels_last)
+        found, expected = compiled(x), module(x)
+        torch.testing.assert_close(found, expected, **CLOSE)
+        assert found.stride() == expected.stride()
+
+
+def test_compile_under_autocast():
+    model, (x, _) = network(torch.float32), batch(dtype=torch.float32)
+
+    def function(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(x)
+
+    torch._dynamo.reset()
+    found = torch.compile(function, fullgraph=True, backend="aot_eager")(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, function(x), rtol=2**-6, atol=2**-6)  # a rounding or two of bfloat16
+    found.sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
 # --- torch.func ---
 
 

@@ -1,4 +1,4 @@
-"""Whether KAN layers stay finite in a long training without normalisation, beside a public form of the layer.
+"""Whether KAN layers stay finite in a long training without normalisation, beside the form that others publish.
 
 `python -m bench.tame` trains three layers, 64-32-32-10 of degree 4, on the images of digits with Adam, for 12000 steps
 at the rates 3e-3 and 5e-2, and prints the loss, the test accuracy, and the step at which the loss was not finite.
@@ -13,36 +13,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bench.kan import AcosKAN
 from polyfit.examples import _digits
 from polyfit.nn import PolynomialKAN
 
 STEPS, RATES, DEGREE = 12_000, (3e-3, 5e-2), 4
 
 
-class AcosLayer(nn.Module):
-    """The layer as public programs have it: T_k(t) = cos(k acos(t)), t = tanh(x), and one einsum.
-
-    The slope of acos is infinite at 1, and tanh rounds to 1 from about 9 in float32. The first program of the kind:
-    ChebyKAN (arXiv 2405.07200), whose initial coefficients these are.
-    """
-
-    orders: Tensor
-
-    def __init__(self, in_features: int, out_features: int, degree: int) -> None:
-        super().__init__()
-        self.coef = nn.Parameter(torch.empty(in_features, out_features, degree + 1))
-        nn.init.normal_(self.coef, std=1.0 / (in_features * (degree + 1)))
-        self.register_buffer("orders", torch.arange(degree + 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, out_features) for x (B, in_features)."""
-        terms = torch.cos(self.orders * torch.acos(torch.tanh(x)).unsqueeze(-1))
-        return torch.einsum("bik,iok->bo", terms, self.coef)
+def acos_layer(in_features: int, out_features: int, degree: int) -> nn.Module:
+    """The layer with the same start, as others publish it. The slope of acos is infinite at 1, and tanh rounds to 1."""
+    return AcosKAN(PolynomialKAN(in_features, out_features, degree))
 
 
-LAYERS: dict[str, Callable[[int, int, int], nn.Module]] = {"PolynomialKAN": PolynomialKAN, "acos layer": AcosLayer}
+LAYERS: dict[str, Callable[[int, int, int], nn.Module]] = {"PolynomialKAN": PolynomialKAN, "acos layer": acos_layer}
 
 
 class Training(NamedTuple):

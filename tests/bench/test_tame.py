@@ -1,4 +1,4 @@
-"""KAN layers without normalisation stay finite where a public form of the layer becomes NaN.
+"""KAN layers without normalisation stay finite where the form that others publish becomes NaN.
 
 The whole runs, of 12000 steps, are made by `python -m bench.tame`; these are the first of their steps.
 """
@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sklearn", reason="needs the extra examples")
 
-from bench.tame import AcosLayer, train
+from bench.tame import acos_layer, train
 from polyfit.nn import PolynomialKAN
 
 
@@ -19,6 +19,6 @@ def test_a_kan_of_three_layers_learns_without_normalisation() -> None:
 
 def test_a_large_rate_leaves_polynomials_finite_and_the_acos_layer_not() -> None:
     assert train(PolynomialKAN, lr=5e-2, steps=300).not_finite is None
-    first_not_finite = train(AcosLayer, lr=5e-2, steps=300).not_finite
+    first_not_finite = train(acos_layer, lr=5e-2, steps=300).not_finite
     assert first_not_finite is not None
     assert first_not_finite < 100  # 3: NaN are the coefficients after the second step

@@ -18,6 +18,7 @@ STATS = ["scipy>=1.11"]
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
 # What torch.onnx.export needs, and what runs its files.
 ONNX = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"]
+EXAMPLES = ["scikit-learn>=1.9", "statsmodels>=0.15"]
 TESTS = ["pytest>=8", "hypothesis>=6.100", "mpmath>=1.3", "pytest-xdist>=3.8", "sybil>=10.1"]
 LINT = ["ruff", "pyright[nodejs]"]
 
@@ -42,8 +43,9 @@ setup(
         "tensorboard": TENSORBOARD,
         "visdom": ["visdom>=0.2.4"],
         "bench": BENCH,
+        "examples": EXAMPLES,
         "onnx": ONNX,
-        "dev": [*CLI, *BENCH, *TENSORBOARD, *ONNX, *TESTS, *LINT, *TRITON, "setuptools>=77", "wheel"],
+        "dev": [*CLI, *BENCH, *EXAMPLES, *TENSORBOARD, *ONNX, *TESTS, *LINT, *TRITON, "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
     classifiers=[

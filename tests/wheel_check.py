@@ -75,6 +75,7 @@ def main() -> None:
         run(python, "-c", PROBE, cwd=folder)
         run(python, "-c", PROBE, "--without-triton", cwd=folder)
         run(python, "-m", "polyfit", "train", "--help", cwd=folder)
+        run(python, "-c", "from polyfit.examples import registry; registry.main(epochs=1)", cwd=folder)
 
 
 if __name__ == "__main__":

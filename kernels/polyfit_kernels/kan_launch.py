@@ -72,8 +72,8 @@ class KanPolicy:
             gives a kernel that only traps.
         to_x: the same for the gradient to x.
         to_coef: the same for the gradient to the coefficients.
-        smallest: columns, then rows, are not halved below it where a result has fewer tiles than the device has
-            multiprocessors.
+        smallest: where a result has fewer tiles than three quarters of the multiprocessors, columns are halved down
+            to it, and then 128 rows.
         rows_of_part: rows of the batch that a program of the gradient to the coefficients adds up, at least.
         programs: programs of that gradient for each multiprocessor.
         buffer: the most values of its partial sums, unless the sums of one part are more.
@@ -177,9 +177,10 @@ def choose(
     if not is_aligned:
         columns, depth = max(columns // 2, SMALLEST_DEPTH), SMALLEST_DEPTH
     if kernel != "to coef":  # which has several programs for a tile
-        while columns > policy.smallest and Tile(rows, columns, 0, 0, 0).grid(n_rows, n_columns) < n_processors:
+        few = 3 * n_processors // 4
+        while columns > policy.smallest and Tile(rows, columns, 0, 0, 0).grid(n_rows, n_columns) < few:
             columns //= 2
-        if rows == 128 and Tile(rows, columns, 0, 0, 0).grid(n_rows, n_columns) < n_processors:
+        if rows == 128 and Tile(rows, columns, 0, 0, 0).grid(n_rows, n_columns) < few:
             rows, warps = 64, 4
     depths = dict.fromkeys((depth, max(depth // 2, SMALLEST_DEPTH)))
     tiles = [Tile(rows, columns, d, warps, s) for d in depths for s in range(stages, 1, -1)]

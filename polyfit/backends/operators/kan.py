@@ -16,12 +16,17 @@ from polyfit.backends.select import autocast_is_off, is_traced
 from polyfit.formula import compute_dtype
 
 
-def _runs_kernel(x: Tensor, impl: str) -> bool:
+def _runs_kernel(x: Tensor, coef: Tensor, impl: str) -> bool:
     """Whether the fused kernel carries it out: for half types, and for float32 where products may round to TF32.
 
-    All else goes to cuBLAS by chunks: on matrix units, float32 and float64 are as fast there.
+    All else goes to cuBLAS by chunks: on matrix units, float32 and float64 are as fast there. So do degrees that the
+    kernel is not compiled for.
     """
     if impl != "triton" or x.dtype == torch.float64:
+        return False
+    from polyfit.backends import triton
+
+    if coef.shape[0] > triton.LARGEST_KAN_DEGREE:
         return False
     return x.dtype != torch.float32 or allows_tf32(x.device)
 
@@ -37,7 +42,7 @@ def allows_tf32(device: torch.device) -> bool:
 @autocast_is_off
 def _kan_eager(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None, impl: str) -> Tensor:
     x, coef, bias = x.resolve_neg(), coef.resolve_neg(), bias.resolve_neg()
-    if _runs_kernel(x, impl):
+    if _runs_kernel(x, coef, impl):
         from polyfit.backends import triton
 
         return triton.kan(x, coef, bias, basis, squash)
@@ -82,7 +87,7 @@ def _kan_backward_eager(
     grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, impl: str, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
     grad, x, coef = grad.resolve_neg(), x.resolve_neg(), coef.resolve_neg()
-    if _runs_kernel(x, impl):
+    if _runs_kernel(x, coef, impl):
         from polyfit.backends import triton
 
         return triton.kan_backward(grad, x, coef, basis, squash, wants)

@@ -335,8 +335,9 @@ def test_which_operands_go_to_the_kernel(dtype, precision, is_kernel):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        x = torch.zeros(1, 1, dtype=dtype)
-        assert _runs_kernel(x, "triton") == is_kernel
-        assert not _runs_kernel(x, "torch")
+        x, coef = torch.zeros(1, 1, dtype=dtype), torch.zeros(10, 1, 1, dtype=dtype)
+        assert _runs_kernel(x, coef, "triton") == is_kernel
+        assert not _runs_kernel(x, coef, "torch")
+        assert not _runs_kernel(x, torch.zeros(11, 1, 1, dtype=dtype), "triton")
     finally:
         torch.set_float32_matmul_precision(before)

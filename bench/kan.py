@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.memory import peak_memory
+from bench.memory import peak
 from polyfit.nn import PolynomialKAN
 
 DEGREE = 4
@@ -117,7 +117,7 @@ def measure(name: str, rounds: int = 15) -> dict[str, Figures]:
     """Time and memory of a forward and a backward pass of a shape of `SHAPES`, layer by layer; in turn, the minimum."""
     shape = SHAPES[name]
     steps = {layer: step(module, shape) for layer, module in layers(shape).items()}
-    peaks = {layer: peak_memory(run) for layer, run in steps.items()}
+    peaks = {layer: peak(run) for layer, run in steps.items()}
     times = dict.fromkeys(steps, math.inf)
     for _ in range(rounds):
         for layer, run in steps.items():

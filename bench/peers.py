@@ -196,3 +196,47 @@ def kan_by_einsum(x: Tensor, coef: Tensor, bias: Tensor) -> Tensor:
     for _ in range(coef.shape[0] - 1):
         terms.append(2.0 * t * terms[-1] - terms[-2])
     return torch.einsum("bik,kio->bo", torch.stack(terms[1:], -1), coef) + bias
+
+
+# --- activations ---
+
+
+class HornerActivation(torch.nn.Module):
+    """A polynomial in powers of x by Horner's rule, for one polynomial or one a channel of axis 1; coef (C, p)."""
+
+    def __init__(self, coef: Tensor) -> None:
+        super().__init__()
+        self.coef = torch.nn.ParameterList([torch.nn.Parameter(column.clone()) for column in coef.unbind(1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """p(x)."""
+        columns = [column.view(-1, *(1,) * (x.dim() - 2)) for column in self.coef]
+        p = columns[-1]
+        for column in columns[-2::-1]:
+            p = p * x + column
+        return p
+
+
+class ChebyshevActivation(torch.nn.Module):
+    """The function of polyfit.nn.Polynomial with outside="linear", as one writes it down; coef (C, p)."""
+
+    def __init__(self, coef: Tensor, domain: tuple[float, float]) -> None:
+        super().__init__()
+        self.coef = torch.nn.Parameter(coef.clone())
+        self.lo, self.hi = domain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The series in the domain, and its tangents at the ends."""
+        columns = [column.view(-1, *(1,) * (x.dim() - 2)) for column in self.coef.unbind(1)]
+        t = 2.0 * (x - self.lo) / (self.hi - self.lo) - 1.0
+        inside = t.clamp(-1.0, 1.0)
+        terms = [torch.ones_like(t), inside]
+        for _ in columns[2:]:
+            terms.append(2.0 * inside * terms[-1] - terms[-2])
+        value = at_hi = at_lo = 0.0
+        for k, (column, term) in enumerate(zip(columns, terms, strict=False)):
+            value = value + column * term
+            at_hi, at_lo = at_hi + k * k * column, at_lo + (-1.0) ** (k + 1) * k * k * column
+        value = value + at_hi * torch.relu(t - 1.0) - at_lo * torch.relu(-1.0 - t)
+        assert isinstance(value, Tensor)
+        return value

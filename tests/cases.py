@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from oracle import NUMPY_CLASSES, polynomial_loss, polyval
+from oracle import NUMPY_CLASSES, continued, polynomial_loss, polyval
 from torch import Tensor
 
 import polyfit
-from polyfit import losses
+from polyfit import autograd, bases, losses
+from polyfit.formula import OUTSIDE, Model
 
 Function = Callable[..., Tensor]
 
@@ -122,6 +123,8 @@ LAYOUTS = {
     "line": ((9,), (2,), (9,), (9,)),
 }
 DOMAIN = (-2.5, 3.0)
+# Of activations: some samples lie outside.
+NARROW = (-1.0, 1.25)
 # Layouts and reductions in turn, so that over the cases each meets many losses and bases.
 _LAYOUTS_IN_TURN = ("one series", "own x", "shared x", "shared x and y", "own x, shared y", "batch axes that broadcast")
 _REDUCTIONS_IN_TURN = (
@@ -173,9 +176,18 @@ class Case:
         return self._values, self._plain_values
 
     @property
+    def activation_pair(self) -> tuple[Function, Function]:
+        """The same with what continues the polynomials outside of a domain; each series is a group of channels."""
+        return self._activation, self._plain_activation
+
+    @property
+    def _outside(self) -> str:
+        return OUTSIDE[len(self.loss + self.layout) % len(OUTSIDE)]
+
+    @property
     def pairs(self) -> list[tuple[Function, Function, tuple[int, ...]]]:
-        """Both pairs, and which of the operands they take."""
-        return [(*self.loss_pair, (0, 1, 2, 3)), (*self.value_pair, (0, 2))]
+        """All pairs, and which of the operands they take."""
+        return [(*self.loss_pair, (0, 1, 2, 3)), (*self.value_pair, (0, 2)), (*self.activation_pair, (0, 2))]
 
     def _loss(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, **more: Any) -> Tensor:
         options = {"weight": weight, "loss": LOSSES[self.loss].loss, "basis": self.basis, "domain": DOMAIN}
@@ -190,6 +202,18 @@ class Case:
 
     def _plain_values(self, x: Tensor, coef: Tensor) -> Tensor:
         return polyval(x, coef, DOMAIN, self.basis)
+
+    def _activation(self, x: Tensor, coef: Tensor) -> Tensor:
+        batch = torch.broadcast_shapes(x.shape[:-1], coef.shape[:-1]) if coef.dim() > 1 else torch.Size()
+        n_series = math.prod(batch)
+        shape = (*batch, x.shape[-1]) if coef.dim() > 1 else x.shape
+        rows = x.expand(shape).reshape(1, n_series, math.prod(shape) // n_series)
+        model = Model(self.basis, bases.affine_map(NARROW, bases.BASES[self.basis], x.dtype), outside=self._outside)
+        coef = coef.expand(*batch, coef.shape[-1]).reshape(n_series, -1)
+        return autograd.activation(rows, coef, model, "torch").reshape(shape)
+
+    def _plain_activation(self, x: Tensor, coef: Tensor) -> Tensor:
+        return continued(x, coef, NARROW, self.basis, self._outside)
 
 
 def _registry() -> dict[str, Case]:

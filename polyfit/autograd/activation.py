@@ -138,7 +138,11 @@ def activation(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """
     if runs_formula():
         return formula.polyval(x, coef, model)
-    x, coef = tied(x, coef)
+    # One operand that is tied is enough, and x costs a pass over memory: where it is large, coef is tied.
+    if coef.requires_grad:
+        (coef,) = tied(coef)
+    else:
+        (x,) = tied(x)
     wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
     if wants or is_transformed():
         return apply(Activation, x, coef, model, impl)

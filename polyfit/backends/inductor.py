@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,9 +48,9 @@ def _loop(function: str, kind: tuple[Any, ...]) -> Callable[..., Any]:
     """A compiled function of `traced`; each kind has one of its own, whose code is compiled once or twice."""
     body: Any = getattr(traced, function)
 
-    def call(*tensors: Tensor | None, basis: str, loss: Loss, **constants: Any) -> Any:
+    def call(*tensors: Tensor | None, basis: str, loss: Loss | None, outside: str, **constants: Any) -> Any:
         *operands, mapping = tensors
-        return body(*operands, Model(basis, mapping, loss), axes=2, **constants)
+        return body(*operands, Model(basis, mapping, loss, outside), **constants)
 
     # torch.compile counts recompilations by code object, and gives up after 8: other settings of torch are other kinds.
     own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__)
@@ -102,12 +102,13 @@ def _kind(*tensors: Tensor | None) -> tuple[Any, ...]:
     return (*settings, *(None if tensor is None else (tensor.dim(), tensor.dtype) for tensor in tensors))
 
 
-def _run(function: str, kind: tuple[Any, ...], *tensors: Tensor | None, **constants: Any) -> Any:
+def _run(function: str, kind: tuple[Any, ...], model: Model, *tensors: Tensor | None, **constants: Any) -> Any:
     """What the loop of that kind gives; None if torch.compile has compiled it for too many settings of torch."""
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
     try:
-        return _loop(function, (*kind, *_kind(*tensors)))(*tensors, **constants)
+        parts = {"basis": model.basis, "loss": model.loss, "outside": model.outside}
+        return _loop(function, (*kind, *_kind(*tensors)))(*tensors, **parts, **constants)
     except FailOnRecompileLimitHit:
         return None
 
@@ -146,7 +147,7 @@ def objective(
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
     kind = (model.basis, model.loss, n_coef, *wants)
-    main = _run("objective", kind, *tensors, basis=model.basis, loss=model.loss, wants=wants)
+    main = _run("objective", kind, model, *tensors, wants=wants, axes=2)
     if main is None:
         return leftover(slice(None))
     rest = leftover(slice(n_main, None)) if n_main < n_samples else LossSums(*(None,) * 6)
@@ -167,7 +168,7 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
         coef.squeeze(0) if n_series == 1 else coef,
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
-    main = _run("evaluate", (model.basis, coef.shape[1]), *tensors, basis=model.basis, loss=model.loss)
+    main = _run("evaluate", (model.basis, coef.shape[1]), model, *tensors, axes=2)
     if main is None:
         return chunked.evaluate(x, coef, model)
     rest = chunked.evaluate(x[:, n_main:], coef, model) if n_main < n_samples else None
@@ -191,7 +192,7 @@ def evaluate_backward(
         _mapping_tensor(model, compute_dtype(x.dtype)),
     )
     kind = (model.basis, coef.shape[1], *wants)
-    main = _run("evaluate_backward", kind, *tensors, basis=model.basis, loss=model.loss, wants=wants)
+    main = _run("evaluate_backward", kind, model, *tensors, wants=wants, axes=2)
     if main is None:
         return chunked.evaluate_backward(grad, x, coef, model, wants)
     rest = (None, None)
@@ -201,13 +202,64 @@ def evaluate_backward(
     return _joined(main[0], rest[0], x), _plus(grad_coef, rest[1])
 
 
+# Elements below which the call of a loop takes longer than the chunked pass.
+_FEW = 4096
+# Rows of a block, of which there are at least two: any divisor of their number in this range, the largest.
+_BLOCKS = range(16, 257)
+
+
+class _Form(NamedTuple):
+    """How a loop takes x (outer, groups, inner).
+
+    Attributes:
+        shape: of x.
+        axes: of the sums, see `traced.activation_gradients`.
+        n_axes: that stand behind the groups.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[tuple[int, ...], tuple[int, ...]]
+    n_axes: int = 0
+
+    def operands(self, coef: Tensor, *samples: Tensor) -> list[Tensor]:
+        """Samples in the shape, and coefficients (degree + 1, groups, ...)."""
+        columns = coef.t().contiguous()
+        return [*(part.view(self.shape) for part in samples), columns.unsqueeze(-1) if self.n_axes else columns]
+
+
+def _form(x: Tensor) -> _Form | None:
+    """The form for x; None where the chunked pass takes it."""
+    outer, groups, inner = x.shape
+    if x.numel() < _FEW:
+        return None
+    if groups == 1:
+        return _Form((x.numel(),), ((), (0,)))
+    if inner > 1:
+        return _Form((outer, groups, inner), ((2,), (0,)) if inner <= traced.LONGEST_RUN else ((), (0, 2)), 1)
+    block = next((size for size in reversed(_BLOCKS) if outer % size == 0 and outer > size), None)
+    return None if block is None else _Form((outer // block, block, groups), ((1,), (0,)))
+
+
 def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """`chunked.activate`."""
-    return chunked.activate(x, coef, model)
+    values = None
+    if (form := _form(x)) is not None:
+        tensors = _detached(*form.operands(coef, x), _mapping_tensor(model, compute_dtype(x.dtype)))
+        kind = (model.basis, model.outside, coef.shape[1], form.n_axes)
+        values = _run("activation_values", kind, model, *tensors)
+    return chunked.activate(x, coef, model) if values is None else values.view(x.shape)
 
 
 def activate_backward(
     grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
     """`chunked.activate_backward`."""
-    return chunked.activate_backward(grad, x, coef, model, wants)
+    found = None
+    if (form := _form(x)) is not None:
+        tensors = _detached(*form.operands(coef, grad, x), _mapping_tensor(model, compute_dtype(x.dtype)))
+        kind = (model.basis, model.outside, coef.shape[1], form.axes, *wants)
+        found = _run("activation_gradients", kind, model, *tensors, wants=wants, axes=form.axes)
+    if found is None:
+        return chunked.activate_backward(grad, x, coef, model, wants)
+    grad_x, grad_coef = found
+    return None if grad_x is None else grad_x.view(x.shape), None if grad_coef is None else grad_coef.view(coef.shape)

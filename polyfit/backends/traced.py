@@ -161,57 +161,110 @@ def evaluate_backward(
     return grad_x, series.moments(grad, terms).view(coef.shape) if wants.coef else None
 
 
+# Rows of a block, where a float32 sum runs over the rows of each group.
+_BLOCK = 64
+# Neighbours of one group that are added up in float32.
+LONGEST_RUN = 4096
+
+
 def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """`polyfit.backends.operators.activate`."""
-    dtype = compute_dtype(x.dtype)
-    t = model.to_window(x.to(dtype))
-    columns = [column.to(dtype).unsqueeze(-1) for column in coef.unbind(-1)]
-    inside, above, below = _continued(t, model)
-    value = _sum(columns, _functions(inside, len(columns) - 1, model.basis))
-    if model.outside == "linear" and len(columns) > 1:
-        at_lo, at_hi = BASES[model.basis].slopes_at_ends(len(columns) - 1)
-        value = value + _sum(columns[1:], at_hi[1:]) * above + _sum(columns[1:], at_lo[1:]) * below
-    return value if value.dtype == x.dtype else value.to(x.dtype)
+    return activation_values(x, coef.t().unsqueeze(-1), model)
 
 
 def activate_backward(
     grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
-    """`polyfit.backends.operators.activate_backward`."""
+    """`polyfit.backends.operators.activate_backward`.
+
+    Sums of one polynomial are taken in float64. Those of several would take twice the time: they are taken in the dtype
+    that computes within a block.
+    """
+    outer, groups, inner = x.shape
+    shape, axes = x.shape, ((), (0, 2))
+    if groups > 1 and inner > 1 and inner <= LONGEST_RUN:
+        axes = ((2,), (0,))
+    elif groups > 1 and inner == 1 and outer % _BLOCK == 0 and outer > 0:
+        shape, axes = (outer // _BLOCK, _BLOCK, groups, 1), ((1,), (0, 2))
+    columns = coef.t().unsqueeze(-1)
+    grad_x, sums = activation_gradients(grad.reshape(shape), x.reshape(shape), columns, model, wants=wants, axes=axes)
+    return None if grad_x is None else grad_x.view(x.shape), sums
+
+
+def activation_values(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """p(x) in the dtype of x, for coef (degree + 1, ...) each of which broadcasts against x."""
     dtype = compute_dtype(x.dtype)
+    t = model.to_window(x.to(dtype))
+    columns = list(coef.to(dtype).unbind(0))
+    inside = _inside(t, model)
+    value = _sum(columns, _functions(inside, len(columns) - 1, model.basis))
+    if model.outside == "linear" and len(columns) > 1:
+        at_lo, at_hi = (_sum(columns, slopes) for slopes in BASES[model.basis].slopes_at_ends(len(columns) - 1))
+        e = t - inside
+        value = value + torch.where(e > 0.0, at_hi, at_lo) * e
+    return value if value.dtype == x.dtype else value.to(x.dtype)
+
+
+def activation_gradients(
+    grad: Tensor,
+    x: Tensor,
+    coef: Tensor,
+    model: Model,
+    *,
+    wants: Wants,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of sum(grad * p(x)).
+
+    Args:
+        grad: in the shape of x.
+        x: of any shape.
+        coef: (degree + 1, ...), each of which broadcasts against x.
+        model: basis, mapping and continuation.
+        wants: which gradients are wanted.
+        axes: over which sums run in the dtype that computes, and then in float64.
+
+    Returns:
+        To x, in its dtype, and to the coefficients, (..., degree + 1) float64.
+    """
+    dtype, degree = compute_dtype(x.dtype), coef.shape[0] - 1
     t, g = model.to_window(x.to(dtype)), grad.to(dtype)
-    columns = [column.to(dtype).unsqueeze(-1) for column in coef.unbind(-1)]
-    degree = len(columns) - 1
-    inside, above, below = _continued(t, model)
+    columns = list(coef.to(dtype).unbind(0))
+    inside = _inside(t, model)
     terms = _functions(inside, degree, model.basis)
     grad_x = grad_coef = None
     if wants.x:
-        slope = _sum(columns, _slopes(inside, terms, model.basis)) * model.slope
-        grad_x = g * slope
+        grad_x = g * (_sum(columns, _slopes(inside, terms, model.basis)) * model.slope)
         if model.outside == "clamp":
-            grad_x = torch.where(t == inside, grad_x, torch.where(t.isnan(), grad_x, 0.0))
+            lo, hi = BASES[model.basis].window
+            grad_x = torch.where((t < lo) | (t > hi), 0.0, grad_x)
         grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
     if wants.coef:
-        sums = [(g * term).sum((0, 2), dtype=torch.float64) for term in terms]
+
+        def total(values: Tensor) -> Tensor:
+            first, then = axes
+            return (values.sum(first) if first else values).sum(then, dtype=torch.float64)
+
+        sums = [total(g * term) for term in terms]
         if model.outside == "linear" and degree > 0:
+            e = t - inside
+            above, below = (total(g * part) for part in (e.clamp(min=0.0), e.clamp(max=0.0)))
             at_lo, at_hi = BASES[model.basis].slopes_at_ends(degree)
-            over, under = ((g * part).sum((0, 2), dtype=torch.float64) for part in (above, below))
-            sums = [total + hi * over + lo * under for total, lo, hi in zip(sums, at_lo, at_hi, strict=True)]
+            sums = [sums[0]] + [
+                part + hi * above + lo * below for part, lo, hi in zip(sums[1:], at_lo[1:], at_hi[1:], strict=True)
+            ]
         grad_coef = torch.stack(sums, -1)
     return grad_x, grad_coef
 
 
-def _continued(t: Tensor, model: Model) -> tuple[Tensor, Tensor, Tensor]:
-    """The part of t in the window, and by how much t is above and below the window."""
-    if model.outside == "extend":
-        return t, t, t
-    lo, hi = BASES[model.basis].window
-    inside = t.clamp(lo, hi)
-    return inside, (t - hi).clamp(min=0.0), (t - lo).clamp(max=0.0)
+def _inside(t: Tensor, model: Model) -> Tensor:
+    """The point of the window next to t."""
+    return t if model.outside == "extend" else t.clamp(*BASES[model.basis].window)
 
 
-def _sum(columns: list[Tensor], terms: list[Tensor] | tuple[float, ...] | list[float]) -> Tensor:
-    total = columns[0] * terms[0]
-    for column, term in zip(columns[1:], terms[1:], strict=True):
-        total = total + column * term
+def _sum(columns: list[Tensor], factors: list[Tensor] | tuple[float, ...]) -> Tensor:
+    """The sum of columns[k] factors[k]."""
+    total = columns[0] * factors[0]
+    for column, factor in zip(columns[1:], factors[1:], strict=True):
+        total = total + column * factor
     return total

@@ -59,7 +59,7 @@ class _Plan(NamedTuple):
         factor: of x - center. It is 1 where it is part of v.
         shift: added to that. The result is u, and v is u in the window.
         window: in the units of v, or None.
-        beyond: the numbers next to the window, outside of it, where the slope is 0; or None.
+        is_clamped: whether the slope is 0 outside of the window.
         continues: whether lines continue the polynomial.
         steps: to W_1 .. W_degree.
         to_values: takes coefficients to what multiplies W_k, or, up to `_LARGEST_HORNER`, v**k, and in two more columns
@@ -73,7 +73,7 @@ class _Plan(NamedTuple):
     factor: float
     shift: float
     window: tuple[float, float] | None
-    beyond: tuple[float, float] | None
+    is_clamped: bool
     continues: bool
     steps: tuple[_Step, ...]
     to_values: Tensor
@@ -90,7 +90,6 @@ def _plan(basis: str, degree: int, mapping: AffineMap | None, outside: str, dtyp
     if max(degree, 2) * abs(math.log2(scale)) > _LARGEST_EXPONENT:
         factor, scale = scale, 1.0
     window = torch.tensor(own.window, dtype=torch.float64, device="cpu").div_(scale).to(dtype)
-    beyond = torch.nextafter(window, window.new_tensor([-math.inf, math.inf]))
     factors, steps = [1.0], []
     for k, (a, b, c) in enumerate(own.steps(degree)):
         # Of W in P: chosen so that W_1 and powers begin with v, and all others with W_{k-1}.
@@ -106,7 +105,7 @@ def _plan(basis: str, degree: int, mapping: AffineMap | None, outside: str, dtyp
         factor,
         shift / scale,
         None if outside == "extend" else tuple(window.tolist()),
-        tuple(beyond.tolist()) if outside == "clamp" else None,
+        outside == "clamp",
         outside == "linear" and degree > 0,
         tuple(steps),
         torch.cat((in_powers, ends), 1),
@@ -373,8 +372,8 @@ def _by_sums(plan: _Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor 
     for cuts in _places(x.shape, chunk):
         factors = _of_groups(columns, cuts)
         samples, g, place = _cut(x, cuts), _cut(grad, cuts), None if out is None else _cut(out, cuts)
-        a, b, c, *more = buffers.take(3 + (plan.beyond is not None) + 3 * (not is_own), samples.shape)
-        slopes, spare = place, a if plan.beyond is None else more.pop()  # _finish needs u
+        a, b, c, *more = buffers.take(3 + (plan.is_clamped) + 3 * (not is_own), samples.shape)
+        slopes, spare = place, more.pop() if plan.is_clamped else a  # _finish needs u
         if not is_own:
             samples, g, slopes = more[0].copy_(samples), more[1].copy_(g), None if place is None else more[2]
         u, v = _in_window(plan, samples, spare, c)
@@ -402,8 +401,9 @@ def _by_sums(plan: _Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor 
 
 def _finish(plan: _Plan, slopes: Tensor, u: Tensor, place: Tensor) -> None:
     """Write the gradient to x to its place: 0 where the polynomial is clamped, NaN where x is."""
-    if plan.beyond is not None:
-        torch.ops.aten.hardtanh_backward.grad_input(slopes, u, *plan.beyond, grad_input=slopes)
+    if plan.is_clamped and plan.window is not None:
+        lo, hi = plan.window
+        slopes.masked_fill_(torch.lt(u, lo).logical_or_(torch.gt(u, hi)), 0.0)
     if slopes is not place:
         place.copy_(slopes)
 

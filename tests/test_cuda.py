@@ -10,6 +10,7 @@ import pytest
 import torch
 from activation_oracle import Activation, make_activation
 from cases import LOSSES
+from kan_oracle import Layer, assert_within, make_layer, true_layer
 from moments_oracle import Mapping, Moments, eager_moments, make_data, true_moments
 from moments_oracle import assert_no_worse_than_eager as assert_moments_no_worse
 from oracle import NUMPY_CLASSES
@@ -24,6 +25,7 @@ pytest.importorskip("triton")
 from polyfit_kernels import launch, partials
 from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.kan import kan, kan_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
@@ -501,6 +503,110 @@ def test_the_layer_is_the_kernel_and_agrees_with_the_one_pass(channels_last):
         torch.testing.assert_close(alone, torch.autograd.grad(layer(leaf), layer.coef, torch.ones_like(x))[0])
     for kernel, onepass in zip(*results, strict=True):
         torch.testing.assert_close(kernel, onepass, rtol=2e-5, atol=2e-5 * float(onepass.detach().abs().max()))
+
+
+def run_kan(layer: Layer) -> dict[str, Tensor]:
+    """The KAN layer and its gradients, by the kernels."""
+    x, coef, bias, grad, basis, squash = layer
+    to_x, to_coef = kan_backward(grad, x, coef, basis, squash, want_x=True, want_coef=True)
+    assert to_x is not None
+    assert to_coef is not None
+    return {"y": kan(x, coef, bias, basis, squash), "grad_x": to_x, "grad_coef": to_coef}
+
+
+KAN_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", KAN_DTYPES)
+@pytest.mark.parametrize("squash", ["tanh", "algebraic", "clamp", None])
+@pytest.mark.parametrize(
+    ("n_rows", "n_in", "n_out"),
+    [(0, 3, 5), (1, 1, 1), (few(127), few(65, 17), few(33, 9)), (few(4099, 150), few(255, 20), few(77, 33)),
+     (few(4096, 128), few(256, 32), few(256, 32))],
+)  # fmt: skip
+def test_kan(n_rows, n_in, n_out, squash, dtype):
+    layer = make_layer(n_rows, n_in, n_out, 4, squash=squash, dtype=dtype, device="cuda")
+    found = run_kan(layer)
+    for name, truth in true_layer(layer).items():
+        assert_within(found[name], truth, name)
+
+
+@pytest.mark.parametrize("dtype", KAN_DTYPES)
+@pytest.mark.parametrize("basis", NUMPY_CLASSES)
+@pytest.mark.parametrize("degree", [1, 2, 5, 8, 10])
+def test_degrees_of_kan(degree, basis, dtype):
+    # float16 ends at 65504, and Hermite's polynomial of degree 10 begins at -30240.
+    layer = make_layer(few(300, 40), few(129, 17), few(70, 18), degree, basis=basis, dtype=dtype, device="cuda")
+    found = run_kan(layer)
+    for name, truth in true_layer(layer).items():
+        assert_within(found[name], truth, name)
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize("dtype", [*KAN_DTYPES, torch.float64])
+def test_the_kan_layer(dtype, is_autocast):
+    made = make_layer(few(500, 40), few(64, 9), few(96, 11), 4, dtype=dtype, device="cuda")
+    layer = polyfit.nn.PolynomialKAN(made.x.shape[1], made.bias.shape[0], 4, device="cuda", dtype=dtype)
+    with torch.no_grad():
+        layer.coef.copy_(made.coef)
+        layer.bias.copy_(made.bias)
+    x = made.x.clone().requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16, enabled=is_autocast):
+        y = layer(x)
+    y.backward(made.grad.to(y.dtype))
+    assert y.dtype == (torch.bfloat16 if is_autocast and dtype != torch.float64 else dtype)
+    # float64, and float32 without TF32, go to cuBLAS.
+    x_, coef, bias, grad = (part.to(y.dtype) for part in made[:4])
+    truth = true_layer(Layer(x_, coef, bias, grad, "chebyshev", "tanh"))
+    assert_within(y, truth["y"], "y")
+    for name, grad in (("grad_x", x.grad), ("grad_coef", layer.coef.grad)):
+        assert grad is not None
+        assert grad.dtype == dtype
+        slack = truth[name]._replace(allowed=truth[name].allowed + abs(truth[name].value) * 2.0**-8)
+        assert_within(grad, slack if y.dtype != torch.float64 else truth[name], name)
+
+
+def test_tf32_and_half_types_run_the_kernels():
+    before = torch.get_float32_matmul_precision()
+    made = make_layer(50, 20, 30, 3, device="cuda")
+    try:
+        for precision, dtype, runs in (("highest", torch.float32, 0), ("high", torch.float32, 1),
+                                       ("highest", torch.float16, 1), ("high", torch.float64, 0)):  # fmt: skip
+            torch.set_float32_matmul_precision(precision)
+            x, coef, bias = (part.to(dtype) for part in made[:3])
+            auto, chunks = (
+                polyfit.nn.PolynomialKAN(20, 30, 3, impl=impl, device="cuda", dtype=dtype) for impl in ("auto", "torch")
+            )
+            for layer in (auto, chunks):
+                with torch.no_grad():
+                    layer.coef.copy_(coef)
+                    layer.bias.copy_(bias)
+            assert torch.equal(auto(x), kan(x, coef, bias, "chebyshev", "tanh") if runs else chunks(x))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_same_kan_again(dtype):
+    layer = make_layer(few(5000, 150), few(200, 20), few(130, 33), 5, dtype=dtype, device="cuda")
+    first = run_kan(layer)
+    for _ in range(few(50, 2)):
+        assert_same_bits(run_kan(layer), first)
+
+
+def test_a_graph_of_kan():
+    layer = make_layer(few(1000, 70), few(128, 20), few(96, 33), 4, dtype=torch.bfloat16, device="cuda")
+    expected_results = run_kan(layer)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run_kan(layer)
+    for _ in range(3):
+        for result in results.values():
+            result.fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same_bits(results, expected_results)
 
 
 def captured(problem: Problem, stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:

@@ -78,13 +78,21 @@ SERIES = {
     "a million series of 64, evaluate d=3": "a million series of 64: values, degree 3",
     "a million series of 64, 1000 epochs of Adam": "a million series of 64: 1000 epochs of Adam",
 }
+KAN = {
+    f"kan {name} d=4 {width} to {width}, {rows} rows": f"KAN layer {width} to {width}, degree 4, {rows} rows, {word},"
+    " forward and backward"
+    for width, rows in ((256, 4096), (1024, 8192))
+    for name, word in (("bfloat16", "bfloat16"), ("tf32", "TF32"))
+}
 FITS = {f"fit d=5 n=2^{log}": f"`fit`, degree 5, 2^{log} samples" for log in (16, 20, 24, 27)}
 DTYPES = ("float16", "bfloat16", "float64")
 
 
 def title(name: str) -> str:
     """A result's name in words; names that are not known stay as they are."""
-    known = PASSES | TRAINING | SERIES | FITS
+    known = PASSES | TRAINING | SERIES | KAN | FITS
+    if name in KAN:
+        return KAN[name]
     if size := re.fullmatch(r"objective d=5 (n=2\^\d+)(, the call)?", name):
         samples = size[1].removeprefix("n=")
         return f"loss and gradient, degree 5, {samples} samples{', the call' if size[2] else ''}"
@@ -137,7 +145,8 @@ class Run:
         found: dict[str, dict[str, Any]] = {}
         for run in (self, *self.earlier):
             found = {name: line for name, line in run.times().items() if name not in found} | found
-        known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split())), *SERIES, *TRAINING, *FITS]
+        known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split()) and name not in KAN)]
+        known += [*SERIES, *TRAINING, *KAN, *FITS]
         return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
 
     def named(self, name: str) -> str:

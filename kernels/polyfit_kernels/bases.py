@@ -107,6 +107,15 @@ def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
 
 
 @triton.jit
+def next_term_and_slope(t, term, before, slope, slope_before, k: tl.constexpr, BASIS: tl.constexpr):
+    """P_{k+1} and P_{k+1}' from those of P_k and P_{k-1}; what is of k - 1 is not used for k = 0."""
+    value = _plus_slope_of_linear(_times_linear(slope, t, k, BASIS), term, k, BASIS)
+    if k > 0:
+        value = _minus_before(value, slope_before, k, BASIS)
+    return next_term(t, term, before, k, BASIS), value
+
+
+@triton.jit
 def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t)."""
     _assert_is_basis(BASIS)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from polyfit_kernels import kan_launch
+
 LOAD_BYTES = 16  # one thread loads so many at once: a 128-bit load
 NVIDIA_WARP = 32
 REGISTERS = 65536  # of a multiprocessor on NVIDIA GPUs
@@ -103,6 +105,7 @@ class Policy:
             pair that fits is taken. One warp needs no barrier. 4 warps are one for each scheduler of a multiprocessor:
             more would only add shuffles to the reduction of an epoch. With 64 and 250 samples one warp takes 0.8 of the
             time of 4; with 2000, 8 warps take as long as 4.
+        kan: tiles of the products of kan.
     """
 
     rows: int = 256
@@ -131,6 +134,7 @@ class Policy:
     column_part: int = 32
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
+    kan: kan_launch.KanPolicy = kan_launch.DEFAULT
 
 
 DEFAULT = Policy()

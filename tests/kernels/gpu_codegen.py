@@ -2,8 +2,8 @@
 
 1. The cases of phases run on CPU tensors, as --warm runs them. Each launch of a kernel is recorded with the arguments
    that it has on an H100. Its result is computed by the chunked backend, so that a fit or a loop over epochs goes on
-   with true numbers, and launches what it would launch there. The launches of `resident` and `descent` are recorded
-   and change nothing: no launch depends on their results.
+   with true numbers, and launches what it would launch there. The launches of `resident`, `descent` and `kan` are
+   recorded and change nothing: no launch depends on their results.
 2. Each variant is compiled for sm_90, without Triton's cache. A table shows registers, spills, and the processor time
    to compile it. A GPU machine with a bare cache pays this time. The status is 1 if a variant spills or does not
    compile, if it needs more shared memory than a program can have, or if a case ends with an error.
@@ -137,7 +137,7 @@ def _moments(given: dict[str, Any]) -> None:
 
 
 def _nothing(given: dict[str, Any]) -> None:
-    """Coefficients stay as they are, and losses and norms 0."""
+    """Coefficients stay as they are, and losses and norms 0. Results of `kan` have no numbers."""
 
 
 _RESULTS: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -147,6 +147,9 @@ _RESULTS: dict[str, Callable[[dict[str, Any]], None]] = {
     **{f"activate {layout}": _activate for layout in ("planes", "columns")},
     **{f"activate_backward {layout}": _activate_backward for layout in ("planes", "columns")},
     "moments": _moments,
+    "kan": _nothing,
+    "kan to x": _nothing,
+    "kan to coef": _nothing,
     "resident": _nothing,
     "descent": _nothing,
 }
@@ -192,7 +195,19 @@ class _Kernel:
 
 _TYPES = {"*fp16": "float16", "*bf16": "bfloat16", "*fp32": "float32", "*fp64": "float64"}
 # Constants that follow from others, or that all variants of a kernel share.
-_UNTOLD = {"DEGREE", "P", "COUNT", "LEVELS", "LEVELS_RECORDED", "MEMORY", "HAS_UPSTREAM", "COMPUTE", "N_SUMS", "CHUNK"}
+_UNTOLD = {
+    "DEGREE",
+    "P",
+    "COUNT",
+    "LEVELS",
+    "LEVELS_RECORDED",
+    "MEMORY",
+    "HAS_UPSTREAM",
+    "COMPUTE",
+    "OPERAND",
+    "N_SUMS",
+    "CHUNK",
+}
 
 
 def name_of(launcher: str, recorder: Recorder, source: ASTSource) -> str:

@@ -51,7 +51,7 @@ def test_code(name, device):
     any_version = _ANY_VERSION_LOOPS
     if isinstance(variant, Variant):
         is_wide = (
-            variant.launcher.split("_")[0] in {"moments", "activate", "activate planes", "activate columns"}
+            variant.launcher.split("_")[0] in {"moments", "activate planes", "activate columns", "activate"}
             or variant.compute == torch.float64
         )
         any_version = (_ANY_VERSION_WIDE if is_wide else _ANY_VERSION)[variant.degree]
@@ -261,3 +261,22 @@ def test_addresses_of_the_activation_are_64_bits(layout, device):
     products = re.findall(r"arith\.muli .* : i32$", ir, re.MULTILINE)
     assert len(products) <= ir.count("tt.atomic_rmw")
     assert not re.search(r"arith\.addi %(?:arg\d+|n_samples|n_rows).* : i32$", ir, re.MULTILINE)
+
+
+@pytest.mark.parametrize("device", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("launcher", ["kan", "kan to x", "kan to coef"])
+def test_addresses_of_products_are_64_bits(launcher, device):
+    n_rows, n_in, n_out = 2**20 + 1, 2**13, 2**16 + 16  # each operand and result has more than 2^32 bytes
+    x, grad = (torch.empty(n_rows, width, device="meta") for width in (n_in, n_out))
+    coef, bias = torch.empty(4, n_in, n_out, device="meta"), torch.empty(n_out, device="meta")
+    if launcher == "kan":
+        recorder = record("kan", DEVICES[device], x, coef, bias, "chebyshev", "tanh")
+    else:
+        wants = {"want_x": launcher == "kan to x", "want_coef": launcher == "kan to coef"}
+        recorder = record(launcher, DEVICES[device], grad, x, coef, "chebyshev", "tanh", **wants)
+    ir = ttir_of(recorder, DEVICES[device])
+    offsets = re.findall(r"tt\.addptr .* : (?:tensor<[\dx]*)?!tt\.ptr<f32>>?, (?:tensor<[\dx]*)?(i\d+)", ir)
+    assert len(offsets) >= 6
+    # The stride from one degree to the next is added as it is: it is an int64 where int32 cannot hold it.
+    assert set(offsets) == ({"i64"} if launcher == "kan to coef" else {"i32", "i64"})
+    assert not re.search(r"arith\.muli .* : (?:tensor<[\dx]*)?i32>?$", ir, re.MULTILINE)

@@ -70,11 +70,13 @@ def _activate_backward_eager(
     elif impl == "compile":
         from polyfit.backends.inductor import activate_backward as run
     else:
-        # It takes a gradient that is one number as it is: a copy would take as much memory as x.
         run = chunked.activate_backward
-        grad = grad if grad.stride() == (0, 0, 0) else grad.contiguous()
-        return run(grad.resolve_neg(), _in_memory(x), coef.resolve_neg(), model, wants)
-    return run(_in_memory(grad), _in_memory(x), coef.resolve_neg(), model, wants)
+    is_one_number = impl == "torch" and all(
+        stride == 0 or n == 1 for n, stride in zip(grad.shape, grad.stride(), strict=True)
+    )
+    # A copy of a gradient that is one number, as that of a sum, would take as much memory as x.
+    grad = grad[0, 0, 0].resolve_neg().expand(grad.shape) if is_one_number else _in_memory(grad)
+    return run(grad, _in_memory(x), coef.resolve_neg(), model, wants)
 
 
 @torch.library.custom_op(

@@ -18,8 +18,9 @@ import polyfit
 from bench import peers
 from bench.gpu import training
 from bench.gpu.measuring import DTYPES, Bench, Case, Peer
-from polyfit import bases
+from polyfit import bases, formula
 from polyfit.backends import operators
+from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
@@ -37,6 +38,7 @@ def cases(bench: Bench) -> Iterator[Case]:
     yield Case("copy", lambda: {"bytes_per_second": bench.copy_rate, "n_samples": bench.n_samples})
     data = _Long(bench)
     yield from _goals(bench, data)
+    yield from _activations(bench)
     yield from training.cases(bench)
     yield from _kan(bench)
     yield from _many(bench)
@@ -173,6 +175,65 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
             "cpu": Peer(lambda: values_and_back_on_cpu, on_device=False),
         },
     )  # fmt: skip
+
+
+def layouts(bench: Bench) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the activation, (outer, groups, inner), of as many elements as a long series has."""
+    n = bench.n_samples
+    width, size = bench.choose((8, 32), (4096, 4096))
+    return {"flat": (1, 1, n), "columns": (n // width, width, 1), "planes": (n // (4 * size), 4, size)}
+
+
+def _activations(bench: Bench) -> Iterator[Case]:
+    """The activation: its backward pass beside a copy, then both passes beside their peers."""
+    n, silu = bench.n_samples, torch.nn.functional.silu
+
+    @functools.cache
+    def operands(dtype: torch.dtype, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        return bench.normal(*shape, seed=1).to(dtype), bench.uniform(*shape).to(dtype)
+
+    @functools.cache
+    def coef(degree: int, n_groups: int) -> Tensor:
+        return bench.normal(degree + 1, n_groups, seed=2).t()
+
+    model = formula.Model("chebyshev", MAPPING, outside="linear")
+    for layout, shape in layouts(bench).items():
+        for degree, dtype in ((5, torch.float32), (8, torch.float32), (5, torch.bfloat16)):
+
+            def backward(degree: int = degree, dtype: torch.dtype = dtype, shape: tuple[int, int, int] = shape) -> Any:
+                data = (*operands(dtype, shape), coef(degree, shape[1]))
+                return activate_backward(*data, MAPPING, "chebyshev", "linear", want_x=True, want_coef=True)
+
+            word = "bfloat16 " if dtype == torch.bfloat16 else ""
+            name = f"activate_backward {word}{layout} d={degree}"
+            yield _case(bench, name, 3 * dtype.itemsize * n, backward, n)
+
+        def both(shape: tuple[int, int, int] = shape) -> None:
+            grad, x = operands(torch.float32, shape)
+            activate(x, coef(5, shape[1]), MAPPING, "chebyshev", "linear")
+            activate_backward(grad, x, coef(5, shape[1]), MAPPING, "chebyshev", "linear", want_x=True, want_coef=True)
+
+        def through(function: Callable[..., Tensor], shape: tuple[int, int, int], *more: Tensor) -> Callable[[], None]:
+            grad, x = operands(torch.float32, shape)
+            leaves = [part.clone().requires_grad_() for part in (x, *more)]
+
+            def run() -> None:
+                torch.autograd.grad(function(*leaves), leaves, grad)
+
+            return run
+
+        yield _case(
+            bench, f"activate and its backward {layout} d=5", 20 * n, both, n,
+            {
+                "torch.compile": Peer(
+                    lambda shape=shape: through(
+                        _compiled(lambda x, coef: formula.polyval(x, coef, model)), shape, coef(5, shape[1])
+                    )
+                ),
+                "nn.SiLU": Peer(lambda shape=shape: through(silu, shape)),
+            },
+        )  # fmt: skip
+        operands.cache_clear()
 
 
 def _many(bench: Bench) -> Iterator[Case]:

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 import polyfit
-from bench.gpu.headline import KAN_DEGREE, KAN_SIZES, MAPPING, PLAIN
+from bench.gpu.headline import KAN_DEGREE, KAN_SIZES, MAPPING, PLAIN, layouts
 from bench.gpu.measuring import Bench, Case
 from bench.gpu.training import LR
 from polyfit.optimizers import SGD, Adam
 from polyfit_kernels import kan_launch, launch
+from polyfit_kernels.activation import activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.kan import kan, kan_backward
 from polyfit_kernels.kan_launch import Tile
@@ -41,6 +42,18 @@ _MOMENTS: tuple[Changes, ...] = (
     *({"moments_programs": (programs,) * 3} for programs in (2, 3, 4, 6, 8)),
     *({"moments_samples": (held, held), "moments_samples_above": held} for held in (4, 8, 16)),
     *({"widening_rows": 256, "moments_programs": (programs,) * 3} for programs in (2, 4)),
+)
+_PLANES: tuple[Changes, ...] = (
+    {},
+    *({"plane_samples": samples} for samples in (4, 16)),
+    *({"plane_programs": programs} for programs in (4, 16)),
+    {"plane_rows": 256, "plane_programs": 4},
+)
+_COLUMNS: tuple[Changes, ...] = (
+    {},
+    *({"column_loads": loads} for loads in (1, 4)),
+    *({"column_programs": (programs,) * 3} for programs in (2, 3, 4)),
+    *({"columns": columns} for columns in (32, 128)),
 )
 _WARPS: tuple[Changes, ...] = (
     {},
@@ -123,6 +136,32 @@ def cases(bench: Bench) -> Iterator[Case]:
         "objective chebyshev d=5", 8 * n, _TILES,
         lambda: objective(x(), y(), coef(5), None, None, MAPPING, "chebyshev", "mse", 0.0),
     )  # fmt: skip
+
+    @functools.cache
+    def of_groups(degree: int, n_groups: int) -> Tensor:
+        return bench.normal(degree + 1, n_groups, seed=2).t()
+
+    for layout, d in ((layout, d) for layout in layouts(bench) for d in (5, 8)):
+        shape = layouts(bench)[layout]
+        yield from best.each(
+            f"activate_backward {layout} d={d}", 12 * n, _COLUMNS if layout == "columns" else _PLANES,
+            lambda d=d, shape=shape: activate_backward(
+                y().view(shape), x().view(shape), of_groups(d, shape[1]),
+                MAPPING, "chebyshev", "linear", want_x=True, want_coef=True,
+            ),
+        )  # fmt: skip
+    # From which length of its runs a channel has programs of its own: 8 to 256 bytes.
+    for inner in (2, 8, 32, 64):
+        size = bench.choose(2, 256) * inner
+        shape = (n // size, size // inner, inner)
+        yield from best.each(
+            f"activate_backward runs of {inner} d=5", 12 * n,
+            ({}, *({"plane_bytes": size} for size in (1, 512))),
+            lambda shape=shape: activate_backward(
+                y().view(shape), x().view(shape), of_groups(5, shape[1]),
+                MAPPING, "chebyshev", "linear", want_x=True, want_coef=True,
+            ),
+        )  # fmt: skip
     weight = functools.cache(lambda: bench.uniform(1, n, seed=3).abs())
     yield from best.each(
         "moments weighted d=5", 12 * n, _MOMENTS, lambda: moments(x(), y(), weight(), 5, MAPPING)

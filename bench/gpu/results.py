@@ -17,7 +17,12 @@ from typing import Any, TypeGuard
 MISSING = "not yet measured"
 FACTS = ("driver", "python", "torch", "triton", "commit", "cpu")
 # Where the first name matches, its share of the copy is to reach the number. Sizes: 2^28 samples of float32.
-GOALS = ((r"objective d=([0-9]|10)", 0.95), (r"moments d=\d+", 0.85))
+GOALS = (
+    (r"objective d=([0-9]|10)", 0.95),
+    (r"moments d=\d+", 0.85),
+    (r"activate_backward \w+ d=[58]", 0.85),
+    (r"activate_backward bfloat16 \w+ d=5", 0.85),
+)
 # Names of results, as bench.gpu writes them, in words. The order is that of the tables and of the picture.
 PASSES = {
     "objective d=1": "loss and gradient, degree 1",
@@ -43,6 +48,20 @@ PASSES = {
     "evaluate_backward to x d=1": "gradient of values to `x`, degree 1",
     "evaluate_backward to x d=5": "gradient of values to `x`, degree 5",
     "evaluate_backward to x d=10": "gradient of values to `x`, degree 10",
+}
+_LAYOUTS = {
+    "flat": "one polynomial",
+    "columns": "a polynomial for each of the last axis",
+    "planes": "a polynomial for each plane",
+}
+PASSES |= {
+    f"activate_backward {layout} d={degree}": f"both gradients of the activation, degree {degree}, {words}"
+    for layout, words in _LAYOUTS.items()
+    for degree in (5, 8)
+}
+PASSES |= {
+    f"activate and its backward {layout} d=5": f"the activation and its gradients, degree 5, {words}"
+    for layout, words in _LAYOUTS.items()
 }
 TRAINING = {
     "80000 epochs, closed_form": "80000 epochs of SGD, closed form",

@@ -19,6 +19,7 @@ from bench.gpu.measuring import DTYPES, Bench, Case
 from polyfit import bases, formula, losses
 from polyfit.bases import AffineMap
 from polyfit.optimizers import SGD, Adam
+from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.kan import kan, kan_backward
 from polyfit_kernels.moments import moments
@@ -28,7 +29,13 @@ from polyfit_kernels.objective import objective
 SIZES = ((1, True), (1000, False), (100_003, True), (10_000_019, False))
 SERIES, LENGTH = 300, 64  # many short series, each with its own coefficients
 # Results in the dtype of the samples. All others are computed and kept in float32 or float64.
-ROUNDED = ("values", "coef", "losses")
+ROUNDED = ("values", "coef", "losses", "grad_x")
+# Elements of the activation, (outer, groups, inner): one polynomial, a channel a column, and planes.
+ELEMENTS = {
+    "one polynomial": (1, 1, 100_003), "1000 columns": (500, 1000, 1), "planes of 7 x 7": (64, 100, 49),
+    "many rows": (20_000, 64, 1), "planes of 56 x 56": (8, 64, 3136),
+}  # fmt: skip
+FEW_ELEMENTS = {"one polynomial": (1, 1, 300), "columns": (40, 5, 1), "planes": (3, 2, 49)}
 # Rows of the batch, inputs, outputs and degree of the KAN layer: odd ones, and those of several programs.
 KAN_SIZES = ((33, 17, 20, 3), (1000, 300, 77, 8), (4099, 256, 256, 4))
 # Its largest errors: each operand of a product is rounded to the dtype, or cut to the 10 bits of TF32.
@@ -44,6 +51,7 @@ def allowed(dtype: torch.dtype, part: str) -> float:
         return OF_KAN[dtype]
     if dtype == torch.float64:
         return 1e-12
+    part = part.split(",", maxsplit=1)[0]
     if dtype == torch.float32 or part not in ROUNDED:
         return 2e-5
     # Triton's interpreter cuts the digits beyond bfloat16, where a GPU rounds.
@@ -100,6 +108,9 @@ def cases(bench: Bench) -> Iterator[Case]:
                     dtype,
                     functools.partial(errors, bench, (1, n_samples), dtype, is_weighted),
                 )
+    for layout, elements in bench.choose(FEW_ELEMENTS, ELEMENTS).items():
+        for name, dtype in DTYPES.items():
+            yield _case(f"activation {name} {layout}", dtype, functools.partial(_activation, bench, elements, dtype))
     shape = bench.choose((3, 40), (SERIES, LENGTH))
     for name, dtype in DTYPES.items():
         for kernel, errors in (("objective", _objective), ("evaluate", _evaluate), ("moments", _moments)):
@@ -182,6 +193,25 @@ def _evaluate(bench: Bench, shape: tuple[int, int], dtype: torch.dtype, is_weigh
         for part, result, expected in zip(("x", "coef"), found, truth, strict=True):
             if result is not None:
                 yield f"gradient to {part}{ends}", relative_error(result, expected)
+
+
+def _activation(bench: Bench, shape: tuple[int, int, int], dtype: torch.dtype) -> Errors:
+    wide = formula.compute_dtype(dtype)
+    mapping = bases.affine_map((-0.75, 0.5), bases.BASES["chebyshev"], wide)  # a third of the samples is outside
+    x, grad = bench.uniform(*shape, dtype=dtype), bench.normal(*shape, dtype=dtype, seed=1)
+    coef = bench.normal(6, shape[1], dtype=wide, seed=2).t()
+    leaves = [part.double().requires_grad_() for part in (x, coef)]
+    for outside in formula.OUTSIDE:
+        values = formula.polyval(leaves[0], leaves[1], formula.Model("chebyshev", mapping, outside=outside))
+        truth = torch.autograd.grad(values, leaves, grad.double())
+        yield (
+            f"values, {outside}",
+            relative_error(activate(x, coef, mapping, "chebyshev", outside).flatten(), values.flatten()),
+        )
+        found = activate_backward(grad, x, coef, mapping, "chebyshev", outside, want_x=True, want_coef=True)
+        for part, result, expected in zip(("grad_x", "grad_coef"), found, truth, strict=True):
+            assert result is not None
+            yield f"{part}, {outside}", relative_error(result.flatten(), expected.flatten())
 
 
 def _kan(bench: Bench, sizes: tuple[int, int, int, int], dtype: torch.dtype) -> Errors:

@@ -71,6 +71,26 @@ def evaluate_backward(
         return launch_backward(grad, x, coef, model.affine_map, model.basis, want_x=wants.x, want_coef=wants.coef)
 
 
+def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """Values for x (outer, groups, inner) contiguous and coef (groups, degree + 1), like x."""
+    from polyfit_kernels.activation import activate as launch_activate
+
+    with _on(x.device):
+        return launch_activate(x, coef, model.affine_map, model.basis, model.outside)
+
+
+def activate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to x (like x) and to coef (float64) of sum(grad * activate(x)), for grad like x and contiguous."""
+    from polyfit_kernels.activation import activate_backward as launch_backward
+
+    with _on(x.device):
+        return launch_backward(
+            grad, x, coef, model.affine_map, model.basis, model.outside, want_x=wants.x, want_coef=wants.coef
+        )
+
+
 def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
     """The layer of polynomials on edges, see `polyfit.backends.operators.kan`. float32 is multiplied as TF32."""
     from polyfit_kernels.kan import kan as launch_kan

@@ -29,6 +29,7 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
+import polyfit_kernels.activation
 import polyfit_kernels.descent
 import polyfit_kernels.evaluate
 import polyfit_kernels.kan
@@ -156,6 +157,11 @@ LAUNCHERS = {
     "objective": (polyfit_kernels.objective, "_objective_kernel", "objective"),
     "evaluate": (polyfit_kernels.evaluate, "_evaluate_kernel", "evaluate"),
     "evaluate_backward": (polyfit_kernels.evaluate, "_evaluate_backward_kernel", "evaluate_backward"),
+    **{
+        f"{launcher} {layout}": (polyfit_kernels.activation, f"{launcher}_{layout}_kernel", launcher)
+        for launcher in ("activate", "activate_backward")
+        for layout in ("planes", "columns")
+    },
     "moments": (polyfit_kernels.moments, "_moments_kernel", "moments"),
     "kan": (polyfit_kernels.kan, "_kan_kernel", "kan"),
     "kan to x": (polyfit_kernels.kan, "_kan_to_x_kernel", "kan_backward"),
@@ -519,6 +525,98 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Activation(Variant):
+    """One launch of the activation to compile; `reads` and `writes` are those of the loop over the data.
+
+    Attributes:
+        shape: of x, (outer, groups, inner).
+        outside: its continuation.
+        tickets: kinds of tickets that a program may draw: of its part, and of all parts.
+    """
+
+    shape: tuple[int, int, int] = (4096, 1024, 1)
+    basis: str = "chebyshev"
+    outside: str = "linear"
+    domain: bool = True
+    want_x: bool = True
+    tickets: int = 1
+
+    @property
+    def atomics(self) -> int:
+        """One for each kind of ticket."""
+        return self.tickets if self.launcher.startswith("activate_backward") and self.want_coef else 0
+
+    @property
+    def barriers(self) -> int:
+        """At most so many, all behind the loop over the data.
+
+        Of planes as in other kernels. Sums of columns cross shared memory in at most 4 parts, with 2 barriers each, and
+        2 more where they become rows of the results; runs of a channel are added up by a second reduction. Around each
+        ticket 2, and 3 to add up what it waited for.
+        """
+        if not self.atomics:
+            return 0 if "backward" not in self.launcher or not self.want_coef else 9
+        if "planes" in self.launcher:
+            return super().barriers
+        if IN_PASSES:
+            return 1000  # behind the loop; not derived
+        return 10 + 5 * self.tickets + (8 if self.shape[2] > 1 else 0)
+
+    @property
+    def _sums(self) -> int:
+        return self.degree + 1
+
+    @property
+    def _warps(self) -> int:
+        return 4
+
+    def record(self, device: Device) -> Recorder:
+        """What the launcher launches on the device."""
+        x, grad = (torch.empty(self.shape, dtype=self.dtype) for _ in range(2))
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        coef = torch.empty(self.degree + 1, self.shape[1], dtype=wide).t()  # as parameters of a layer lie
+        model = (coef, (0.5, 2.0, 0.25) if self.domain else None, self.basis, self.outside)
+        if "backward" not in self.launcher:
+            return record(self.launcher, device, x, *model)
+        wants = {"want_coef": self.want_coef, "want_x": self.want_x}
+        return record(self.launcher, device, grad, x, *model, **wants)
+
+    def faults(self, code: Code) -> list[str]:
+        """What the code shows that it must not, registers aside."""
+        loop = self.data_loop(code)
+        n_reads = loop.events.count("L")
+        found = {
+            f"{code.spills} spills": code.spills > 0,
+            f"{loop.wide_loads} wide loads in the loop over the data": loop.wide_loads < self.reads,
+            f"{code.wide_stores} wide stores": code.wide_stores < self.writes,
+            f"{code.barriers} barriers": code.barriers > self.barriers,
+            f"{loop.events} in the loop over the data": not re.fullmatch("L+S*", loop.events)
+            or (self.reads > 0 and n_reads != loop.wide_loads),
+            f"{loop.shuffles} shuffles in the loop over the data": loop.shuffles > 0,
+            f"atomics {code.atomics}": not self._tickets_are_right(code)
+            or any(re.search(r"[Ff](?:16|32|64)", name) for name in code.atomics),
+        }
+        return [fault for fault, is_found in found.items() if is_found]
+
+    def _tickets_are_right(self, code: Code) -> bool:
+        """Whether each draw has what it needs around it, as in other kernels; a program of one wave has no barriers.
+
+        gfx942 has more processors: parts of programs begin with fewer rows.
+        """
+        if self.atomics == 0:
+            return not code.atomics
+        barrier = "B" if code.barriers else "B?"
+        draws = re.findall(f"S[^SA]*{barrier}[^SA]*RAI[^LS]*{barrier}[^LS]*L", code.events)
+        return self.atomics <= len(code.atomics) <= 2 and len(draws) == len(code.atomics)
+
+    def data_loop(self, code: Code) -> Loop:
+        """The loop over the data: the first that loads and, if a number is stored for each element, stores."""
+        stores = self.want_x or "backward" not in self.launcher
+        found = (loop for loop in code.loops if "L" in loop.events and (not stores or "S" in loop.events))
+        return next(found, Loop("", 0, 0, 0, 0, 0))
+
+
+@dataclass(frozen=True)
 class Epochs:
     """One launch of a loop over epochs to compile, and what its code must show. It is given 3 records.
 
@@ -775,6 +873,47 @@ VARIANTS = {
     "moments d=5, batch": Variant("moments", 5, 8, n_series=8, n_samples=1 << 12, domain=True),
     "moments d=3, short series": _short("moments", 3, 4, domain=True),
 }
+
+
+def _activations() -> dict[str, Variant]:
+    """Layouts with degrees and dtypes; each basis and continuation with both kernels; what is rare, once."""
+    shapes = {"columns": (4096, 1024, 1), "planes": (32, 64, 3136), "flat": (1, 1, (1 << 20) + 3)}
+    launchers = {"columns": "columns", "planes": "planes", "flat": "planes"}
+    found: dict[str, Variant] = {}
+
+    def add(layout: str, degree: int, note: str = "", reads: int = 4, writes: int = 2, **options: Any) -> None:
+        options = {"shape": shapes[layout]} | options
+        launcher = f"activate_backward {launchers[layout]}"
+        name = ", ".join(filter(None, [f"activate_backward d={degree}", layout, note]))
+        found[name] = Activation(launcher, degree, reads, writes, **options)
+
+    for layout, degree in itertools.product(shapes, (5, 8)):
+        add(layout, degree)
+        # 4 columns of a half type are 64 bits.
+        of_halves = (0, 0) if layout == "columns" else (2, 1)
+        add(layout, degree, "bfloat16", *of_halves, dtype=torch.bfloat16)
+    for layout, degree in itertools.product(("columns", "planes"), (1, 20)):
+        add(layout, degree, reads=0 if (layout, degree) == ("columns", 20) else 4, writes=0)
+    for layout in ("columns", "planes"):
+        add(layout, 5, "float64", dtype=torch.float64)
+        add(layout, 5, "gradient to x alone", want_coef=False)
+        add(layout, 5, "gradient to coef alone", writes=0, want_x=False)
+        for basis, outside in (("legendre", "clamp"), ("hermite", "linear"), ("laguerre", "linear")):
+            add(layout, 8, f"{basis}, {outside}", basis=basis, outside=outside)
+        add(layout, 5, "power, extend", basis="power", outside="extend", domain=False)
+        add(layout, 5, "hermite_e, clamp", basis="hermite_e", outside="clamp")
+    add("columns", 5, "1000 channels", shape=(4096, 1000, 1))
+    for degree in (5, 8):
+        add("columns", degree, "many rows", shape=(1 << 20, 64, 1), tickets=2)
+    add("columns", 5, "runs of 4", shape=(4096, 256, 4))
+    add("planes", 5, "14 x 14", shape=(64, 256, 196))
+    add("planes", 5, "7 x 7", 0, 0, shape=(1024, 64, 49))
+    for layout, shape in shapes.items():
+        found[f"activate d=5, {layout}"] = Activation(f"activate {launchers[layout]}", 5, 2, 2, shape=shape)
+    return found
+
+
+VARIANTS |= _activations()
 _MANY_STATES = "rmsprop_centered_momentum"  # the rule that remembers most
 
 

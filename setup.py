@@ -16,6 +16,9 @@ BENCH = ["pytest>=8", "pytest-benchmark>=5", "scipy>=1.11"]
 STATS = ["scipy>=1.11"]
 # Not a requirement: a build of torch for GPUs brings the Triton that it was tested with, a build for CPUs needs none.
 TRITON = ["triton>=3.6; platform_system == 'Linux'"]
+# What torch.onnx.export needs, and what runs its files.
+ONNX = ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"]
+EXAMPLES = ["scikit-learn>=1.9", "statsmodels>=0.15"]
 TESTS = ["pytest>=8", "hypothesis>=6.100", "mpmath>=1.3", "pytest-xdist>=3.8", "sybil>=10.1"]
 LINT = ["ruff", "pyright[nodejs]"]
 
@@ -40,7 +43,9 @@ setup(
         "tensorboard": TENSORBOARD,
         "visdom": ["visdom>=0.2.4"],
         "bench": BENCH,
-        "dev": [*CLI, *BENCH, *TENSORBOARD, *TESTS, *LINT, *TRITON, "setuptools>=77", "wheel"],
+        "examples": EXAMPLES,
+        "onnx": ONNX,
+        "dev": [*CLI, *BENCH, *EXAMPLES, *TENSORBOARD, *ONNX, *TESTS, *LINT, *TRITON, "setuptools>=77", "wheel"],
     },
     entry_points={"console_scripts": ["polyfit = polyfit.__main__:main"]},
     classifiers=[

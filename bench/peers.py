@@ -189,6 +189,15 @@ def train_graphed(x: Tensor, y: Tensor, start: Tensor, rule: SGD | Adam, loss: s
     return coef.detach()
 
 
+def kan_by_einsum(x: Tensor, coef: Tensor, bias: Tensor) -> Tensor:
+    """The KAN layer in Chebyshev polynomials as public ones have it: all T_k(tanh x) in memory, (B, in, degree)."""
+    t = torch.tanh(x)
+    terms = [torch.ones_like(t), t]
+    for _ in range(coef.shape[0] - 1):
+        terms.append(2.0 * t * terms[-1] - terms[-2])
+    return torch.einsum("bik,kio->bo", torch.stack(terms[1:], -1), coef) + bias
+
+
 # --- activations ---
 
 

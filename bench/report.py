@@ -25,6 +25,7 @@ from bench.gpu.results import (
     DTYPES,
     FITS,
     GOALS,
+    KAN,
     MISSING,
     PASSES,
     SERIES,
@@ -162,7 +163,7 @@ def long_table(runs: Sequence[Run]) -> str:
                 told += f" (goal: {wanted:.2f})"
             rate = f"{line['bytes'] / line['seconds'] / 1e9:.0f}" if told and line.get("bytes") else ""
             rows.append([run.named(name), duration(line["seconds"]), rate, told, *(ratio(line, p) for p in COLUMNS)])
-        missing = [title(name) for name in (PASSES | SERIES | TRAINING | FITS) if name not in measured]
+        missing = [title(name) for name in (PASSES | SERIES | TRAINING | KAN | FITS) if name not in measured]
         absent = [f"{MISSING.capitalize()}: {'; '.join(missing)}."] if missing else []
         text = " ".join([f"**{facts(run)}.**", _copy_rate(run), *checks(run), *absent])
         parts += [_wrapped(text), *([_table(head, rows)] if rows else [])]

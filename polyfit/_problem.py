@@ -81,7 +81,12 @@ def memory_order(samples: Sequence[Tensor]) -> list[int] | None:
     first = samples[0]
     if first.dim() < 2 or all(tensor.is_contiguous() for tensor in samples):
         return None
-    order = sorted(range(first.dim()), key=lambda axis: -first.stride(axis))
+    order: list[int] = []
+    for axis in range(first.dim()):  # a sort: torch.compile can compare symbolic strides, but not sort by them
+        place = len(order)
+        while place > 0 and first.stride(order[place - 1]) < first.stride(axis):
+            place -= 1
+        order.insert(place, axis)
     return order if all(tensor.permute(order).is_contiguous() for tensor in samples) else None
 
 

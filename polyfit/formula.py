@@ -120,10 +120,21 @@ def _series(t: Tensor, columns: Sequence[Tensor], basis: str) -> Tensor:
     return value
 
 
+def largest_squared(dtype: torch.dtype) -> float:
+    """A bound of |x| for "algebraic": above it, x**2 may overflow. There the value is +-1 and the slope 0, rounded."""
+    return 2.0**500 if dtype == torch.float64 else 2.0**60
+
+
+def _algebraic(x: Tensor) -> Tensor:
+    limit = largest_squared(x.dtype)
+    x = x.clamp(-limit, limit)
+    return x / torch.sqrt(1.0 + x * x)
+
+
 # Maps of the real numbers into [-1, 1], by name.
 SQUASHES: dict[str | None, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
-    "algebraic": lambda x: x * torch.rsqrt(1.0 + x * x),
+    "algebraic": _algebraic,
     "clamp": lambda x: x.clamp(-1.0, 1.0),
     None: lambda x: x,
 }
@@ -145,11 +156,18 @@ def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -
     dtype = compute_dtype(x.dtype)
     t = SQUASHES[squash](x.to(dtype))
     value = bias.to(dtype).expand(x.shape[0], -1)
-    before, term = torch.zeros_like(t), torch.ones_like(t)
-    for (a, b, c), columns in zip(BASES[basis].steps(coef.shape[0]), coef.to(dtype).unbind(0), strict=True):
-        before, term = term, (a * t + b) * term - c * before
+    terms = functions(t, basis, coef.shape[0])
+    for term, columns in zip(terms, coef.to(dtype).unbind(0), strict=True):
         value = value + term @ columns
     return value.to(x.dtype)
+
+
+def functions(t: Tensor, basis: str, degree: int) -> list[Tensor]:
+    """The values P_1(t) .. P_degree(t), each in the shape of t."""
+    terms = [torch.zeros_like(t), torch.ones_like(t)]
+    for a, b, c in BASES[basis].steps(degree):
+        terms.append((a * t + b) * terms[-1] - c * terms[-2])
+    return terms[2:]
 
 
 def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -> Tensor:

@@ -26,7 +26,7 @@ _MOST_SAMPLES = 5000
 _CURVE_POINTS = 500
 
 
-def _new_figure(**options: Any) -> Figure:
+def new_figure(**options: Any) -> Figure:
     """An empty figure.
 
     Raises:
@@ -78,7 +78,7 @@ def training_figure(
         x_is_days: whether x is in days since 1970-01-01, and is shown as dates.
         title: title of the picture, or "".
     """
-    figure = _new_figure(figsize=(11, 4.2), layout="constrained")
+    figure = new_figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs, values = (_thinned(numbers) for numbers in losses)
     is_finite = values.isfinite()
@@ -140,7 +140,7 @@ def fit_figure(
     """The data with the curve and the confidence band of a fit, and the residuals below; see `polyfit.Fit.plot`."""
     if (x is None) != (y is None):
         raise ValueError("only one of x and y is given; pass both to show the data, or neither")
-    figure = _new_figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
+    figure = new_figure(figsize=(7.5, 5.5 if x is not None else 4.2), layout="constrained")
     lo, hi = curve.domain
     if x is None or y is None:
         upper, lower = figure.subplots(), None
@@ -191,7 +191,7 @@ def selection_figure(
         label: the name of the criterion.
         is_log: whether its axis is logarithmic.
     """
-    figure = _new_figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = new_figure(figsize=(6.5, 4.2), layout="constrained")
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()

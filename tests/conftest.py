@@ -17,6 +17,7 @@ import torch
 from packaging.version import Version
 from rehearsal import covering, is_rehearsal, reason_not_to
 
+from bench.gpu.interpreter import multiply_bfloat16
 from polyfit.backends import inductor, sizes
 
 # Compiled code of tests lies apart from that of other programs, and apart for each torch and kind of vectors: torch's
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if is_rehearsal() and importlib.util.find_spec("triton") is not None:
+        multiply_bfloat16()
     if config.getoption("--require-gpu"):
         if is_rehearsal():
             raise pytest.UsageError("--require-gpu: with TRITON_INTERPRET=1 no kernel runs on a GPU; unset it")

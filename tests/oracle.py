@@ -46,6 +46,21 @@ def polyval(x: Tensor, coef: Tensor, domain: Sequence[float] | None = None, basi
     return torch.stack([column * t**k for k, column in enumerate(columns)]).sum(0)
 
 
+SQUASHES: dict[str | None, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda x: 2 / (1 + torch.exp(-2 * x)) - 1,
+    "algebraic": lambda x: x / (1 + x**2) ** 0.5,
+    "clamp": lambda x: torch.where(x > 1, 1.0, torch.where(x < -1, -1.0, x)),
+    None: lambda x: x,
+}
+
+
+def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
+    """A polynomial an edge: for x (B, in), coef (degree, in, out), of P_1 and above, and bias (out,)."""
+    t = SQUASHES[squash](x).mT.unsqueeze(1)  # (in, 1, B)
+    edges = torch.cat((coef.new_zeros(1, *coef.shape[1:]), coef)).permute(1, 2, 0)
+    return polyval(t, edges, basis=basis).sum(0).mT + bias
+
+
 def continued(
     x: Tensor, coef: Tensor, domain: Sequence[float] | None = None, basis: str = "power", outside: str = "linear"
 ) -> Tensor:

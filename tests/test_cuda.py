@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from activation_oracle import Activation, make_activation
 from cases import LOSSES
+from kan_oracle import Layer, assert_within, make_layer, true_layer
 from moments_oracle import Mapping, Moments, eager_moments, make_data, true_moments
 from moments_oracle import assert_no_worse_than_eager as assert_moments_no_worse
 from oracle import NUMPY_CLASSES
@@ -21,7 +23,9 @@ from polyfit.backends import resolve_impl
 
 pytest.importorskip("triton")
 from polyfit_kernels import launch, partials
+from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.kan import kan, kan_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
@@ -393,6 +397,218 @@ def test_no_memory_beyond_inputs_and_outputs():
     assert torch.cuda.max_memory_allocated() - before < 2**24
 
 
+# (outer, groups, inner): one polynomial, channels last, short and long runs of channels.
+ELEMENTS = [
+    (1, 1, 1), (1, 1, few(100_003)), (1, 3, few(5001)), (few(4096, 40), few(1000, 20), 1),
+    (few(100_003, 70), 3, 1), (few(500, 30), 9, 5), (few(64, 4), few(64, 3), 49),
+    (few(32, 3), few(64, 2), few(3136, 196)),
+]  # fmt: skip
+
+
+def run_activation(problem: Activation) -> dict[str, Tensor]:
+    """Values and gradients by the kernels."""
+    model = (problem.mapping, problem.basis, problem.outside)
+    values = activate(problem.x, problem.coef, *model)
+    grad_x, grad_coef = activate_backward(problem.grad, problem.x, problem.coef, *model, want_x=True, want_coef=True)
+    assert grad_x is not None
+    assert grad_coef is not None
+    return {"values": values, "grad_x": grad_x, "grad_coef": grad_coef}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ELEMENTS, ids=str)
+def test_activation(shape, dtype):
+    problem = make_activation(shape, 5, dtype=dtype, device="cuda")
+    problem.check(run_activation(problem))
+
+
+@pytest.mark.parametrize("outside", ["linear", "clamp", "extend"])
+@pytest.mark.parametrize("basis", NUMPY_CLASSES)
+@pytest.mark.parametrize("degree", [0, 1, 8])
+def test_degrees_of_the_activation(degree, basis, outside):
+    for shape in ((few(300, 20), few(70, 3), 1), (3, 2, few(3136, 70))):
+        problem = make_activation(shape, degree, basis=basis, outside=outside, device="cuda")
+        problem.check(run_activation(problem))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, few(10_000_019)), (few(2**20, 600), few(64, 4), 1), (few(64, 3), 4, few(3136, 700))]
+)
+def test_the_same_activation_again(shape):
+    problem = make_activation(shape, 5, device="cuda")
+    first = run_activation(problem)
+    problem.check(first)
+    for _ in range(few(20, 2)):
+        assert_same_bits(run_activation(problem), first)
+    assert_tickets_are_back()
+
+
+def test_activations_on_several_streams_and_in_a_graph():
+    problems = [make_activation((few(30_000, 70), 3 + i, 1), 5, device="cuda") for i in range(few(6, 2))]
+    expected = [run_activation(problem) for problem in problems]
+    streams = [torch.cuda.Stream() for _ in problems]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=streams[0]):
+        in_graph = run_activation(problems[0])
+    runs = []
+    for _ in range(few(50, 2)):
+        for problem, alone, stream in zip(problems, expected, streams, strict=True):
+            with torch.cuda.stream(stream):
+                runs.append((run_activation(problem), alone))
+        graph.replay()
+    assert_tickets_are_back()
+    for results, alone in (*runs, (in_graph, expected[0])):
+        assert_same_bits(results, alone)
+
+
+def test_an_activation_of_more_elements_than_int32_counts():
+    n_samples = few(2**31 + 2**20 + 3)
+    if torch.cuda.mem_get_info()[0] < 9 * n_samples:
+        pytest.skip("x, its gradient and the values for 2^31 elements in float16: 20 GB, and less is free on this GPU")
+    x = torch.full((1, 1, n_samples), 0.5, dtype=torch.float16, device="cuda")
+    grad = torch.zeros_like(x)
+    grad[0, 0, -1] = 1000.0  # beyond the reach of int32
+    coef = torch.tensor([[1.0, 2.0, 3.0]], device="cuda")
+    grad_x, grad_coef = activate_backward(grad, x, coef, None, "power", "linear", want_x=True, want_coef=True)
+    assert grad_coef is not None
+    assert grad_coef.tolist() == [[1000.0, 500.0, 250.0]]
+    assert grad_x is not None
+    assert grad_x[0, 0, -1].item() == 5000.0
+    assert torch.count_nonzero(grad_x).item() == 1
+    del grad, grad_x
+    values = activate(x, coef, None, "power", "linear")
+    assert values[0, 0, -1].item() == 2.75
+    assert values[0, 0, 0].item() == 2.75
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_layer_is_the_kernel_and_agrees_with_the_one_pass(channels_last):
+    channels, size = few(64, 3), few(28, 5)
+    shape = (few(8, 2), channels, size, size)
+    x = torch.randn(shape, device="cuda") * 2
+    upstream = torch.randn(shape, device="cuda")
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    results = []
+    for impl in ("auto", "torch"):
+        layer = polyfit.nn.Polynomial(5, channels, init="silu", domain=(-2, 2), impl=impl).cuda()
+        leaf = x.detach().clone().requires_grad_()
+        values = layer(leaf)
+        assert values.stride() == x.stride()
+        results.append((values, *torch.autograd.grad(values, (leaf, layer.coef), upstream)))
+        with torch.autocast("cuda", torch.float16):
+            assert layer(x.half()).dtype == torch.float16
+        (alone,) = torch.autograd.grad(layer(leaf).sum(), layer.coef)  # a gradient of stride 0
+        torch.testing.assert_close(alone, torch.autograd.grad(layer(leaf), layer.coef, torch.ones_like(x))[0])
+    for kernel, onepass in zip(*results, strict=True):
+        torch.testing.assert_close(kernel, onepass, rtol=2e-5, atol=2e-5 * float(onepass.detach().abs().max()))
+
+
+def run_kan(layer: Layer) -> dict[str, Tensor]:
+    """The KAN layer and its gradients, by the kernels."""
+    x, coef, bias, grad, basis, squash = layer
+    to_x, to_coef = kan_backward(grad, x, coef, basis, squash, want_x=True, want_coef=True)
+    assert to_x is not None
+    assert to_coef is not None
+    return {"y": kan(x, coef, bias, basis, squash), "grad_x": to_x, "grad_coef": to_coef}
+
+
+KAN_DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", KAN_DTYPES)
+@pytest.mark.parametrize("squash", ["tanh", "algebraic", "clamp", None])
+@pytest.mark.parametrize(
+    ("n_rows", "n_in", "n_out"),
+    [(0, 3, 5), (1, 1, 1), (few(127), few(65, 17), few(33, 9)), (few(4099, 150), few(255, 20), few(77, 33)),
+     (few(4096, 128), few(256, 32), few(256, 32))],
+)  # fmt: skip
+def test_kan(n_rows, n_in, n_out, squash, dtype):
+    layer = make_layer(n_rows, n_in, n_out, 4, squash=squash, dtype=dtype, device="cuda")
+    found = run_kan(layer)
+    for name, truth in true_layer(layer).items():
+        assert_within(found[name], truth, name)
+
+
+@pytest.mark.parametrize("dtype", KAN_DTYPES)
+@pytest.mark.parametrize("basis", NUMPY_CLASSES)
+@pytest.mark.parametrize("degree", [1, 2, 5, 8, 10])
+def test_degrees_of_kan(degree, basis, dtype):
+    # float16 ends at 65504, and Hermite's polynomial of degree 10 begins at -30240.
+    layer = make_layer(few(300, 40), few(129, 17), few(70, 18), degree, basis=basis, dtype=dtype, device="cuda")
+    found = run_kan(layer)
+    for name, truth in true_layer(layer).items():
+        assert_within(found[name], truth, name)
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+@pytest.mark.parametrize("dtype", [*KAN_DTYPES, torch.float64])
+def test_the_kan_layer(dtype, is_autocast):
+    made = make_layer(few(500, 40), few(64, 9), few(96, 11), 4, dtype=dtype, device="cuda")
+    layer = polyfit.nn.PolynomialKAN(made.x.shape[1], made.bias.shape[0], 4, device="cuda", dtype=dtype)
+    with torch.no_grad():
+        layer.coef.copy_(made.coef)
+        layer.bias.copy_(made.bias)
+    x = made.x.clone().requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16, enabled=is_autocast):
+        y = layer(x)
+    y.backward(made.grad.to(y.dtype))
+    assert y.dtype == (torch.bfloat16 if is_autocast and dtype != torch.float64 else dtype)
+    # float64, and float32 without TF32, go to cuBLAS.
+    x_, coef, bias, grad = (part.to(y.dtype) for part in made[:4])
+    truth = true_layer(Layer(x_, coef, bias, grad, "chebyshev", "tanh"))
+    assert_within(y, truth["y"], "y")
+    for name, grad in (("grad_x", x.grad), ("grad_coef", layer.coef.grad)):
+        assert grad is not None
+        assert grad.dtype == dtype
+        slack = truth[name]._replace(allowed=truth[name].allowed + abs(truth[name].value) * 2.0**-8)
+        assert_within(grad, slack if y.dtype != torch.float64 else truth[name], name)
+
+
+def test_tf32_and_half_types_run_the_kernels():
+    before = torch.get_float32_matmul_precision()
+    made = make_layer(50, 20, 30, 3, device="cuda")
+    try:
+        for precision, dtype, runs in (("highest", torch.float32, 0), ("high", torch.float32, 1),
+                                       ("highest", torch.float16, 1), ("high", torch.float64, 0)):  # fmt: skip
+            torch.set_float32_matmul_precision(precision)
+            x, coef, bias = (part.to(dtype) for part in made[:3])
+            auto, chunks = (
+                polyfit.nn.PolynomialKAN(20, 30, 3, impl=impl, device="cuda", dtype=dtype) for impl in ("auto", "torch")
+            )
+            for layer in (auto, chunks):
+                with torch.no_grad():
+                    layer.coef.copy_(coef)
+                    layer.bias.copy_(bias)
+            assert torch.equal(auto(x), kan(x, coef, bias, "chebyshev", "tanh") if runs else chunks(x))
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_same_kan_again(dtype):
+    layer = make_layer(few(5000, 150), few(200, 20), few(130, 33), 5, dtype=dtype, device="cuda")
+    first = run_kan(layer)
+    for _ in range(few(50, 2)):
+        assert_same_bits(run_kan(layer), first)
+
+
+def test_a_graph_of_kan():
+    layer = make_layer(few(1000, 70), few(128, 20), few(96, 33), 4, dtype=torch.bfloat16, device="cuda")
+    expected_results = run_kan(layer)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run_kan(layer)
+    for _ in range(3):
+        for result in results.values():
+            result.fill_(float("nan"))
+        graph.replay()
+        torch.cuda.synchronize()
+        assert_same_bits(results, expected_results)
+
+
 def captured(problem: Problem, stream: torch.cuda.Stream) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor]]:
     """A graph of one launch, captured on that stream, and where its results will be."""
     graph = torch.cuda.CUDAGraph()
@@ -556,3 +772,8 @@ def test_a_device_that_is_not_the_current_one():
         pytest.skip("needs two GPUs")
     x, coef = torch.randn(1000, device="cuda:1"), torch.randn(4, device="cuda:1")
     torch.testing.assert_close(polyfit.polyval(x, coef), polyfit.polyval(x, coef, impl="torch"))
+    layer = polyfit.nn.Polynomial(3, 10).to("cuda:1")
+    values = layer(x.view(100, 10))
+    values.sum().backward()
+    assert values.device == x.device
+    torch.testing.assert_close(values, x.view(100, 10))

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import polyfit
-from polyfit import bases, losses, optimizers
+from polyfit import bases, formula, losses, nn, optimizers
+from polyfit.nn.kan import LAYOUTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -60,9 +61,31 @@ def test_the_gate_compiles_all_of_them():
         assert rules == optimizers.kernel_variants().keys()
 
 
-@pytest.mark.parametrize("function", [polyfit.polyval, polyfit.polynomial_loss, polyfit.fit])
+# The modules of torch.nn that polyfit has.
+MODULES = [found for found in map(vars(polyfit.nn).get, polyfit.nn.__all__) if isinstance(found, type)]
+
+
+@pytest.mark.parametrize("function", [polyfit.polyval, polyfit.polynomial_loss, polyfit.fit, *MODULES])
 def test_docstrings_name_every_basis(function):
     assert all(f'"{name}"' in (inspect.getdoc(function) or "") for name in bases.BASES)
+
+
+def test_docstrings_name_every_continuation_and_squash():
+    of_activation, of_kan = (inspect.getdoc(module) or "" for module in (nn.Polynomial, nn.PolynomialKAN))
+    assert all(f'"{name}"' in of_activation for name in formula.OUTSIDE)
+    assert all(f'"{name}"' in of_kan for name in formula.SQUASHES if name)
+    assert all(f'"{layout}"' in (inspect.getdoc(nn.PolynomialKAN.load_coefficients) or "") for layout in LAYOUTS)
+
+
+def test_every_module_with_coefficients_is_copied_saved_and_exported():
+    """In the tables of the tests of polyfit.nn."""
+    tests = Path(__file__).parent / "polyfit/nn"
+    for table, file in (("MODULES", "test_state.py"), ("EXPORTED", "test_layers_in_models.py")):
+        source = (tests / file).read_text("utf-8")
+        lines = source[source.index(f"\n{table}") :].split("\n}\n")[0]
+        assert [
+            name.__name__ for name in MODULES if hasattr(name, "no_weight_decay") and f"{name.__name__}(" not in lines
+        ] == []
 
 
 def test_docs_name_all_of_them():

@@ -28,6 +28,7 @@ coef = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
 loss = polyfit.polynomial_loss(x, polyfit.polyval(x, coef.detach()), coef)
 loss.backward()
 assert loss.item() < 1e-28 and coef.grad.abs().max() < 1e-14  # squares of roundings
+assert polyfit.nn.PolynomialKAN(3, 2, 4)(polyfit.nn.Polynomial(5)(torch.randn(7, 3))).shape == (7, 2)
 import polyfit_kernels
 assert Path(polyfit_kernels.__file__).is_relative_to(sys.prefix), polyfit_kernels.__file__
 if "--without-triton" in sys.argv:
@@ -74,6 +75,7 @@ def main() -> None:
         run(python, "-c", PROBE, cwd=folder)
         run(python, "-c", PROBE, "--without-triton", cwd=folder)
         run(python, "-m", "polyfit", "train", "--help", cwd=folder)
+        run(python, "-c", "from polyfit.examples import registry; registry.main(epochs=1)", cwd=folder)
 
 
 if __name__ == "__main__":

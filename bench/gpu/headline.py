@@ -6,6 +6,7 @@ long makes fewer epochs or sees fewer series, and its time is scaled to all of t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,8 +18,9 @@ import polyfit
 from bench import peers
 from bench.gpu import training
 from bench.gpu.measuring import DTYPES, Bench, Case, Peer
-from polyfit import bases
+from polyfit import bases, formula
 from polyfit.backends import operators
+from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
@@ -27,6 +29,8 @@ DOMAIN = (-2.0, 3.0)
 MAPPING = bases.affine_map(DOMAIN, bases.BASES["chebyshev"], torch.float32)
 PLAIN = (None, None, None, "power", "mse", 0.0)
 SERIES_OF_PEERS = 10_000  # of a million
+# Inputs and outputs of the KAN layer, rows of its batch, and its degree.
+KAN_SIZES, KAN_DEGREE = ((256, 4096), (1024, 8192)), 4
 
 
 def cases(bench: Bench) -> Iterator[Case]:
@@ -34,7 +38,9 @@ def cases(bench: Bench) -> Iterator[Case]:
     yield Case("copy", lambda: {"bytes_per_second": bench.copy_rate, "n_samples": bench.n_samples})
     data = _Long(bench)
     yield from _goals(bench, data)
+    yield from _activations(bench)
     yield from training.cases(bench)
+    yield from _kan(bench)
     yield from _many(bench)
     yield from _forms(bench, data)
     yield from _lengths(bench, data)
@@ -171,6 +177,65 @@ def _goals(bench: Bench, data: _Long) -> Iterator[Case]:
     )  # fmt: skip
 
 
+def layouts(bench: Bench) -> dict[str, tuple[int, int, int]]:
+    """Shapes of the activation, (outer, groups, inner), of as many elements as a long series has."""
+    n = bench.n_samples
+    width, size = bench.choose((8, 32), (4096, 4096))
+    return {"flat": (1, 1, n), "columns": (n // width, width, 1), "planes": (n // (4 * size), 4, size)}
+
+
+def _activations(bench: Bench) -> Iterator[Case]:
+    """The activation: its backward pass beside a copy, then both passes beside their peers."""
+    n, silu = bench.n_samples, torch.nn.functional.silu
+
+    @functools.cache
+    def operands(dtype: torch.dtype, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        return bench.normal(*shape, seed=1).to(dtype), bench.uniform(*shape).to(dtype)
+
+    @functools.cache
+    def coef(degree: int, n_groups: int) -> Tensor:
+        return bench.normal(degree + 1, n_groups, seed=2).t()
+
+    model = formula.Model("chebyshev", MAPPING, outside="linear")
+    for layout, shape in layouts(bench).items():
+        for degree, dtype in ((5, torch.float32), (8, torch.float32), (5, torch.bfloat16)):
+
+            def backward(degree: int = degree, dtype: torch.dtype = dtype, shape: tuple[int, int, int] = shape) -> Any:
+                data = (*operands(dtype, shape), coef(degree, shape[1]))
+                return activate_backward(*data, MAPPING, "chebyshev", "linear", want_x=True, want_coef=True)
+
+            word = "bfloat16 " if dtype == torch.bfloat16 else ""
+            name = f"activate_backward {word}{layout} d={degree}"
+            yield _case(bench, name, 3 * dtype.itemsize * n, backward, n)
+
+        def both(shape: tuple[int, int, int] = shape) -> None:
+            grad, x = operands(torch.float32, shape)
+            activate(x, coef(5, shape[1]), MAPPING, "chebyshev", "linear")
+            activate_backward(grad, x, coef(5, shape[1]), MAPPING, "chebyshev", "linear", want_x=True, want_coef=True)
+
+        def through(function: Callable[..., Tensor], shape: tuple[int, int, int], *more: Tensor) -> Callable[[], None]:
+            grad, x = operands(torch.float32, shape)
+            leaves = [part.clone().requires_grad_() for part in (x, *more)]
+
+            def run() -> None:
+                torch.autograd.grad(function(*leaves), leaves, grad)
+
+            return run
+
+        yield _case(
+            bench, f"activate and its backward {layout} d=5", 20 * n, both, n,
+            {
+                "torch.compile": Peer(
+                    lambda shape=shape: through(
+                        _compiled(lambda x, coef: formula.polyval(x, coef, model)), shape, coef(5, shape[1])
+                    )
+                ),
+                "nn.SiLU": Peer(lambda shape=shape: through(silu, shape)),
+            },
+        )  # fmt: skip
+        operands.cache_clear()
+
+
 def _many(bench: Bench) -> Iterator[Case]:
     """A million short series in one pass."""
     series, length = bench.choose((3, 64), (1_000_000, 64))
@@ -211,6 +276,61 @@ def _many(bench: Bench) -> Iterator[Case]:
     )
     yield case("moments d=3", 12 * 8, lambda x, y, coef: moments(x, y, None, 3, None), {})
     yield case("evaluate d=3", 4 * 4, lambda x, y, coef: evaluate(x, coef, None, "power"), {})
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    """Products of float32 may be TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _kan(bench: Bench) -> Iterator[Case]:
+    """The KAN layer, forward and backward. A dense layer that takes `degree` times as long would be its floor."""
+    for width, n_rows in bench.choose(((20, 33),), KAN_SIZES):
+        for name, dtype in (("bfloat16", torch.bfloat16), ("tf32", torch.float32)):
+            yield Case(
+                f"kan {name} d={KAN_DEGREE} {width} to {width}, {n_rows} rows",
+                functools.partial(_measure_kan, bench, width, n_rows, dtype),
+            )
+
+
+def _measure_kan(bench: Bench, width: int, n_rows: int, dtype: torch.dtype) -> dict[str, Any]:
+    x, grad = (bench.normal(n_rows, width, dtype=dtype, seed=seed) for seed in (0, 1))
+    x.requires_grad_()
+
+    def layer(impl: str) -> polyfit.nn.PolynomialKAN:
+        return polyfit.nn.PolynomialKAN(width, width, KAN_DEGREE, impl=impl, device=bench.device, dtype=dtype)
+
+    def step(function: Callable[[Tensor], Tensor], *parameters: Tensor) -> Callable[[], Any]:
+        return lambda: torch.autograd.grad(function(x), (x, *parameters), grad)
+
+    def of_module(module: torch.nn.Module) -> Callable[[], Any]:
+        return step(module, *module.parameters())
+
+    def by_einsum(*, compiled: bool) -> Callable[[], Any]:
+        own = layer("torch")
+        function = _compiled(peers.kan_by_einsum) if compiled else peers.kan_by_einsum
+        return step(lambda x: function(x, own.coef, own.bias), own.coef, own.bias)
+
+    flops = 6 * KAN_DEGREE * n_rows * width * width
+    with _tf32():
+        seconds = bench.seconds(of_module(layer("triton")))
+        figures = {} if bench.is_warming else {"seconds": seconds, "flops_per_second": flops / seconds}
+        return figures | bench.peers(
+            {
+                "nn.Linear x degree": Peer(
+                    lambda: of_module(torch.nn.Linear(width, width, device=bench.device, dtype=dtype)), scale=KAN_DEGREE
+                ),
+                "chunks": Peer(lambda: of_module(layer("torch"))),
+                "eager": Peer(lambda: by_einsum(compiled=False)),
+                "torch.compile": Peer(lambda: by_einsum(compiled=True)),
+            }
+        )
 
 
 def _forms(bench: Bench, data: _Long) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from bench.gpu import machine
+from bench.gpu.interpreter import multiply_bfloat16
 from bench.gpu.measuring import Bench, Case, Report
 
 NAMES = ("smoke", "headline", "proof", "sanitizer", "policy")
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.small and (reason := machine.why_not()):
         print(reason, file=sys.stderr)
         return 1
+    if not has_gpu:
+        multiply_bfloat16()
     deadline = time.monotonic() + options.until - time.time()
     device = "cuda" if has_gpu else "cpu"
     report = Report(options.results, options.phase, device, quiet=options.warm)

@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 import polyfit
-from bench.gpu.headline import MAPPING, PLAIN
+from bench.gpu.headline import KAN_DEGREE, KAN_SIZES, MAPPING, PLAIN, layouts
 from bench.gpu.measuring import Bench, Case
 from bench.gpu.training import LR
 from polyfit.optimizers import SGD, Adam
-from polyfit_kernels import launch
+from polyfit_kernels import kan_launch, launch
+from polyfit_kernels.activation import activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.kan import kan, kan_backward
+from polyfit_kernels.kan_launch import Tile
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
@@ -40,12 +43,59 @@ _MOMENTS: tuple[Changes, ...] = (
     *({"moments_samples": (held, held), "moments_samples_above": held} for held in (4, 8, 16)),
     *({"widening_rows": 256, "moments_programs": (programs,) * 3} for programs in (2, 4)),
 )
+_PLANES: tuple[Changes, ...] = (
+    {},
+    *({"plane_samples": samples} for samples in (4, 16)),
+    *({"plane_programs": programs} for programs in (4, 16)),
+    {"plane_rows": 256, "plane_programs": 4},
+)
+_COLUMNS: tuple[Changes, ...] = (
+    {},
+    *({"column_loads": loads} for loads in (1, 4)),
+    *({"column_programs": (programs,) * 3} for programs in (2, 3, 4)),
+    *({"columns": columns} for columns in (32, 128)),
+)
 _WARPS: tuple[Changes, ...] = (
     {},
     {"resident_warps": ((4, 16), (8, 16), (16, 16))},
     {"resident_warps": ((8, 16), (16, 16))},
     {"resident_warps": ((2, 16), (4, 16), (8, 16), (16, 16))},
 )
+
+
+def _tiles_of(table: str, *tiles: Tile) -> tuple[Changes, ...]:
+    """The default, and each of these tiles for all degrees, on compute capability 9."""
+    changes = [
+        {
+            table: {**getattr(kan_launch.DEFAULT, table), "wgmma": ((kan_launch.LARGEST_DEGREE, tile),)},
+            "name": f"{table} {tile.words}",
+        }
+        for tile in tiles
+    ]
+    return ({}, *({"kan": dataclasses.replace(kan_launch.DEFAULT, **change)} for change in changes))
+
+
+_KAN: dict[str, tuple[Changes, ...]] = {
+    "forward": _tiles_of(
+        "forward",
+        Tile(128, 128, 32, 8, 2), Tile(128, 128, 32, 8, 4), Tile(128, 128, 64, 8, 2), Tile(128, 256, 32, 8, 2),
+        Tile(64, 128, 32, 4, 3), Tile(128, 64, 32, 4, 3),
+    ),
+    "to x": _tiles_of(
+        "to_x",
+        Tile(64, 64, 32, 8, 2), Tile(64, 64, 64, 8, 2), Tile(64, 64, 32, 4, 3), Tile(64, 32, 32, 4, 3),
+        Tile(128, 64, 32, 8, 3),
+    ),
+    "to coef": (
+        *_tiles_of(
+            "to_coef", Tile(64, 128, 32, 8, 2), Tile(64, 64, 32, 8, 3), Tile(64, 64, 32, 4, 3), Tile(64, 64, 64, 8, 2)
+        ),
+        *(
+            {"kan": dataclasses.replace(kan_launch.DEFAULT, rows_of_part=rows, name=f"rows_of_part {rows}")}
+            for rows in (128, 256, 1024)
+        ),
+    ),
+}  # fmt: skip
 
 
 def cases(bench: Bench) -> Iterator[Case]:
@@ -74,6 +124,8 @@ def cases(bench: Bench) -> Iterator[Case]:
         )  # fmt: skip
     yield from best.each("moments d=8", 8 * n, _MOMENTS, lambda: moments(x(), y(), None, 8, MAPPING))
     yield from best.each("resident", 0, _WARPS, *_resident(bench))
+    for part, functions in _kan(bench).items():
+        yield from best.each(f"kan {part}", 0, _KAN[part], *functions)
     for d in (5, 10):
         yield from best.each(
             f"evaluate_backward to x d={d}", 12 * n, _TILES,
@@ -84,6 +136,32 @@ def cases(bench: Bench) -> Iterator[Case]:
         "objective chebyshev d=5", 8 * n, _TILES,
         lambda: objective(x(), y(), coef(5), None, None, MAPPING, "chebyshev", "mse", 0.0),
     )  # fmt: skip
+
+    @functools.cache
+    def of_groups(degree: int, n_groups: int) -> Tensor:
+        return bench.normal(degree + 1, n_groups, seed=2).t()
+
+    for layout, d in ((layout, d) for layout in layouts(bench) for d in (5, 8)):
+        shape = layouts(bench)[layout]
+        yield from best.each(
+            f"activate_backward {layout} d={d}", 12 * n, _COLUMNS if layout == "columns" else _PLANES,
+            lambda d=d, shape=shape: activate_backward(
+                y().view(shape), x().view(shape), of_groups(d, shape[1]),
+                MAPPING, "chebyshev", "linear", want_x=True, want_coef=True,
+            ),
+        )  # fmt: skip
+    # From which length of its runs a channel has programs of its own: 8 to 256 bytes.
+    for inner in (2, 8, 32, 64):
+        size = bench.choose(2, 256) * inner
+        shape = (n // size, size // inner, inner)
+        yield from best.each(
+            f"activate_backward runs of {inner} d=5", 12 * n,
+            ({}, *({"plane_bytes": size} for size in (1, 512))),
+            lambda shape=shape: activate_backward(
+                y().view(shape), x().view(shape), of_groups(5, shape[1]),
+                MAPPING, "chebyshev", "linear", want_x=True, want_coef=True,
+            ),
+        )  # fmt: skip
     weight = functools.cache(lambda: bench.uniform(1, n, seed=3).abs())
     yield from best.each(
         "moments weighted d=5", 12 * n, _MOMENTS, lambda: moments(x(), y(), weight(), 5, MAPPING)
@@ -111,6 +189,26 @@ def _resident(bench: Bench) -> tuple[Callable[[], Any], ...]:
         )  # fmt: skip
 
     return tuple(functools.partial(run, n) for n in bench.choose((40,), (64, 250, 1000, 2000)))
+
+
+def _kan(bench: Bench) -> dict[str, list[Callable[[], Any]]]:
+    """The three products of the KAN layer: 256 to 256, 4096 rows, then 1024 to 1024, 8192 rows; d = 4, bfloat16."""
+    found: dict[str, list[Callable[[], Any]]] = {part: [] for part in _KAN}
+    for width, n_rows in bench.choose(((20, 33),), KAN_SIZES):
+
+        @functools.cache
+        def data(width: int = width, n_rows: int = n_rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            x, grad = (bench.normal(n_rows, width, seed=seed, dtype=torch.bfloat16) for seed in (0, 1))
+            coef = bench.normal(KAN_DEGREE, width, width, seed=2) / width**0.5
+            return grad, x, coef.bfloat16(), bench.normal(width, seed=3, dtype=torch.bfloat16)
+
+        found["forward"].append(lambda data=data: kan(*data()[1:], "chebyshev", "tanh"))
+        for part in ("x", "coef"):
+            wants = {"want_x": part == "x", "want_coef": part == "coef"}
+            found[f"to {part}"].append(
+                lambda data=data, wants=wants: kan_backward(*data()[:3], "chebyshev", "tanh", **wants)
+            )
+    return found
 
 
 def _fullest(bench: Bench) -> Iterator[Case]:
@@ -170,4 +268,5 @@ class _Best:
         if default is None or self._bench.is_warming:
             return {}
         seconds, changes = min(tried, key=lambda pair: pair[0])
-        return {"best": changes or "default", "share_of_default": seconds / default}
+        shown = {field: str(value) for field, value in changes.items()}
+        return {"best": shown or "default", "share_of_default": seconds / default}

@@ -17,7 +17,12 @@ from typing import Any, TypeGuard
 MISSING = "not yet measured"
 FACTS = ("driver", "python", "torch", "triton", "commit", "cpu")
 # Where the first name matches, its share of the copy is to reach the number. Sizes: 2^28 samples of float32.
-GOALS = ((r"objective d=([0-9]|10)", 0.95), (r"moments d=\d+", 0.85))
+GOALS = (
+    (r"objective d=([0-9]|10)", 0.95),
+    (r"moments d=\d+", 0.85),
+    (r"activate_backward \w+ d=[58]", 0.85),
+    (r"activate_backward bfloat16 \w+ d=5", 0.85),
+)
 # Names of results, as bench.gpu writes them, in words. The order is that of the tables and of the picture.
 PASSES = {
     "objective d=1": "loss and gradient, degree 1",
@@ -44,6 +49,20 @@ PASSES = {
     "evaluate_backward to x d=5": "gradient of values to `x`, degree 5",
     "evaluate_backward to x d=10": "gradient of values to `x`, degree 10",
 }
+_LAYOUTS = {
+    "flat": "one polynomial",
+    "columns": "a polynomial for each of the last axis",
+    "planes": "a polynomial for each plane",
+}
+PASSES |= {
+    f"activate_backward {layout} d={degree}": f"both gradients of the activation, degree {degree}, {words}"
+    for layout, words in _LAYOUTS.items()
+    for degree in (5, 8)
+}
+PASSES |= {
+    f"activate and its backward {layout} d=5": f"the activation and its gradients, degree 5, {words}"
+    for layout, words in _LAYOUTS.items()
+}
 TRAINING = {
     "80000 epochs, closed_form": "80000 epochs of SGD, closed form",
     "80000 epochs, moments": "80000 epochs of SGD, from moments",
@@ -59,13 +78,21 @@ SERIES = {
     "a million series of 64, evaluate d=3": "a million series of 64: values, degree 3",
     "a million series of 64, 1000 epochs of Adam": "a million series of 64: 1000 epochs of Adam",
 }
+KAN = {
+    f"kan {name} d=4 {width} to {width}, {rows} rows": f"KAN layer {width} to {width}, degree 4, {rows} rows, {word},"
+    " forward and backward"
+    for width, rows in ((256, 4096), (1024, 8192))
+    for name, word in (("bfloat16", "bfloat16"), ("tf32", "TF32"))
+}
 FITS = {f"fit d=5 n=2^{log}": f"`fit`, degree 5, 2^{log} samples" for log in (16, 20, 24, 27)}
 DTYPES = ("float16", "bfloat16", "float64")
 
 
 def title(name: str) -> str:
     """A result's name in words; names that are not known stay as they are."""
-    known = PASSES | TRAINING | SERIES | FITS
+    known = PASSES | TRAINING | SERIES | KAN | FITS
+    if name in KAN:
+        return KAN[name]
     if size := re.fullmatch(r"objective d=5 (n=2\^\d+)(, the call)?", name):
         samples = size[1].removeprefix("n=")
         return f"loss and gradient, degree 5, {samples} samples{', the call' if size[2] else ''}"
@@ -118,7 +145,8 @@ class Run:
         found: dict[str, dict[str, Any]] = {}
         for run in (self, *self.earlier):
             found = {name: line for name, line in run.times().items() if name not in found} | found
-        known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split())), *SERIES, *TRAINING, *FITS]
+        known = [*PASSES, *(name for name in found if set(DTYPES) & set(name.split()) and name not in KAN)]
+        known += [*SERIES, *TRAINING, *KAN, *FITS]
         return {name: found[name] for name in dict.fromkeys([*known, *found]) if name in found}
 
     def named(self, name: str) -> str:

@@ -18,7 +18,8 @@ from bench.gpu.measuring import Bench, Case
 
 TOOLS = ("memcheck", "racecheck")
 KERNELS = ("_objective_kernel", "_evaluate_kernel", "_evaluate_backward_kernel", "_moments_kernel", "_resident_kernel",
-           "_descent_kernel")  # fmt: skip
+           "_descent_kernel", "activate_planes_kernel", "activate_columns_kernel", "activate_backward_planes_kernel",
+           "activate_backward_columns_kernel", "_kan_kernel", "_kan_to_x_kernel", "_kan_to_coef_kernel")  # fmt: skip
 # Several programs with a ticket, a masked rest, weights; one program without; loops over epochs with several warps.
 LAUNCHES = (
     "float32 n=100003",
@@ -27,6 +28,9 @@ LAUNCHES = (
     "float32 1 series",
     "float32 40 series",
     "descent",
+    "activation float32",
+    "kan bfloat16 1000",
+    "kan float32 1000",
 )
 
 

@@ -19,7 +19,9 @@ from bench.gpu.measuring import DTYPES, Bench, Case
 from polyfit import bases, formula, losses
 from polyfit.bases import AffineMap
 from polyfit.optimizers import SGD, Adam
+from polyfit_kernels.activation import activate, activate_backward
 from polyfit_kernels.evaluate import evaluate, evaluate_backward
+from polyfit_kernels.kan import kan, kan_backward
 from polyfit_kernels.moments import moments
 from polyfit_kernels.objective import objective
 
@@ -27,7 +29,17 @@ from polyfit_kernels.objective import objective
 SIZES = ((1, True), (1000, False), (100_003, True), (10_000_019, False))
 SERIES, LENGTH = 300, 64  # many short series, each with its own coefficients
 # Results in the dtype of the samples. All others are computed and kept in float32 or float64.
-ROUNDED = ("values", "coef", "losses")
+ROUNDED = ("values", "coef", "losses", "grad_x")
+# Elements of the activation, (outer, groups, inner): one polynomial, a channel a column, and planes.
+ELEMENTS = {
+    "one polynomial": (1, 1, 100_003), "1000 columns": (500, 1000, 1), "planes of 7 x 7": (64, 100, 49),
+    "many rows": (20_000, 64, 1), "planes of 56 x 56": (8, 64, 3136),
+}  # fmt: skip
+FEW_ELEMENTS = {"one polynomial": (1, 1, 300), "columns": (40, 5, 1), "planes": (3, 2, 49)}
+# Rows of the batch, inputs, outputs and degree of the KAN layer: odd ones, and those of several programs.
+KAN_SIZES = ((33, 17, 20, 3), (1000, 300, 77, 8), (4099, 256, 256, 4))
+# Its largest errors: each operand of a product is rounded to the dtype, or cut to the 10 bits of TF32.
+OF_KAN = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.float32: 4e-3}
 EPOCHS = 60
 LOOPS = {"descent": ("moments", "mse", SGD(0.05)), "resident": ("resident", "huber", Adam(0.05))}
 Errors = Iterator[tuple[str, float]]
@@ -35,8 +47,11 @@ Errors = Iterator[tuple[str, float]]
 
 def allowed(dtype: torch.dtype, part: str) -> float:
     """The largest relative error: of float64, of float32, or of float32 rounded to a half type."""
+    if part.startswith("kan"):
+        return OF_KAN[dtype]
     if dtype == torch.float64:
         return 1e-12
+    part = part.split(",", maxsplit=1)[0]
     if dtype == torch.float32 or part not in ROUNDED:
         return 2e-5
     # Triton's interpreter cuts the digits beyond bfloat16, where a GPU rounds.
@@ -76,6 +91,15 @@ def cases(bench: Bench) -> Iterator[Case]:
                 functools.partial(_loop, bench, "descent", n_series, n_samples)
             ),
         )
+    for sizes in KAN_SIZES[:1] if bench.is_small else KAN_SIZES:
+        for name, dtype in DTYPES.items():
+            if dtype != torch.float64:
+                n_rows, n_in, n_out, degree = sizes
+                yield _case(
+                    f"kan {name} {n_rows} x {n_in} to {n_out}, d={degree}",
+                    dtype,
+                    functools.partial(_kan, bench, sizes, dtype),
+                )
     for n_samples, is_weighted in SIZES[:2] if bench.is_small else SIZES:
         for name, dtype in DTYPES.items():
             for kernel, errors in (("objective", _objective), ("evaluate", _evaluate), ("moments", _moments)):
@@ -84,6 +108,9 @@ def cases(bench: Bench) -> Iterator[Case]:
                     dtype,
                     functools.partial(errors, bench, (1, n_samples), dtype, is_weighted),
                 )
+    for layout, elements in bench.choose(FEW_ELEMENTS, ELEMENTS).items():
+        for name, dtype in DTYPES.items():
+            yield _case(f"activation {name} {layout}", dtype, functools.partial(_activation, bench, elements, dtype))
     shape = bench.choose((3, 40), (SERIES, LENGTH))
     for name, dtype in DTYPES.items():
         for kernel, errors in (("objective", _objective), ("evaluate", _evaluate), ("moments", _moments)):
@@ -166,6 +193,41 @@ def _evaluate(bench: Bench, shape: tuple[int, int], dtype: torch.dtype, is_weigh
         for part, result, expected in zip(("x", "coef"), found, truth, strict=True):
             if result is not None:
                 yield f"gradient to {part}{ends}", relative_error(result, expected)
+
+
+def _activation(bench: Bench, shape: tuple[int, int, int], dtype: torch.dtype) -> Errors:
+    wide = formula.compute_dtype(dtype)
+    mapping = bases.affine_map((-0.75, 0.5), bases.BASES["chebyshev"], wide)  # a third of the samples is outside
+    x, grad = bench.uniform(*shape, dtype=dtype), bench.normal(*shape, dtype=dtype, seed=1)
+    coef = bench.normal(6, shape[1], dtype=wide, seed=2).t()
+    leaves = [part.double().requires_grad_() for part in (x, coef)]
+    for outside in formula.OUTSIDE:
+        values = formula.polyval(leaves[0], leaves[1], formula.Model("chebyshev", mapping, outside=outside))
+        truth = torch.autograd.grad(values, leaves, grad.double())
+        yield (
+            f"values, {outside}",
+            relative_error(activate(x, coef, mapping, "chebyshev", outside).flatten(), values.flatten()),
+        )
+        found = activate_backward(grad, x, coef, mapping, "chebyshev", outside, want_x=True, want_coef=True)
+        for part, result, expected in zip(("grad_x", "grad_coef"), found, truth, strict=True):
+            assert result is not None
+            yield f"{part}, {outside}", relative_error(result.flatten(), expected.flatten())
+
+
+def _kan(bench: Bench, sizes: tuple[int, int, int, int], dtype: torch.dtype) -> Errors:
+    n_rows, n_in, n_out, degree = sizes
+    x, grad = bench.normal(n_rows, n_in, dtype=dtype), bench.normal(n_rows, n_out, dtype=dtype, seed=1)
+    coef = (bench.normal(degree, n_in, n_out, seed=2) / n_in**0.5).to(dtype)
+    bias = bench.normal(n_out, dtype=dtype, seed=3)
+    leaves = wide_x, wide_coef, wide_bias = tuple(part.double().requires_grad_() for part in (x, coef, bias))
+    values = formula.kan(wide_x, wide_coef, wide_bias, "chebyshev", "tanh")
+    yield "kan", relative_error(kan(x, coef, bias, "chebyshev", "tanh"), values)
+    for ends, factor in (("", grad), (" of the ends", _ends(grad.t()).t())):
+        truth = torch.autograd.grad(values, leaves[:2], factor.double(), retain_graph=True)
+        found = kan_backward(factor, x, coef, "chebyshev", "tanh", want_x=True, want_coef=True)
+        for part, result, expected in zip(("x", "coef"), found, truth, strict=True):
+            assert result is not None
+            yield f"kan, gradient to {part}{ends}", relative_error(result.flatten(), expected.flatten())
 
 
 def _moments(bench: Bench, shape: tuple[int, int], dtype: torch.dtype, is_weighted: bool) -> Errors:

@@ -107,6 +107,15 @@ def next_term(t, term, before, k: tl.constexpr, BASIS: tl.constexpr):
 
 
 @triton.jit
+def next_term_and_slope(t, term, before, slope, slope_before, k: tl.constexpr, BASIS: tl.constexpr):
+    """P_{k+1} and P_{k+1}' from those of P_k and P_{k-1}; what is of k - 1 is not used for k = 0."""
+    value = _plus_slope_of_linear(_times_linear(slope, t, k, BASIS), term, k, BASIS)
+    if k > 0:
+        value = _minus_before(value, slope_before, k, BASIS)
+    return next_term(t, term, before, k, BASIS), value
+
+
+@triton.jit
 def series(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     """The value p(t)."""
     _assert_is_basis(BASIS)
@@ -137,3 +146,55 @@ def series_and_slope(t, coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
         before, slope_before = value, slope
         value, slope = step, slope_step
     return value, slope
+
+
+@triton.jit
+def slope_coefficients(coef, DEGREE: tl.constexpr, BASIS: tl.constexpr):
+    """The coefficients of dp/dt in the same basis, a tuple of DEGREE, for degree 1 upward.
+
+    Those of the power basis and Hermite's follow from P_k' = 2k P_{k-1} or k P_{k-1}. Chebyshev's: T_{k+1}' / (k + 1) -
+    T_{k-1}' / (k - 1) = 2 T_k; Legendre's: P_{k+1}' - P_{k-1}' = (2k + 1) P_k; Laguerre's: L_{k+1}' - L_k' = -L_k
+    (DLMF 18.9).
+    """
+    _assert_is_basis(BASIS)
+    zero = tl.zeros_like(coef[DEGREE])
+    after, second = zero, zero  # of P_{k+1} and P_{k+2}
+    slopes = ()
+    for k in tl.static_range(DEGREE - 1, -1, -1):
+        slope = coef[k + 1]
+        if BASIS == "chebyshev":
+            slope = second + slope * (2.0 * k + 2.0)
+        elif BASIS == "legendre":
+            slope = second + slope
+        elif BASIS == "laguerre":
+            slope = after - slope
+        elif BASIS == "hermite":
+            slope = slope * (2.0 * k + 2.0)
+        else:
+            slope = slope * (1.0 * k + 1.0)
+        second = after
+        after = slope
+        if BASIS == "legendre":
+            slope = slope * (2.0 * k + 1.0)
+        elif BASIS == "chebyshev" and k == 0:
+            slope = slope * 0.5
+        slopes = (slope,) + slopes  # noqa: RUF005 - Triton unpacks no tuple here
+    return slopes
+
+
+@triton.jit
+def slopes_of_terms(t, DEGREE: tl.constexpr, BASIS: tl.constexpr):
+    """The slopes P_0'(t) .. P_DEGREE'(t)."""
+    _assert_is_basis(BASIS)
+    term, slope = tl.zeros_like(t) + 1.0, tl.zeros_like(t)
+    before, slope_before = tl.zeros_like(t), tl.zeros_like(t)
+    slopes = (slope,)
+    for k in tl.static_range(DEGREE):
+        slope_after = _plus_slope_of_linear(_times_linear(slope, t, k, BASIS), term, k, BASIS)
+        if k > 0:
+            slope_after = _minus_before(slope_after, slope_before, k, BASIS)
+        after = next_term(t, term, before, k, BASIS)
+        before, slope_before = term, slope
+        term, slope = after, slope_after
+        slopes += (slope,)
+    return slopes

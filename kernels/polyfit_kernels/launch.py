@@ -18,10 +18,14 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from polyfit_kernels import kan_launch
+
 LOAD_BYTES = 16  # one thread loads so many at once: a 128-bit load
 NVIDIA_WARP = 32
 REGISTERS = 65536  # of a multiprocessor on NVIDIA GPUs
 REGISTERS_PER_THREAD = 255  # at most, on NVIDIA GPUs
+# Sums of other programs that a thread of columns reads at once, in each of 4 loads.
+COLUMN_SUMS_OF_A_THREAD = 8
 # Center, scale and shift for a kernel without a domain. The kernel does not use them.
 IDENTITY = (0.0, 1.0, 0.0)
 
@@ -80,12 +84,28 @@ class Policy:
             0.85 and 0.84 (moments); with a program for each series 0.28, 0.28 and 0.26.
         series_loads: loads of a thread for each operand of such a series, at most. All are done before the first is
             used. With 1, moments have 0.82 of the copy instead of 0.85.
+        plane_bytes: runs of so many bytes of one channel get programs of `planes`, shorter ones those of `columns`. To
+            be measured, as all numbers of the activation.
+        plane_rows: the most rows of a tile of planes. With 256 rows ptxas spills 2 registers at degree 8 in bfloat16
+            on sm_80, to fit a third program.
+        plane_samples: samples of float32 that a thread of planes loads at once; half as many of float64.
+        plane_programs: programs of planes for each multiprocessor. 8 of 128 threads fit with 64 registers.
+        columns: the most columns of a tile of `columns`. 64 of float32 are 256 contiguous bytes.
+        column_elements: pairs of a degree and the columns of a thread up to it; 1 above. Half of them in float64. Each
+            has its own coefficients and sums: with 8, a thread takes 255 registers at degree 8.
+        column_loads: loads of a thread of columns for each operand. All are done before the first is used.
+        column_programs: programs of columns for each multiprocessor, up to degree 5, up to 10, and above. A thread of a
+            backward pass is given the registers with which so many fit: 128, 170 and 255. Left to itself, ptxas spilled
+            2 at degree 5 on sm_100 to get to 96.
+        column_part: programs of columns whose sums one program adds up, where there are more than twice as many. Those
+            of 64 channels at degree 5 are 4 KiB.
         resident_columns: the numbers of samples that a thread of resident may hold. There is a kernel for each, so that
             few columns are masked.
         resident_warps: pairs of the warps of a resident program and the most samples that its threads hold. The first
             pair that fits is taken. One warp needs no barrier. 4 warps are one for each scheduler of a multiprocessor:
             more would only add shuffles to the reduction of an epoch. With 64 and 250 samples one warp takes 0.8 of the
             time of 4; with 2000, 8 warps take as long as 4.
+        kan: tiles of the products of kan.
     """
 
     rows: int = 256
@@ -103,8 +123,18 @@ class Policy:
     moments_programs: tuple[int, int, int] = (4, 3, 2)
     series_samples: int = 8
     series_loads: int = 4
+    plane_bytes: int = 128
+    plane_rows: int = 128
+    plane_samples: int = 8
+    plane_programs: int = 8
+    columns: int = 64
+    column_elements: tuple[tuple[int, int], ...] = ((12, 4), (24, 2))
+    column_loads: int = 2
+    column_programs: tuple[int, int, int] = (4, 3, 2)
+    column_part: int = 32
     resident_columns: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16)
     resident_warps: tuple[tuple[int, int], ...] = ((1, 8), (4, 16), (8, 16), (16, 16))
+    kan: kan_launch.KanPolicy = kan_launch.DEFAULT
 
 
 DEFAULT = Policy()
@@ -263,6 +293,137 @@ def choose_moments(
     wave = max(1, n_processors * policy.moments_programs[(degree > 7) + (degree > 10)] // max(n_series, 1))
     programs = 1 if warp_size > NVIDIA_WARP and 3 * degree + 3 > warp_size else max(1, min(tiles, wave))
     return LaunchConfig(rows, columns, rows // warp_size, programs, groups)
+
+
+# --- the activation ---
+
+
+@functools.lru_cache
+def choose_planes(
+    n_samples: int,
+    n_groups: int,
+    vector: int,
+    itemsize: int,
+    n_processors: int,
+    warp_size: int,
+    n_sums: int,
+    *,
+    policy: Policy = DEFAULT,
+) -> LaunchConfig:
+    """The cut of the activation on large planes: programs take a part of the samples of one channel each.
+
+    Args:
+        n_samples: samples of a channel.
+        n_groups: channels of the launch.
+        vector: samples that a thread loads at once.
+        itemsize: bytes of an element.
+        n_processors: multiprocessors of the device.
+        warp_size: threads of a warp.
+        n_sums: sums over samples that a channel has.
+        policy: the numbers to cut by.
+    """
+    vectors = max(1, _ceil_div(n_samples, vector))
+    held = max(1, policy.plane_samples // (2 if itemsize == 8 else 1) // vector)
+    rows = min(policy.plane_rows, max(warp_size, _next_power_of_2(_ceil_div(vectors, held))))
+    groups = min(held, _next_power_of_2(_ceil_div(vectors, rows)))
+    tiles = _ceil_div(vectors, groups * rows)
+    wave = max(1, n_processors * policy.plane_programs // max(n_groups, 1))
+    waves = max(1, _ceil_div(_ceil_div(tiles * groups, policy.longest_run), wave))
+    programs = 1 if warp_size > NVIDIA_WARP and n_sums > warp_size else max(1, min(tiles, waves * wave))
+    return LaunchConfig(rows, vector, rows // warp_size, programs, groups)
+
+
+def registers_of_planes(itemsize: int, n_sums: int, warp_size: int) -> int | None:
+    """The most registers of a thread in the backward pass of planes, or None for the choice of the compiler.
+
+    Left to itself, ptxas spilled 3 of float64 at degree 5 on sm_80 to get to 80.
+    """
+    if itemsize < 8 or warp_size > NVIDIA_WARP:
+        return None
+    return 128 if n_sums <= 9 else REGISTERS_PER_THREAD
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """How the activation on small planes is cut.
+
+    Attributes:
+        rows: rows of a group of a tile.
+        columns: columns of a tile.
+        elements: columns of a thread, which are neighbours.
+        inner: samples of a run of a channel, padded to a power of 2.
+        num_warps: warps of a program.
+        groups: loads of a thread for one tile.
+        programs: programs of a block of channels. Program p takes the tiles p, p + programs, ... of its rows.
+        part: programs whose sums one of them adds up; 0 if the last program adds up all.
+        registers: the most registers of a thread of the backward pass, or None for the choice of the compiler.
+    """
+
+    rows: int
+    columns: int
+    elements: int
+    inner: int
+    num_warps: int
+    groups: int
+    programs: int
+    part: int
+    registers: int | None
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block."""
+        return self.columns // self.inner
+
+    @property
+    def parts(self) -> int:
+        """Parts of the programs of a block; 0 for none."""
+        return _ceil_div(self.programs, self.part) if self.part else 0
+
+
+@functools.lru_cache
+def choose_columns(
+    n_rows: int,
+    n_groups: int,
+    inner: int,
+    itemsize: int,
+    n_processors: int,
+    warp_size: int,
+    degree: int,
+    *,
+    policy: Policy = DEFAULT,
+) -> ColumnsConfig:
+    """The cut of the activation on small planes: programs take some neighbouring channels and a part of the rows.
+
+    A column of a thread has one sum for `Policy.longest_run` tiles of 4 rows at most, in float32. A program whose sums
+    are stored by several waves of 64 threads could not pass them on (`sums.store_totals`): there it has one.
+
+    Args:
+        n_rows: of x, which is (outer, groups, inner).
+        n_groups: channels of the launch.
+        inner: samples of a run of a channel.
+        itemsize: bytes of an element.
+        n_processors: multiprocessors of the device.
+        warp_size: threads of a warp.
+        degree: of the polynomial.
+        policy: the numbers to cut by.
+    """
+    held = next((elements for most, elements in policy.column_elements if degree <= most), 1)
+    held = max(1, held // 2) if itemsize == 8 else held
+    padded = _next_power_of_2(inner)
+    columns = max(padded, min(policy.columns, _next_power_of_2(n_groups * padded)))
+    threads = 4 * NVIDIA_WARP if warp_size == NVIDIA_WARP else warp_size
+    rows = min(max(1, threads * held // columns), _next_power_of_2(max(n_rows, 1)))
+    num_warps = max(1, min(threads, rows * columns // held) // warp_size)
+    groups = policy.column_loads if n_rows >= policy.column_loads * rows else 1
+    tiles = max(1, _ceil_div(n_rows, groups * rows))
+    blocks = max(1, _ceil_div(n_groups * padded, columns))
+    resident = policy.column_programs[(degree > 5) + (degree > 10)]
+    wave = max(1, n_processors * resident // blocks)
+    waves = max(1, _ceil_div(_ceil_div(tiles * groups, 4 * policy.longest_run), wave))
+    programs = min(tiles, waves * wave)
+    part = policy.column_part if programs > 2 * policy.column_part else 0
+    registers = min(REGISTERS_PER_THREAD, REGISTERS // (resident * threads)) if warp_size == NVIDIA_WARP else None
+    return ColumnsConfig(rows, columns, held, padded, num_warps, groups, programs, part, registers)
 
 
 def series_per_launch(n_series: int, n_samples: int, itemsize: int, *, shared: bool, policy: Policy = DEFAULT) -> int:

@@ -28,6 +28,16 @@ def compute_capability(device: torch.device) -> int:
     return torch.cuda.get_device_capability(device)[0] if is_nvidia else 0
 
 
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program can have on the device; 227 KiB for CPU tensors (the interpreter)."""
+    if device.type == "cpu":
+        return 227 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    names = ("shared_memory_per_block_optin", "shared_memory_per_block")
+    return max(getattr(properties, name, 48 * 1024) for name in names)
+
+
 def compute_dtypes(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
     """The dtype that tensors of `dtype` are computed in, for torch and for Triton."""
     return (torch.float64, tl.float64) if dtype == torch.float64 else (torch.float32, tl.float32)

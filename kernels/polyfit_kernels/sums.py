@@ -96,31 +96,37 @@ def add_moments(
 
 
 @triton.jit
-def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr, SERIES: tl.constexpr = 1):
-    """COUNT accumulators, each summed over its rows: one float64 tensor of `width(COUNT)`, padded with zeros.
-
-    With several SERIES, [SERIES, width(COUNT)]: the sums over the rows of each.
-    """
+def joined(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr):
+    """COUNT accumulators as one float64 tensor with LEVELS more axes of size 2, padded with zeros to `width(COUNT)`."""
     padded = ()
     for i in tl.static_range(1 << LEVELS):
         if i < COUNT:
             padded += (sums[i].to(tl.float64),)
         else:
-            padded += (tl.zeros((ROWS,), tl.float64),)
+            padded += (tl.zeros(sums[0].shape, tl.float64),)
     # Joining i with i + half at each level keeps the order of the accumulators when the new axes are flattened.
     for level in tl.static_range(LEVELS):
-        joined = ()
+        pairs = ()
         for i in tl.static_range(1 << (LEVELS - 1 - level)):
-            joined += (tl.join(padded[i], padded[i + (1 << (LEVELS - 1 - level))]),)
-        padded = joined
-    if SERIES == 1:
-        return tl.sum(tl.reshape(padded[0], (ROWS, 1 << LEVELS)), axis=0)
-    else:
-        return tl.sum(tl.reshape(padded[0], (SERIES, ROWS // SERIES, 1 << LEVELS)), axis=1)
+            pairs += (tl.join(padded[i], padded[i + (1 << (LEVELS - 1 - level))]),)
+        padded = pairs
+    return padded[0]
 
 
 @triton.jit
-def _over_programs(partial_ptr, programs, WIDTH: tl.constexpr, ROWS: tl.constexpr):
+def _over_rows(sums, COUNT: tl.constexpr, LEVELS: tl.constexpr, ROWS: tl.constexpr, SERIES: tl.constexpr = 1):
+    """COUNT accumulators, each summed over its rows: one float64 tensor of `width(COUNT)`, padded with zeros.
+
+    With several SERIES, [SERIES, width(COUNT)]: the sums over the rows of each.
+    """
+    if SERIES == 1:
+        return tl.sum(tl.reshape(joined(sums, COUNT, LEVELS), (ROWS, 1 << LEVELS)), axis=0)
+    else:
+        return tl.sum(tl.reshape(joined(sums, COUNT, LEVELS), (SERIES, ROWS // SERIES, 1 << LEVELS)), axis=1)
+
+
+@triton.jit
+def over_programs(partial_ptr, programs, WIDTH: tl.constexpr, ROWS: tl.constexpr):
     """Add up the sums (programs, WIDTH) of one series, in an order that depends on the number of programs only.
 
     The sums are read as one flat array in chunks of whole rows: a thread stays in its column and needs one accumulator.
@@ -188,7 +194,7 @@ def store_totals(
         tl.store(partial_ptr + program * WIDTH + index, totals)
         tl.debug_barrier()
         if tl.atomic_add(ticket_ptr, 1, sem="acq_rel", scope="gpu") == programs - 1:
-            totals = _over_programs(partial_ptr, programs, WIDTH, ROWS)
+            totals = over_programs(partial_ptr, programs, WIDTH, ROWS)
             tl.store(out_ptr + index, totals, mask=index < COUNT)
             tl.store(ticket_ptr, 0)  # for the next launch on this stream, which starts when this one has ended
 

@@ -17,8 +17,10 @@ from polyfit.backends.results import LossSums, MomentSums, Wants
 from polyfit.bases import CHEBYSHEV, affine_map
 from polyfit.formula import Model, compute_dtype
 from polyfit.losses import MSE, within
-from polyfit_kernels import launch
+from polyfit_kernels import kan_launch, launch
 
+# The largest degree of a layer that the kernels of kan are compiled for.
+LARGEST_KAN_DEGREE = kan_launch.LARGEST_DEGREE
 # The largest degree whose descent on the quadratic runs in a kernel.
 LARGEST_DESCENT_DEGREE = launch.LARGEST_DESCENT_DEGREE
 # The most samples of a series that the kernel `resident` can hold.
@@ -67,6 +69,44 @@ def evaluate_backward(
 
     with _on(x.device):
         return launch_backward(grad, x, coef, model.affine_map, model.basis, want_x=wants.x, want_coef=wants.coef)
+
+
+def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """Values for x (outer, groups, inner) contiguous and coef (groups, degree + 1), like x."""
+    from polyfit_kernels.activation import activate as launch_activate
+
+    with _on(x.device):
+        return launch_activate(x, coef, model.affine_map, model.basis, model.outside)
+
+
+def activate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to x (like x) and to coef (float64) of sum(grad * activate(x)), for grad like x and contiguous."""
+    from polyfit_kernels.activation import activate_backward as launch_backward
+
+    with _on(x.device):
+        return launch_backward(
+            grad, x, coef, model.affine_map, model.basis, model.outside, want_x=wants.x, want_coef=wants.coef
+        )
+
+
+def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
+    """The layer of polynomials on edges, see `polyfit.backends.operators.kan`. float32 is multiplied as TF32."""
+    from polyfit_kernels.kan import kan as launch_kan
+
+    with _on(x.device):
+        return launch_kan(x, coef, bias, basis, squash)
+
+
+def kan_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients to x, in its dtype, and to coef, in float32, of sum(grad * y)."""
+    from polyfit_kernels.kan import kan_backward as launch_backward
+
+    with _on(x.device):
+        return launch_backward(grad, x, coef, basis, squash, want_x=wants.x, want_coef=wants.coef)
 
 
 def moments(

@@ -42,6 +42,14 @@ class RecurrenceStep(NamedTuple):
     c: Fraction
 
 
+class SlopeStep(NamedTuple):
+    """One step of the derivatives, ``P_{k+1}' = value P_k + slope P_k' + before P_{k-1}'``, in exact numbers."""
+
+    value: Fraction
+    slope: Fraction
+    before: Fraction
+
+
 @dataclass(frozen=True)
 class Basis:
     """A family of polynomials.
@@ -52,6 +60,8 @@ class Basis:
         numpy_class: the class of numpy.polynomial.
         window: the interval onto which numpy.polynomial maps a domain.
         recurrence: the step from P_k to P_{k+1}, for a k.
+        slope: the step to P_{k+1}', for k >= 1. It takes one or two operations an element, where the derivative of the
+            recurrence takes three.
     """
 
     name: str
@@ -59,6 +69,7 @@ class Basis:
     numpy_class: str
     window: tuple[float, float]
     recurrence: Callable[[int], RecurrenceStep]
+    slope: Callable[[int], SlopeStep]
 
     def steps(self, degree: int) -> tuple[tuple[float, float, float], ...]:
         """The ``degree`` steps up to P_degree, rounded to float64."""
@@ -107,14 +118,22 @@ def _laguerre(k: int) -> RecurrenceStep:
     return _step(Fraction(-1, k + 1), Fraction(2 * k + 1, k + 1), Fraction(k, k + 1))
 
 
-# Recurrences: DLMF 18.9 (https://dlmf.nist.gov/18.9).
+def _slope(value: int, slope: int = 0, before: int | Fraction = 0) -> SlopeStep:
+    return SlopeStep(Fraction(value), Fraction(slope), Fraction(before))
+
+
+def _chebyshev_slope(k: int) -> SlopeStep:
+    return _slope(2 * (k + 1), 0, Fraction(k + 1, k - 1) if k > 1 else 1)  # P_0' = 0: any factor of it is right
+
+
+# Recurrences and their derivatives: DLMF 18.9 (https://dlmf.nist.gov/18.9).
 _ALL = (
-    Basis("power", "", "Polynomial", (-1.0, 1.0), lambda k: _step(1)),
-    Basis("chebyshev", "T", "Chebyshev", (-1.0, 1.0), lambda k: _step(2, 0, 1) if k else _step(1)),
-    Basis("legendre", "P", "Legendre", (-1.0, 1.0), _legendre),
-    Basis("hermite", "H", "Hermite", (-1.0, 1.0), lambda k: _step(2, 0, 2 * k)),
-    Basis("hermite_e", "He", "HermiteE", (-1.0, 1.0), lambda k: _step(1, 0, k)),
-    Basis("laguerre", "L", "Laguerre", (0.0, 1.0), _laguerre),
+    Basis("power", "", "Polynomial", (-1.0, 1.0), lambda k: _step(1), lambda k: _slope(k + 1)),
+    Basis("chebyshev", "T", "Chebyshev", (-1.0, 1.0), lambda k: _step(2, 0, 1) if k else _step(1), _chebyshev_slope),
+    Basis("legendre", "P", "Legendre", (-1.0, 1.0), _legendre, lambda k: _slope(2 * k + 1, 0, 1)),
+    Basis("hermite", "H", "Hermite", (-1.0, 1.0), lambda k: _step(2, 0, 2 * k), lambda k: _slope(2 * (k + 1))),
+    Basis("hermite_e", "He", "HermiteE", (-1.0, 1.0), lambda k: _step(1, 0, k), lambda k: _slope(k + 1)),
+    Basis("laguerre", "L", "Laguerre", (0.0, 1.0), _laguerre, lambda k: _slope(-1, 1)),
 )
 # The registry: bases by name.
 BASES = {basis.name: basis for basis in _ALL}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -28,8 +29,10 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
+import polyfit_kernels.activation
 import polyfit_kernels.descent
 import polyfit_kernels.evaluate
+import polyfit_kernels.kan
 import polyfit_kernels.moments
 import polyfit_kernels.objective
 import polyfit_kernels.resident
@@ -40,11 +43,15 @@ from polyfit_kernels import launch, rules
 
 @dataclass(frozen=True)
 class Device:
-    """A device to compile for: target of the compiler, multiprocessors, threads in a warp."""
+    """A device to compile for: target of the compiler, multiprocessors, threads in a warp, shared memory of a program.
+
+    The last as in the tables of the CUDA C++ Programming Guide, and of AMD's CDNA 3 ISA.
+    """
 
     target: GPUTarget
     processors: int
     warp: int
+    shared: int
 
     @property
     def capability(self) -> int:
@@ -53,10 +60,10 @@ class Device:
 
 
 DEVICES = {
-    "sm_80": Device(GPUTarget("cuda", 80, 32), 108, 32),
-    "sm_90": Device(GPUTarget("cuda", 90, 32), 132, 32),
-    "sm_100": Device(GPUTarget("cuda", 100, 32), 148, 32),
-    "gfx942": Device(GPUTarget("hip", "gfx942", 64), 304, 64),
+    "sm_80": Device(GPUTarget("cuda", 80, 32), 108, 32, 163 * 1024),
+    "sm_90": Device(GPUTarget("cuda", 90, 32), 132, 32, 227 * 1024),
+    "sm_100": Device(GPUTarget("cuda", 100, 32), 148, 32, 227 * 1024),
+    "gfx942": Device(GPUTarget("hip", "gfx942", 64), 304, 64, 64 * 1024),
 }
 
 
@@ -95,6 +102,10 @@ class Code:
         events: what happens to memory, a letter each, in the order of the code: a load or a store of global memory (L,
             S), a barrier (B), a fence that releases (R), an atomic (A), the invalidation of caches that acquires (I).
         loops: the innermost ones, in the order of the code.
+        matrix: instructions that multiply matrices.
+        traps: instructions of Triton that end the program with an error. (ptxas adds some of its own on sm_100.)
+        shared: bytes of shared memory of a program.
+        most_shared: bytes that a program can have.
     """
 
     registers: int
@@ -105,6 +116,10 @@ class Code:
     atomics: tuple[str, ...]
     events: str
     loops: tuple[Loop, ...]
+    matrix: int = 0
+    traps: int = 0
+    shared: int = 0
+    most_shared: int = 0
 
     @property
     def loop(self) -> Loop:
@@ -142,7 +157,15 @@ LAUNCHERS = {
     "objective": (polyfit_kernels.objective, "_objective_kernel", "objective"),
     "evaluate": (polyfit_kernels.evaluate, "_evaluate_kernel", "evaluate"),
     "evaluate_backward": (polyfit_kernels.evaluate, "_evaluate_backward_kernel", "evaluate_backward"),
+    **{
+        f"{launcher} {layout}": (polyfit_kernels.activation, f"{launcher}_{layout}_kernel", launcher)
+        for launcher in ("activate", "activate_backward")
+        for layout in ("planes", "columns")
+    },
     "moments": (polyfit_kernels.moments, "_moments_kernel", "moments"),
+    "kan": (polyfit_kernels.kan, "_kan_kernel", "kan"),
+    "kan to x": (polyfit_kernels.kan, "_kan_to_x_kernel", "kan_backward"),
+    "kan to coef": (polyfit_kernels.kan, "_kan_to_coef_kernel", "kan_backward"),
     "resident": (polyfit_kernels.resident, "_resident_kernel", "resident"),
     "descent": (polyfit_kernels.descent, "_descent_kernel", "descent"),
 }
@@ -152,7 +175,11 @@ LAUNCHERS = {
 def on_device(module: Any, device: Device) -> Iterator[None]:
     """The launchers of a module take CPU tensors for tensors on that device."""
     with contextlib.ExitStack() as stack:
-        values = {"processors_and_warp": (device.processors, device.warp), "compute_capability": device.capability}
+        values = {
+            "processors_and_warp": (device.processors, device.warp),
+            "compute_capability": device.capability,
+            "shared_memory": device.shared,
+        }
         for name in values.keys() & vars(module).keys():
             stack.enter_context(mock.patch.object(module, name, return_value=values[name]))
         yield
@@ -246,6 +273,7 @@ class _Language:
     float32: str
     widening: str
     shuffle: str
+    matrix: str
 
 
 _SASS = _Language(
@@ -266,6 +294,7 @@ _SASS = _Language(
     float32=r"F(?:FMA|ADD|MUL)2?\b",
     widening=r"F2F\.F64\.F32\b",
     shuffle=r"SHFL\b",
+    matrix=r"(?:HMMA|HGMMA|UTC\w*MMA)\b",
 )
 _AMDGCN = _Language(
     instruction=r"^\t([a-z]\w+)",
@@ -285,6 +314,7 @@ _AMDGCN = _Language(
     float32=r"v_(?:pk_)?(?:fma|fmac|add|sub|subrev|mul)_f32",
     widening=r"v_cvt_f64_f32",
     shuffle=r"v_\w+_dpp\b|v_readlane_b32\b|v_permlane|ds_(?:swizzle|b?permute)",
+    matrix=r"v_mfma_",
 )
 
 
@@ -370,11 +400,19 @@ def _read(assembly: str, language: _Language, registers: int, spills: int) -> Co
         tuple(name for name in names if re.match(language.events["A"], name)),
         events,
         tuple(_read_loop(loop, language) for loop in _innermost_loops(lines, language)),
+        _count(language.matrix, names),
     )
 
 
 def inspect(compiled: Any, device: Device) -> Code:
-    """Registers, spills, loads, stores, barriers and innermost loops of a compiled kernel."""
+    """What the machine code of a compiled kernel shows."""
+    assembly = compiled.asm["ptx" if device.target.backend == "cuda" else "amdgcn"]
+    traps = len(re.findall(r"^\s*(?:@\S+\s+)?(?:s_)?trap\b", assembly, re.MULTILINE))
+    shared = {"shared": compiled.metadata.shared, "most_shared": device.shared}
+    return dataclasses.replace(_inspect_code(compiled, device), traps=traps, **shared)
+
+
+def _inspect_code(compiled: Any, device: Device) -> Code:
     if device.target.backend == "hip":
         assembly = compiled.asm["amdgcn"]
         found = {key: re.search(rf"\.{key}:\s*(\d+)", assembly) for key in ("vgpr_count", "vgpr_spill_count")}
@@ -484,6 +522,98 @@ class Variant:
             and not re.search("S[^SA]*B[^SA]*RAI[^LS]*B[^LS]*L", code.events),
         }
         return [fault for fault, is_found in found.items() if is_found]
+
+
+@dataclass(frozen=True)
+class Activation(Variant):
+    """One launch of the activation to compile; `reads` and `writes` are those of the loop over the data.
+
+    Attributes:
+        shape: of x, (outer, groups, inner).
+        outside: its continuation.
+        tickets: kinds of tickets that a program may draw: of its part, and of all parts.
+    """
+
+    shape: tuple[int, int, int] = (4096, 1024, 1)
+    basis: str = "chebyshev"
+    outside: str = "linear"
+    domain: bool = True
+    want_x: bool = True
+    tickets: int = 1
+
+    @property
+    def atomics(self) -> int:
+        """One for each kind of ticket."""
+        return self.tickets if self.launcher.startswith("activate_backward") and self.want_coef else 0
+
+    @property
+    def barriers(self) -> int:
+        """At most so many, all behind the loop over the data.
+
+        Of planes as in other kernels. Sums of columns cross shared memory in at most 4 parts, with 2 barriers each, and
+        2 more where they become rows of the results; runs of a channel are added up by a second reduction. Around each
+        ticket 2, and 3 to add up what it waited for.
+        """
+        if not self.atomics:
+            return 0 if "backward" not in self.launcher or not self.want_coef else 9
+        if "planes" in self.launcher:
+            return super().barriers
+        if IN_PASSES:
+            return 1000  # behind the loop; not derived
+        return 10 + 5 * self.tickets + (8 if self.shape[2] > 1 else 0)
+
+    @property
+    def _sums(self) -> int:
+        return self.degree + 1
+
+    @property
+    def _warps(self) -> int:
+        return 4
+
+    def record(self, device: Device) -> Recorder:
+        """What the launcher launches on the device."""
+        x, grad = (torch.empty(self.shape, dtype=self.dtype) for _ in range(2))
+        wide = torch.float64 if self.dtype == torch.float64 else torch.float32
+        coef = torch.empty(self.degree + 1, self.shape[1], dtype=wide).t()  # as parameters of a layer lie
+        model = (coef, (0.5, 2.0, 0.25) if self.domain else None, self.basis, self.outside)
+        if "backward" not in self.launcher:
+            return record(self.launcher, device, x, *model)
+        wants = {"want_coef": self.want_coef, "want_x": self.want_x}
+        return record(self.launcher, device, grad, x, *model, **wants)
+
+    def faults(self, code: Code) -> list[str]:
+        """What the code shows that it must not, registers aside."""
+        loop = self.data_loop(code)
+        n_reads = loop.events.count("L")
+        found = {
+            f"{code.spills} spills": code.spills > 0,
+            f"{loop.wide_loads} wide loads in the loop over the data": loop.wide_loads < self.reads,
+            f"{code.wide_stores} wide stores": code.wide_stores < self.writes,
+            f"{code.barriers} barriers": code.barriers > self.barriers,
+            f"{loop.events} in the loop over the data": not re.fullmatch("L+S*", loop.events)
+            or (self.reads > 0 and n_reads != loop.wide_loads),
+            f"{loop.shuffles} shuffles in the loop over the data": loop.shuffles > 0,
+            f"atomics {code.atomics}": not self._tickets_are_right(code)
+            or any(re.search(r"[Ff](?:16|32|64)", name) for name in code.atomics),
+        }
+        return [fault for fault, is_found in found.items() if is_found]
+
+    def _tickets_are_right(self, code: Code) -> bool:
+        """Whether each draw has what it needs around it, as in other kernels; a program of one wave has no barriers.
+
+        gfx942 has more processors: parts of programs begin with fewer rows.
+        """
+        if self.atomics == 0:
+            return not code.atomics
+        barrier = "B" if code.barriers else "B?"
+        draws = re.findall(f"S[^SA]*{barrier}[^SA]*RAI[^LS]*{barrier}[^LS]*L", code.events)
+        return self.atomics <= len(code.atomics) <= 2 and len(draws) == len(code.atomics)
+
+    def data_loop(self, code: Code) -> Loop:
+        """The loop over the data: the first that loads and, if a number is stored for each element, stores."""
+        stores = self.want_x or "backward" not in self.launcher
+        found = (loop for loop in code.loops if "L" in loop.events and (not stores or "S" in loop.events))
+        return next(found, Loop("", 0, 0, 0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -635,6 +765,48 @@ class Descent(Epochs):
         return record("descent", device, *quadratics, *self.state(torch.float64), *rule, *self.records(torch.float64))
 
 
+@dataclass(frozen=True)
+class Product:
+    """One launch of `kan` to compile, and what its code must show.
+
+    Attributes:
+        launcher: which of the three.
+        degree: of the polynomials.
+        shape: rows of the batch, inputs and outputs.
+        dtype: of all operands.
+        basis: of the polynomials.
+        squash: of the inputs.
+    """
+
+    launcher: str
+    degree: int
+    shape: tuple[int, int, int] = (4096, 1024, 1024)
+    dtype: torch.dtype = torch.bfloat16
+    basis: str = "chebyshev"
+    squash: str | None = "tanh"
+
+    def record(self, device: Device) -> Recorder:
+        """What the launcher launches on the device."""
+        n_rows, n_in, n_out = self.shape
+        x, grad, bias = (torch.empty(size, dtype=self.dtype) for size in ((n_rows, n_in), (n_rows, n_out), n_out))
+        coef = torch.empty(self.degree, n_in, n_out, dtype=self.dtype)
+        if self.launcher == "kan":
+            return record("kan", device, x, coef, bias, self.basis, self.squash)
+        wants = {"want_x": self.launcher == "kan to x", "want_coef": self.launcher == "kan to coef"}
+        return record(self.launcher, device, grad, x, coef, self.basis, self.squash, **wants)
+
+    def faults(self, code: Code) -> list[str]:
+        """What the code shows that it must not, registers aside."""
+        found = {
+            f"{code.spills} spills": code.spills > 0,
+            f"{code.matrix} products of matrices": code.matrix < self.degree,
+            f"{code.traps} traps": code.traps > 0,
+            f"{code.shared} bytes of shared memory, of {code.most_shared}": code.shared > code.most_shared,
+            f"atomics {code.atomics}": len(code.atomics) > 0,
+        }
+        return [fault for fault, is_found in found.items() if is_found]
+
+
 DEGREES = (1, 5, 10, 20)
 # What the kernels must compile is what the registries hold: nothing that is added there escapes the gate.
 BASES = tuple(bases.BASES)
@@ -701,6 +873,47 @@ VARIANTS = {
     "moments d=5, batch": Variant("moments", 5, 8, n_series=8, n_samples=1 << 12, domain=True),
     "moments d=3, short series": _short("moments", 3, 4, domain=True),
 }
+
+
+def _activations() -> dict[str, Variant]:
+    """Layouts with degrees and dtypes; each basis and continuation with both kernels; what is rare, once."""
+    shapes = {"columns": (4096, 1024, 1), "planes": (32, 64, 3136), "flat": (1, 1, (1 << 20) + 3)}
+    launchers = {"columns": "columns", "planes": "planes", "flat": "planes"}
+    found: dict[str, Variant] = {}
+
+    def add(layout: str, degree: int, note: str = "", reads: int = 4, writes: int = 2, **options: Any) -> None:
+        options = {"shape": shapes[layout]} | options
+        launcher = f"activate_backward {launchers[layout]}"
+        name = ", ".join(filter(None, [f"activate_backward d={degree}", layout, note]))
+        found[name] = Activation(launcher, degree, reads, writes, **options)
+
+    for layout, degree in itertools.product(shapes, (5, 8)):
+        add(layout, degree)
+        # 4 columns of a half type are 64 bits.
+        of_halves = (0, 0) if layout == "columns" else (2, 1)
+        add(layout, degree, "bfloat16", *of_halves, dtype=torch.bfloat16)
+    for layout, degree in itertools.product(("columns", "planes"), (1, 20)):
+        add(layout, degree, reads=0 if (layout, degree) == ("columns", 20) else 4, writes=0)
+    for layout in ("columns", "planes"):
+        add(layout, 5, "float64", dtype=torch.float64)
+        add(layout, 5, "gradient to x alone", want_coef=False)
+        add(layout, 5, "gradient to coef alone", writes=0, want_x=False)
+        for basis, outside in (("legendre", "clamp"), ("hermite", "linear"), ("laguerre", "linear")):
+            add(layout, 8, f"{basis}, {outside}", basis=basis, outside=outside)
+        add(layout, 5, "power, extend", basis="power", outside="extend", domain=False)
+        add(layout, 5, "hermite_e, clamp", basis="hermite_e", outside="clamp")
+    add("columns", 5, "1000 channels", shape=(4096, 1000, 1))
+    for degree in (5, 8):
+        add("columns", degree, "many rows", shape=(1 << 20, 64, 1), tickets=2)
+    add("columns", 5, "runs of 4", shape=(4096, 256, 4))
+    add("planes", 5, "14 x 14", shape=(64, 256, 196))
+    add("planes", 5, "7 x 7", 0, 0, shape=(1024, 64, 49))
+    for layout, shape in shapes.items():
+        found[f"activate d=5, {layout}"] = Activation(f"activate {launchers[layout]}", 5, 2, 2, shape=shape)
+    return found
+
+
+VARIANTS |= _activations()
 _MANY_STATES = "rmsprop_centered_momentum"  # the rule that remembers most
 
 
@@ -731,7 +944,34 @@ LOOPS: dict[str, Resident | Descent] = {
     **{f"descent d={d}, {r}": Descent(d, r) for d, r in itertools.product((1, 6), ("sgd", "adam"))},
     **{f"descent d=5, {_spoken(r)}": Descent(5, r) for r in RULES},
 }
-GATE: dict[str, Variant | Resident | Descent] = {**VARIANTS, **LOOPS}
+
+
+def _products(
+    degrees: Iterable[int],
+    dtypes: Iterable[torch.dtype] = (torch.bfloat16, torch.float32),
+    note: str = "",
+    launchers: Iterable[str] = ("kan", "kan to x", "kan to coef"),
+    **options: Any,
+) -> dict[str, Product]:
+    words = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
+    return {
+        f"{launcher} d={degree}, {words[dtype]}{note}": Product(launcher, degree, dtype=dtype, **options)
+        for launcher, degree, dtype in itertools.product(launchers, degrees, dtypes)
+    }
+
+
+_FLOAT32 = (torch.float32,)
+PRODUCTS = {
+    **_products((4, 5, 8, 10)),
+    **_products((5,), (torch.float16,), launchers=("kan",)),
+    # Laguerre's recurrence takes the most instructions.
+    **_products((10,), note=", laguerre", basis="laguerre"),
+    **_products((10,), _FLOAT32, ", hermite", ("kan to x",), basis="hermite"),
+    **_products((5,), _FLOAT32, ", algebraic", ("kan", "kan to x"), squash="algebraic"),
+    **_products((4, 8), note=", odd", shape=(5001, 1255, 1077)),
+    **_products((4,), note=", few rows", shape=(100, 1024, 1024)),
+}
+GATE: dict[str, Variant | Resident | Descent | Product] = {**VARIANTS, **LOOPS, **PRODUCTS}
 
 
 # Loads and stores of local memory with Triton 3.7.1, on the worst of the devices, where sums, coefficients and state
@@ -781,10 +1021,14 @@ def _longest(
     return {name: run}
 
 
-FULL_GRID: dict[str, Variant | Resident | Descent] = {
+FULL_GRID: dict[str, Variant | Resident | Descent | Product] = {
     **_grid(BASES, ALL_LOSSES),
     **{f"descent d={d}, {_spoken(r)}": Descent(d, r) for d, r in itertools.product(range(1, 7), RULES)},
 }
+for _basis in BASES:
+    FULL_GRID |= _products((1, 2, 3, 4, 5, 6, 8, 10), note=f", {_basis}", basis=_basis)
+for _squash in ("algebraic", "clamp", None):
+    FULL_GRID |= _products((5, 10), note=f", {_squash}", squash=_squash)
 for _degree, _rule in itertools.product((5, 10, 20), RULES):
     FULL_GRID |= _longest(_degree, _rule)
 for _rule in ("sgd", "adam", _MANY_STATES):
@@ -807,7 +1051,7 @@ def triton_series() -> str:
 
 
 @functools.cache
-def code_of(variant: Variant | Resident | Descent, device: Device) -> Code:
+def code_of(variant: Variant | Resident | Descent | Product, device: Device) -> Code:
     """Compile a variant for a device and read its code."""
     return inspect(compile_recorded(variant.record(device), device), device)
 
@@ -815,7 +1059,7 @@ def code_of(variant: Variant | Resident | Descent, device: Device) -> Code:
 # --- from the command line ---
 
 
-def _code_of(work: tuple[Variant | Resident | Descent, str]) -> Code | str:
+def _code_of(work: tuple[Variant | Resident | Descent | Product, str]) -> Code | str:
     variant, device = work
     try:
         return code_of(variant, DEVICES[device])
@@ -823,7 +1067,7 @@ def _code_of(work: tuple[Variant | Resident | Descent, str]) -> Code | str:
         return f"does not compile: {error!r}"
 
 
-def _compile_all(variants: dict[str, Variant | Resident | Descent]) -> dict[tuple[str, str], Code | str]:
+def _compile_all(variants: dict[str, Variant | Resident | Descent | Product]) -> dict[tuple[str, str], Code | str]:
     """The code of every variant for every device, or why there is none."""
     work = list(itertools.product(variants, DEVICES))
     with concurrent.futures.ProcessPoolExecutor() as pool:

@@ -2,8 +2,8 @@
 
 1. The cases of phases run on CPU tensors, as --warm runs them. Each launch of a kernel is recorded with the arguments
    that it has on an H100. Its result is computed by the chunked backend, so that a fit or a loop over epochs goes on
-   with true numbers, and launches what it would launch there. The launches of `resident` and `descent` are recorded
-   and change nothing: no launch depends on their results.
+   with true numbers, and launches what it would launch there. The launches of `resident`, `descent` and `kan` are
+   recorded and change nothing: no launch depends on their results.
 2. Each variant is compiled for sm_90, without Triton's cache. A table shows registers, spills, and the processor time
    to compile it. A GPU machine with a bare cache pays this time. The status is 1 if a variant spills or does not
    compile, if it needs more shared memory than a program can have, or if a case ends with an error.
@@ -109,6 +109,23 @@ def _evaluate_backward(given: dict[str, Any]) -> None:
     _store(given["out_ptr"], to_coef)
 
 
+def _activation_model(given: dict[str, Any]) -> Model:
+    return _model(given, given["BASIS"])._replace(outside=given["OUTSIDE"])
+
+
+def _activate(given: dict[str, Any]) -> None:
+    x = given["x_ptr"].contiguous()
+    given["out_ptr"].copy_(chunked.activate(x, given["coef_ptr"], _activation_model(given)))
+
+
+def _activate_backward(given: dict[str, Any]) -> None:
+    wants = Wants(x=given["WANT_X"], coef=given["WANT_COEF"])
+    grad, x = (given[f"{name}_ptr"].contiguous() for name in ("grad", "x"))
+    found = chunked.activate_backward(grad, x, given["coef_ptr"], _activation_model(given), wants)
+    for target, result in zip((given["grad_x_ptr"], given["out_ptr"]), found, strict=True):
+        _store(target, result)
+
+
 def _moments(given: dict[str, Any]) -> None:
     y, mapping = given["y_ptr"], _model(given, "chebyshev").affine_map
     shifted = y.double() - given["offset"]
@@ -120,14 +137,19 @@ def _moments(given: dict[str, Any]) -> None:
 
 
 def _nothing(given: dict[str, Any]) -> None:
-    """Coefficients stay as they are, and losses and norms 0."""
+    """Coefficients stay as they are, and losses and norms 0. Results of `kan` have no numbers."""
 
 
 _RESULTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "objective": _objective,
     "evaluate": _evaluate,
     "evaluate_backward": _evaluate_backward,
+    **{f"activate {layout}": _activate for layout in ("planes", "columns")},
+    **{f"activate_backward {layout}": _activate_backward for layout in ("planes", "columns")},
     "moments": _moments,
+    "kan": _nothing,
+    "kan to x": _nothing,
+    "kan to coef": _nothing,
     "resident": _nothing,
     "descent": _nothing,
 }
@@ -173,7 +195,19 @@ class _Kernel:
 
 _TYPES = {"*fp16": "float16", "*bf16": "bfloat16", "*fp32": "float32", "*fp64": "float64"}
 # Constants that follow from others, or that all variants of a kernel share.
-_UNTOLD = {"DEGREE", "P", "COUNT", "LEVELS", "LEVELS_RECORDED", "MEMORY", "HAS_UPSTREAM", "COMPUTE"}
+_UNTOLD = {
+    "DEGREE",
+    "P",
+    "COUNT",
+    "LEVELS",
+    "LEVELS_RECORDED",
+    "MEMORY",
+    "HAS_UPSTREAM",
+    "COMPUTE",
+    "OPERAND",
+    "N_SUMS",
+    "CHUNK",
+}
 
 
 def name_of(launcher: str, recorder: Recorder, source: ASTSource) -> str:
@@ -187,7 +221,7 @@ def name_of(launcher: str, recorder: Recorder, source: ASTSource) -> str:
     if "COMPUTE" in given and words[1] == "float32" and given["COMPUTE"] == tl.float64:
         words.append("computed in float64")
     words.append("x".join(str(value) for value in told.values() if type(value) is int))
-    return ", ".join(words).replace("_", " ").replace("evaluate backward", "evaluate_backward")
+    return ", ".join(words).replace("_", " ").replace(" backward", "_backward")
 
 
 class Launches:

@@ -50,7 +50,10 @@ def test_code(name, device):
     recorded = json.loads(CEILINGS.read_text()).get(triton_series(), {}).get(name, {})
     any_version = _ANY_VERSION_LOOPS
     if isinstance(variant, Variant):
-        is_wide = variant.launcher == "moments" or variant.compute == torch.float64
+        is_wide = (
+            variant.launcher.split("_")[0] in {"moments", "activate planes", "activate columns", "activate"}
+            or variant.compute == torch.float64
+        )
         any_version = (_ANY_VERSION_WIDE if is_wide else _ANY_VERSION)[variant.degree]
     assert found.registers <= recorded.get(device, any_version)
 
@@ -230,3 +233,50 @@ def test_addresses_are_64_bits(layout, launcher, device):
     products = re.findall(r"arith\.muli .* : i32$", ir, re.MULTILINE)
     assert len(products) <= ir.count("tt.atomic_rmw")
     assert not re.search(r"arith\.addi %(?:arg\d+|n_samples).* : i32$", ir, re.MULTILINE)
+
+
+_ELEMENTS = {
+    "one polynomial": (1, 1, 2**31 + 3),
+    "columns": (2**22, 1000, 1),
+    "columns in short runs": (2**22, 200, 5),
+    "planes": (2**12, 2**10, 2**10),
+    "two long rows": (1, 2, 2**30 + 1),
+}
+
+
+@pytest.mark.parametrize("device", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("layout", _ELEMENTS)
+def test_addresses_of_the_activation_are_64_bits(layout, device):
+    x = torch.empty(_ELEMENTS[layout], device="meta")
+    coef = torch.empty(x.shape[1], 6, dtype=torch.float64, device="meta")
+    launcher = f"activate_backward {'columns' if 'columns' in layout else 'planes'}"
+    recorder = record(
+        launcher, DEVICES[device], x, x, coef, None, "power", "linear", want_x=True, want_coef=True
+    )  # fmt: skip
+    ir = ttir_of(recorder, DEVICES[device])
+    offsets = re.findall(r"tt\.addptr .* : (?:tensor<[\dx]*)?!tt\.ptr<f32>>?, (?:tensor<[\dx]*)?(i\d+)", ir)
+    assert len(offsets) >= 6
+    assert set(offsets) == {"i64"}
+    # The products of int32 scalars count sums of programs.
+    products = re.findall(r"arith\.muli .* : i32$", ir, re.MULTILINE)
+    assert len(products) <= ir.count("tt.atomic_rmw")
+    assert not re.search(r"arith\.addi %(?:arg\d+|n_samples|n_rows).* : i32$", ir, re.MULTILINE)
+
+
+@pytest.mark.parametrize("device", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("launcher", ["kan", "kan to x", "kan to coef"])
+def test_addresses_of_products_are_64_bits(launcher, device):
+    n_rows, n_in, n_out = 2**20 + 1, 2**13, 2**16 + 16  # each operand and result has more than 2^32 bytes
+    x, grad = (torch.empty(n_rows, width, device="meta") for width in (n_in, n_out))
+    coef, bias = torch.empty(4, n_in, n_out, device="meta"), torch.empty(n_out, device="meta")
+    if launcher == "kan":
+        recorder = record("kan", DEVICES[device], x, coef, bias, "chebyshev", "tanh")
+    else:
+        wants = {"want_x": launcher == "kan to x", "want_coef": launcher == "kan to coef"}
+        recorder = record(launcher, DEVICES[device], grad, x, coef, "chebyshev", "tanh", **wants)
+    ir = ttir_of(recorder, DEVICES[device])
+    offsets = re.findall(r"tt\.addptr .* : (?:tensor<[\dx]*)?!tt\.ptr<f32>>?, (?:tensor<[\dx]*)?(i\d+)", ir)
+    assert len(offsets) >= 6
+    # The stride from one degree to the next is added as it is: it is an int64 where int32 cannot hold it.
+    assert set(offsets) == ({"i64"} if launcher == "kan to coef" else {"i32", "i64"})
+    assert not re.search(r"arith\.muli .* : (?:tensor<[\dx]*)?i32>?$", ir, re.MULTILINE)

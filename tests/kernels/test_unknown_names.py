@@ -13,7 +13,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompilationError
 
-from polyfit_kernels import bases, losses, rules
+from polyfit_kernels import bases, kan, losses, rules
 
 
 @triton.jit
@@ -30,6 +30,13 @@ def _slope_kernel(out_ptr, name: tl.constexpr):
 def _next_term_kernel(out_ptr, name: tl.constexpr):
     t = tl.load(out_ptr)
     tl.store(out_ptr, bases.next_term(t, t, t, 1, name))
+
+
+@triton.jit
+def _squash_kernel(out_ptr, name: tl.constexpr):
+    x = tl.load(out_ptr + tl.arange(0, 16))
+    t, slope = kan._squashed(x, name)  # pyright: ignore[reportGeneralTypeIssues]
+    tl.store(out_ptr + tl.arange(0, 16), t + slope)
 
 
 @triton.jit
@@ -50,6 +57,7 @@ KERNELS: dict[str, tuple[Any, str, str]] = {
     "value": (_value_kernel, "hermite_e", "BASIS is not the name of a basis"),
     "slope": (_slope_kernel, "laguerre", "BASIS is not the name of a basis"),
     "next term": (_next_term_kernel, "power", "BASIS is not the name of a basis"),
+    "squash": (_squash_kernel, "algebraic", "SQUASH is not the name of a squash"),
     "loss": (_loss_kernel, "poisson_nll_full", "LOSS is not the name of a loss"),
     "rule": (_update_kernel, "rmsprop_centered_momentum", "RULE is not the name of an update rule"),
 }
@@ -78,7 +86,7 @@ def test_an_unknown_name_does_not_compile(case):
 @pytest.mark.parametrize("case", KERNELS)
 def test_an_unknown_name_is_not_interpreted(case):
     kernel, known, message = KERNELS[case]
-    kernel[(1,)](torch.ones(1), known)
+    kernel[(1,)](torch.ones(16), known)
     for unknown in (known.upper(), known + "s", ""):
         with pytest.raises(triton.TritonError, match=message):
-            kernel[(1,)](torch.ones(1), unknown)
+            kernel[(1,)](torch.ones(16), unknown)

@@ -64,7 +64,7 @@ def installed(n_gpus: int = 2) -> Iterator[Gpu]:
         number = SimpleNamespace(get_current_stream=lambda index: gpu.current_stream(index).cuda_stream)
         patch.setattr(partials, "driver", SimpleNamespace(active=number))
         patch.setattr(partials, "_tickets", {})
-        caches = (operands.processors_and_warp, operands.compute_capability)
+        caches = (operands.processors_and_warp, operands.compute_capability, operands.shared_memory)
         for cache in caches:
             cache.cache_clear()
         try:

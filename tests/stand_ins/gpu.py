@@ -16,8 +16,11 @@ from torch import Tensor
 from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
-# These copy from one device to another, or take an index on the CPU.
-_ACROSS_DEVICES = {"copy_", "__getitem__", "__setitem__", "index_put_", "set_", "type_as", "lift_fresh"}
+# These copy from one device to another, or take an index on the CPU, or give a parameter of a module other memory.
+_ACROSS_DEVICES = {
+    "copy_", "__getitem__", "__setitem__", "index_put_", "set_", "type_as", "lift_fresh", "__set__",
+    "_has_compatible_shallow_copy_type",
+}  # fmt: skip
 # These move a tensor.
 _MOVES = {"to", "cuda", "cpu"}
 # These give the host numbers of the device, and so wait for it: a capture forbids them.

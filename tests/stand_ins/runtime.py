@@ -29,8 +29,9 @@ def devices(gpu: Gpu) -> dict[str, Any]:
     def properties(which: Any = None) -> SimpleNamespace:
         gpu.number(which)
         return SimpleNamespace(
-            name="a stand-in for a GPU", multi_processor_count=2, warp_size=32, total_memory=80 * GIB, major=9, minor=0
-        )
+            name="a stand-in for a GPU", multi_processor_count=2, warp_size=32, total_memory=80 * GIB, major=9, minor=0,
+            shared_memory_per_block=48 * 1024, shared_memory_per_block_optin=227 * 1024,
+        )  # fmt: skip
 
     def set_device(which: Any) -> None:
         gpu.current = gpu.number(which)

@@ -17,6 +17,7 @@ All operands here are canonical: x, y, weight (S or 1, N), where one row is shar
 
 from polyfit.backends.chunked.activation import activate, activate_backward
 from polyfit.backends.chunked.gradient import Gradient
+from polyfit.backends.chunked.kan import kan, kan_backward
 from polyfit.backends.chunked.moments import gram, moments, triangle
 from polyfit.backends.chunked.objective import Objective
 from polyfit.backends.chunked.short import is_short, short
@@ -31,6 +32,8 @@ __all__ = [
     "evaluate_backward",
     "gram",
     "is_short",
+    "kan",
+    "kan_backward",
     "moments",
     "short",
     "triangle",

@@ -8,6 +8,7 @@ Under a tracer (torch.compile, make_fx, FakeTensorMode) they appear as the custo
 """
 
 from polyfit.backends.operators.activation import activate, activate_backward
+from polyfit.backends.operators.kan import kan, kan_backward
 from polyfit.backends.operators.least_squares import moments
 from polyfit.backends.operators.loss import bound_objective, objective
 from polyfit.backends.operators.values import evaluate, evaluate_backward
@@ -18,6 +19,8 @@ __all__ = [
     "bound_objective",
     "evaluate",
     "evaluate_backward",
+    "kan",
+    "kan_backward",
     "moments",
     "objective",
 ]

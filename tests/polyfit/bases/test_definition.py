@@ -81,3 +81,14 @@ def test_the_center_for_float32_is_a_number_of_float32():
         mapping = bases.affine_map((middle - abs(middle), middle + abs(middle)), bases.BASES["power"], torch.float32)
         assert mapping is not None
         assert mapping.center == float(np.float32(middle))
+
+
+@pytest.mark.parametrize("name", bases.BASES)
+def test_derivatives_follow_from_those_before(name):
+    basis = bases.BASES[name]
+    slopes = bases.derivative_matrix(basis, 9)  # column k is P_k', in P_0 .. P_8
+    for k in range(1, 9):
+        value, slope, before = map(float, basis.slope(k))
+        expected = slope * slopes[:, k] + before * slopes[:, k - 1]
+        expected[k] += value
+        torch.testing.assert_close(expected, slopes[:, k + 1], rtol=1e-15, atol=0)

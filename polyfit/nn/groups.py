@@ -1,0 +1,39 @@
+"""Groups of parameters for an optimizer that decays weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer of torch.optim: parameters that are decayed, and parameters that are not.
+
+    Not decayed are parameters of at most one dimension (biases, norms), as libraries for training do, and those that
+    their module names in `no_weight_decay`: polynomials of many channels have two dimensions.
+
+    Args:
+        model: any module.
+        weight_decay: of the first group.
+
+    >>> import torch, polyfit
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), polyfit.nn.Polynomial(3, 16))
+    >>> groups = polyfit.nn.parameter_groups(model, weight_decay=0.05)
+    >>> [[tuple(parameter.shape) for parameter in group["params"]] for group in groups]
+    [[(16, 8)], [(16,), (16, 4)]]
+    >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
+
+    References:
+        ``no_weight_decay`` and ``param_groups_weight_decay`` of timm.
+    """
+    named = set()
+    for prefix, module in model.named_modules():
+        names = getattr(module, "no_weight_decay", None)
+        if callable(names):
+            named |= {f"{prefix}.{name}" if prefix else name for name in names()}  # pyright: ignore[reportGeneralTypeIssues]
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (kept if parameter.dim() <= 1 or name in named else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

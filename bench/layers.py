@@ -62,7 +62,7 @@ def activations(shape: tuple[int, ...], channels: int) -> dict[str, Step]:
     def ours(impl: str) -> Polynomial:
         return Polynomial(DEGREE, channels, domain=DOMAIN, init="silu", impl=impl)
 
-    coef = ours("torch").coef.detach()
+    coef = ours("torch").coef.detach().reshape(channels, -1)
     layers = {
         "ours": ours("torch"),
         'ours, impl="compile"': ours("compile"),

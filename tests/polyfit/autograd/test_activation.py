@@ -242,7 +242,7 @@ def test_layouts(layout, channel_dim, groups):
     moved = x.movedim(channel_dim, 1)
     for upstream in _upstreams(x).values():
         found = with_gradients(lambda x, _: layer(x), x, layer.coef, upstream)[:2]
-        own = layer.coef.detach().repeat_interleave(6 // groups, 0)
+        own = layer.coef.detach().reshape(groups, -1).repeat_interleave(6 // groups, 0)
         canonical = moved.flatten(2).detach().requires_grad_()
         expected = plain(canonical, own)
         (slopes,) = torch.autograd.grad(expected, canonical, upstream.movedim(channel_dim, 1).flatten(2))

@@ -36,11 +36,13 @@ def activate(x: torch.Tensor, coef: torch.Tensor, mapping: Mapping, basis: str, 
         basis: its name.
         outside: "linear", "clamp" or "extend".
     """
+    x, coef = x.resolve_neg(), coef.resolve_neg()  # whole: a copy of some channels would lie closer together
     out = x.new_empty(x.shape)
     for part in _parts(x):
-        operands = (x[:, part].resolve_neg(), coef[part].resolve_neg())
         launcher = _values_of_planes if _are_planes(x) else _values_of_columns
-        launcher(*operands, out[:, part], _model(x, coef, mapping, basis, outside), mapping or launch.IDENTITY)
+        launcher(
+            x[:, part], coef[part], out[:, part], _model(x, coef, mapping, basis, outside), mapping or launch.IDENTITY
+        )
     return out
 
 
@@ -61,14 +63,16 @@ def activate_backward(
         grad_x, like x and in its dtype, and grad_coef (groups, degree + 1) float64. None for a gradient that is not
         wanted.
     """
+    grad, x, coef = grad.resolve_neg(), x.resolve_neg(), coef.resolve_neg()
     grad_x = x.new_empty(x.shape) if want_x else None
     new = torch.empty if x.numel() else torch.zeros  # without samples nothing is launched
     grad_coef = new(coef.shape, dtype=torch.float64, device=x.device) if want_coef else None
     for part in _parts(x) if want_x or want_coef else ():
-        operands = (grad[:, part].resolve_neg(), x[:, part].resolve_neg(), coef[part].resolve_neg())
         launcher = _backward_of_planes if _are_planes(x) else _backward_of_columns
         launcher(
-            *operands,
+            grad[:, part],
+            x[:, part],
+            coef[part],
             None if grad_x is None else grad_x[:, part],
             None if grad_coef is None else grad_coef[part],
             _model(x, coef, mapping, basis, outside),

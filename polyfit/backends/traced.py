@@ -169,7 +169,7 @@ LONGEST_RUN = 4096
 
 def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """`polyfit.backends.operators.activate`."""
-    return activation_values(x, coef.t().unsqueeze(-1), model)
+    return activation_values(x, _by_degree(coef), model)
 
 
 def activate_backward(
@@ -186,9 +186,20 @@ def activate_backward(
         axes = ((2,), (0,))
     elif groups > 1 and inner == 1 and outer % _BLOCK == 0 and outer > 0:
         shape, axes = (outer // _BLOCK, _BLOCK, groups, 1), ((1,), (0, 2))
-    columns = coef.t().unsqueeze(-1)
+    columns = _by_degree(coef)
     grad_x, sums = activation_gradients(grad.reshape(shape), x.reshape(shape), columns, model, wants=wants, axes=axes)
     return None if grad_x is None else grad_x.view(x.shape), sums
+
+
+def _by_degree(coef: Tensor) -> Tensor:
+    """Coefficients (groups, degree + 1) as (degree + 1, groups, 1), without gaps: loops then read neighbouring groups.
+
+    Inductor fuses a copy into the loop, which would gather instead. It makes the copy where a view by strides follows.
+    """
+    if coef.shape[0] == 1:
+        return coef.t().unsqueeze(-1)
+    columns = coef.t().contiguous()
+    return columns.as_strided(columns.shape, columns.stride()).unsqueeze(-1)
 
 
 def activation_values(x: Tensor, coef: Tensor, model: Model) -> Tensor:

@@ -11,7 +11,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Two groups for an optimizer of torch.optim: parameters that are decayed, and parameters that are not.
 
     Not decayed are parameters of at most one dimension (biases, norms), as libraries for training do, and those that
-    their module names in `no_weight_decay`: polynomials of many channels have two dimensions.
+    their module names in `no_weight_decay`, parametrized or not: polynomials of many channels have two dimensions.
 
     Args:
         model: any module.
@@ -27,13 +27,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     References:
         ``no_weight_decay`` and ``param_groups_weight_decay`` of timm.
     """
-    named = set()
-    for prefix, module in model.named_modules():
-        names = getattr(module, "no_weight_decay", None)
-        if callable(names):
-            named |= {f"{prefix}.{name}" if prefix else name for name in names()}  # pyright: ignore[reportGeneralTypeIssues]
+    named = set()  # by identity: a parameter may be shared, and only one of its owners may name it
+    for module in model.modules():
+        ask = getattr(module, "no_weight_decay", None)
+        if not callable(ask):
+            continue
+        names = set(ask())  # pyright: ignore[reportArgumentType]
+        beginnings = tuple(f"parametrizations.{name}." for name in names)
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if name in names or name.startswith(beginnings):
+                named.add(id(parameter))
     decayed, kept = [], []
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            (kept if parameter.dim() <= 1 or name in named else decayed).append(parameter)
+            (kept if parameter.dim() <= 1 or id(parameter) in named else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

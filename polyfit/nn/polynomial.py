@@ -139,7 +139,7 @@ class Polynomial(CoefficientModule):
         self.approximation_error: float | None = None
         self.inputs_seen: Histogram | None = None
         shape = (self.degree + 1,) if self.num_groups == 1 else (self.num_groups, self.degree + 1)
-        self.coef = nn.Parameter(self._in_order(torch.empty(shape, device=device, dtype=dtype)))
+        self.coef = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     @classmethod
@@ -277,10 +277,6 @@ class Polynomial(CoefficientModule):
             ValueError: a group that is not there.
         """
         return pictures.activation_figure(self, self._start().coef, self._range(), groups)
-
-    def _in_order(self, coef: Tensor) -> Tensor:
-        # Degree by degree: loops over groups then read neighbours. Copies, pickles and `Module.to` keep the order.
-        return coef if coef.dim() == 1 or coef.t().is_contiguous() else coef.t().contiguous().t()
 
     def _meaning(self) -> dict[str, Any]:
         return {"basis": self.basis, "domain": self.domain}

@@ -1,4 +1,4 @@
-"""What modules with coefficients share: the order of a parameter in memory, checks of inputs and of what is loaded."""
+"""What modules with coefficients share: checks of inputs and of what is loaded."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ class CoefficientModule(nn.Module):
     """
 
     coef: nn.Parameter
-
-    def _in_order(self, coef: Tensor) -> Tensor:
-        """Coefficients in the order in memory that the module wants; the same object where they have it already."""
-        return coef
 
     def _meaning(self) -> dict[str, Any]:
         """What the coefficients belong to, by the names of the arguments: plain numbers, names and tuples of them."""
@@ -76,6 +72,3 @@ class CoefficientModule(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        in_order = self._in_order(self.coef.detach())
-        if in_order.stride() != self.coef.stride():  # after load_state_dict(..., assign=True)
-            self.coef = nn.Parameter(in_order, self.coef.requires_grad)

@@ -30,9 +30,9 @@ def is_short(x: Tensor, coef: Tensor) -> bool:
 def activate(plan: Plan, x: Tensor, coef: Tensor) -> Tensor:
     """p_g(x) for x (outer, groups, inner) and coef (groups, degree + 1)."""
     samples = x.detach().numpy()
-    columns = _columns(coef, plan.to_values, samples)
-    factors, at_lo, at_hi = columns[:-2], columns[-2], columns[-1]
     with np.errstate(all="ignore"):
+        columns = _columns(coef, plan.to_values, samples)
+        factors, at_lo, at_hi = columns[:-2], columns[-2], columns[-1]
         u, v = _in_window(plan, samples)
         if len(factors) == 1:
             values = np.broadcast_to(factors[0], v.shape).copy()

@@ -130,6 +130,16 @@ def test_the_length_of_chunks_changes_roundings_only(shape, set_sizes):
         assert_close(parts, exact, 2e-6)
 
 
+@pytest.mark.parametrize("value", [3e38, float("inf"), float("nan")])
+@pytest.mark.parametrize("degree", [3, 8])
+def test_few_elements_do_not_warn_of_overflow(degree, value):
+    """torch does not, and warnings are errors in these tests."""
+    x, coef = torch.linspace(-2, 2, 9).view(1, 1, 9), torch.full((1, degree + 1), value)
+    model = Model("chebyshev", outside="linear")
+    assert not chunked.activate(x, coef, model).isfinite().any()
+    chunked.activate_backward(torch.ones_like(x), x, coef, model, Wants(x=True, coef=True))
+
+
 def test_products_with_fewer_digits_are_not_taken():
     x, grad, coef = torch.randn(1, 1, 5000), torch.randn(1, 1, 5000), torch.randn(1, 6)
     model = model_of("chebyshev", "linear", (-4.0, 4.0), torch.float32)

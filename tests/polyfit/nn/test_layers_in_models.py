@@ -267,6 +267,22 @@ def test_groups_of_an_optimizer():
     assert parameter_groups(alone, 0.3)[1]["params"] == [alone.coef]
 
 
+def test_groups_of_shared_and_of_parametrized_coefficients():
+    class Owner(nn.Module):
+        def __init__(self, coef: nn.Parameter) -> None:
+            super().__init__()
+            self.shared = coef
+
+    layer = Polynomial(3, 4)
+    decayed, kept = parameter_groups(nn.Sequential(Owner(layer.coef), layer), 0.3)
+    assert decayed["params"] == []
+    assert kept["params"] == [layer.coef]
+    nn.utils.parametrizations.weight_norm(layer, "coef")
+    decayed, kept = parameter_groups(nn.Sequential(layer), 0.3)
+    assert decayed["params"] == []
+    assert len(kept["params"]) == 2
+
+
 def test_decay_leaves_the_polynomials_alone():
     model = network()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.5), lr=0.1)

@@ -1,4 +1,4 @@
-"""Copies, pickles, files and state_dicts of the modules, and the order of their parameters in memory."""
+"""Copies, pickles, files and state_dicts of the modules, parametrized ones too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from polyfit.nn import Polynomial, PolynomialKAN, PolynomialRegression
 
@@ -32,12 +33,6 @@ def drawn(name: str, **more: object) -> nn.Module:
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape).to(parameter.device, parameter.dtype))
     return module
-
-
-def lies_degree_first(module: nn.Module) -> bool:
-    coef = module.coef
-    assert isinstance(coef, Tensor)
-    return not isinstance(module, Polynomial) or coef.dim() == 1 or coef.t().is_contiguous()
 
 
 def through_file(value: Any, **options: Any) -> Any:
@@ -62,7 +57,7 @@ def test_copies(name, way):
     other = COPIES[way](module)
     assert torch.equal(other(X), module(X))
     assert repr(other) == repr(module)
-    assert lies_degree_first(other)
+    assert all(parameter.is_contiguous() for parameter in other.parameters())
     other.reset_parameters()
     assert not torch.equal(other(X), module(X))  # a copy has parameters of its own
 
@@ -76,7 +71,7 @@ def test_state_dicts_across_files_and_dtypes(name, assign):
     # A copy: torch remembers in a state_dict that it was assigned.
     other.load_state_dict(copy.deepcopy(state), assign=assign)
     assert torch.equal(other(X), module(X))
-    assert lies_degree_first(other)
+    assert all(parameter.is_contiguous() for parameter in other.parameters())
     wide = MODULES[name](dtype=torch.float64)
     wide.load_state_dict(state)
     assert wide(X.double()).dtype == torch.float64
@@ -93,18 +88,60 @@ def test_state_dicts_of_plain_tensors(name):
         other = MODULES[name]()
         other.load_state_dict(state, assign=assign)
         assert torch.equal(other(X), module(X))
-        assert lies_degree_first(other)
+        assert all(parameter.is_contiguous() for parameter in other.parameters())
         assert all(parameter.requires_grad for parameter in other.parameters())
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_conversions_keep_the_order_in_memory(name):
+def test_parameters_are_contiguous(name):
+    """torch.optim.LBFGS, parameters_to_vector, pruning, collectives and safetensors want that."""
     module = drawn(name)
-    for convert in (nn.Module.double, nn.Module.half, nn.Module.bfloat16, nn.Module.float):
-        convert(module)
-        assert lies_degree_first(module)
-    assert lies_degree_first(copy.deepcopy(module).to("meta"))
-    assert lies_degree_first(module.to(torch.float64))
+    vector = nn.utils.parameters_to_vector(module.parameters())
+    before = module(X).detach()
+    nn.utils.vector_to_parameters(vector.clone(), module.parameters())
+    assert torch.equal(module(X), before)
+    optimizer = torch.optim.LBFGS(module.parameters(), max_iter=3)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = module(X).square().mean()
+        loss.backward()
+        return loss
+
+    assert closure() > optimizer.step(closure) - 1e-6
+    assert closure() < before.square().mean()
+
+
+class _RowMajor(nn.Module):
+    def forward(self, coef: Tensor) -> Tensor:
+        return (2.0 * coef).clone(memory_format=torch.contiguous_format)
+
+    def right_inverse(self, coef: Tensor) -> Tensor:
+        return (0.5 * coef).t().contiguous().t()
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("way", ["own", "weight_norm", "prune"])
+def test_states_of_parametrized_coefficients(way, assign):
+    def make() -> nn.Module:
+        layer = drawn("a polynomial a channel")
+        if way == "own":
+            nn.utils.parametrize.register_parametrization(layer, "coef", _RowMajor())
+        elif way == "weight_norm":
+            nn.utils.parametrizations.weight_norm(layer, "coef")
+        else:
+            prune.random_unstructured(layer, "coef", 0.3)
+        return layer
+
+    layer = make()
+    names = [name for name, _ in layer.named_parameters()]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(1.5)
+    other = make()
+    other.load_state_dict(copy.deepcopy(layer.state_dict()), assign=assign)
+    assert torch.equal(other(X), layer(X))
+    assert [name for name, _ in other.named_parameters()] == names
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -118,7 +118,8 @@ class PolynomialKAN(CoefficientModule):
                 f"x has shape {tuple(x.shape)} and the layer takes (..., {self.in_features}); features are on the last"
                 " axis: pass x of that width, or make the layer with another in_features"
             )
-        check_goes_with(x, self.coef, is_fine=x.dtype == self.coef.dtype or _is_cast(x, self.coef))
+        is_fine = x.dtype == self.coef.dtype or _is_cast(x, self.coef)
+        check_goes_with(x, self.coef, is_fine=is_fine, wanted=x.dtype)
 
     # --- coefficients of other programs ---
 

@@ -201,7 +201,8 @@ class Polynomial(CoefficientModule):
     def _check_input(self, x: Tensor) -> None:
         """Refuse what the layer does not take."""
         _checks.check_tensor("x", x)
-        check_goes_with(x, self.coef, is_fine=self.coef.dtype in {x.dtype, formula.compute_dtype(x.dtype)})
+        wanted = formula.compute_dtype(x.dtype)
+        check_goes_with(x, self.coef, is_fine=self.coef.dtype in {x.dtype, wanted}, wanted=wanted)
         if self.num_channels == 1:
             return
         if not -x.dim() <= self.channel_dim < x.dim():
@@ -283,11 +284,13 @@ class Polynomial(CoefficientModule):
         return coef if coef.dim() == 1 or coef.t().is_contiguous() else coef.t().contiguous().t()
 
     def _meaning(self) -> dict[str, Any]:
-        return {"basis": self.basis, "domain": self.domain}
+        return {"basis": self.basis, "domain": self.domain, "outside": self.outside}
 
     def _sizes(self, shape: torch.Size) -> str:
-        groups = "" if len(shape) == 1 else f" and {shape[0]} groups"
-        return f"degree {shape[-1] - 1}{groups}" if len(shape) in {1, 2} else f"shape {tuple(shape)}"
+        if len(shape) not in {1, 2}:
+            return f"shape {tuple(shape)}"
+        count = 1 if len(shape) == 1 else shape[0]
+        return f"{count} polynomial{'' if count == 1 else 's'} of degree {shape[-1] - 1}"
 
     def extra_repr(self) -> str:
         """The arguments, those that have their default left out, and the error of a fitted init."""

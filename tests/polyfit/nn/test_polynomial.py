@@ -291,6 +291,10 @@ def test_a_wide_parameter_does_not_go_with_a_narrow_input():
         TypeError, match=r"pass x\.to\(torch\.float64\), or convert the layer: layer\.to\(torch\.float32"
     ):
         Polynomial(3, dtype=F64)(torch.zeros(3))
+    with pytest.raises(
+        TypeError, match=r"layer\.to\(torch\.float32\) \(torch\.float32 parameters take torch\.float16 in"
+    ):
+        Polynomial(3, dtype=F64)(torch.zeros(3, dtype=torch.float16))
     with pytest.raises(TypeError, match=r"x is torch\.float32 and the parameters of the layer are torch\.float16"):
         Polynomial(3, dtype=torch.float16)(torch.zeros(3))
 

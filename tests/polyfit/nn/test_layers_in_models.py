@@ -267,6 +267,19 @@ def test_groups_of_an_optimizer():
     assert parameter_groups(alone, 0.3)[1]["params"] == [alone.coef]
 
 
+@pytest.mark.parametrize(
+    ("model", "weight_decay", "error", "message"),
+    [
+        (Polynomial(3).parameters(), 0.1, TypeError, "model is generator; pass the module itself"),
+        (Polynomial(3), -1, ValueError, "weight_decay=-1 is out of range; pass a finite number from 0 on"),
+        (Polynomial(3), "a", TypeError, "weight_decay='a' is not a number"),
+    ],
+)
+def test_groups_of_an_optimizer_that_are_refused(model, weight_decay, error, message):
+    with pytest.raises(error, match=message):
+        parameter_groups(model, weight_decay)
+
+
 def test_decay_leaves_the_polynomials_alone():
     model = network()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.5), lr=0.1)

@@ -231,6 +231,8 @@ class Polynomial(CoefficientModule):
 
         It spans the domain and half of its width to each side; inputs beyond are counted apart. (Without a domain it
         spans (-6, 6).) A module that torch.compile has compiled already counts nothing: record on the module itself.
+        An export counts nothing. Under torch.vmap the inputs of all examples are counted, and with
+        torch.utils.checkpoint those of both forward passes.
 
         Args:
             bins: the number of bins.

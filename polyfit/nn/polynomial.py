@@ -110,7 +110,10 @@ class Polynomial(CoefficientModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.degree = _checks.check_count("degree", degree, 0)
+        # Degree 0 with the identity is refused below, with the advice to pass another init.
+        self.degree = _checks.check_count(
+            "degree", degree, 1 if isinstance(init, str) and init == "identity" and degree != 0 else 0
+        )
         self.num_channels = _checks.check_count("num_channels", num_channels, 1)
         self.num_groups = self.num_channels if num_groups is None else _checks.check_count("num_groups", num_groups, 1)
         if self.num_channels % self.num_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -156,6 +157,15 @@ def test_functions_that_are_taken():
     tanh = functools.partial(torch.nn.functional.gelu, approximate="tanh")
     assert "gelu" not in repr(Polynomial(5, init=torch.tanh))
     assert Polynomial(5, domain=(-4, 4), init=tanh).approximation_error is not None
+
+
+def test_warnings_of_a_function_that_is_taken_are_shown():
+    def function(x: torch.Tensor) -> torch.Tensor:
+        warnings.warn("an old function", DeprecationWarning, stacklevel=2)
+        return x.tanh()
+
+    with pytest.warns(DeprecationWarning, match="an old function"):
+        Polynomial(3, init=function)
 
 
 def test_approximating_refuses_what_is_no_function():

@@ -134,6 +134,12 @@ def test_onnx(name, is_dynamic, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), module(values).detach(), **CLOSE)
 
 
+@pytest.mark.parametrize("layer", [Polynomial(3), PolynomialKAN(4, 2, 3)])
+def test_symbolic_traces_are_refused(layer):
+    with pytest.raises(TypeError, match=r"x is of torch\.fx\.symbolic_trace, .*; use torch\.export\.export or"):
+        torch.fx.symbolic_trace(nn.Sequential(layer))
+
+
 # --- torch.compile ---
 
 

@@ -123,7 +123,7 @@ class PolynomialKAN(CoefficientModule):
 
     # --- coefficients of other programs ---
 
-    def load_coefficients(self, C: Tensor, layout: str = "in out degree") -> None:  # noqa: N803 - of the formula
+    def load_coefficients(self, C: Tensor, *, layout: str) -> None:  # noqa: N803 - of the formula
         """Set all coefficients to those of another program. Constant terms are added up in float64.
 
         Args:
@@ -135,11 +135,12 @@ class PolynomialKAN(CoefficientModule):
 
         Raises:
             TypeError: C is not a floating-point tensor.
-            ValueError: an unknown layout; a C of another shape than the layout has for this layer.
+            ValueError: an unknown layout; a C of another shape than the layout has for this layer, or with NaN or
+                infinity.
 
         >>> import torch
         >>> layer = PolynomialKAN(1, 1, degree=2)
-        >>> layer.load_coefficients(torch.tensor([[[5.0, 6.0, 7.0]]]), "in out degree")
+        >>> layer.load_coefficients(torch.tensor([[[5.0, 6.0, 7.0]]]), layout="in out degree")
         >>> layer.bias.tolist(), layer.coef.flatten().tolist()
         ([5.0], [6.0, 7.0])
         """
@@ -155,6 +156,7 @@ class PolynomialKAN(CoefficientModule):
                 f" {self.out_features} outputs and degree {self.degree}; make the layer with the sizes of C, or pass"
                 " its layout"
             )
+        _checks.check_finite({"C": C.detach()}, "pass finite coefficients")
         with torch.no_grad():
             by_degree = C.detach().reshape(separate).permute([names.index(name) for name in ("degree", "in", "out")])
             self.bias.copy_(by_degree[0].double().sum(0))
@@ -164,7 +166,7 @@ class PolynomialKAN(CoefficientModule):
         """The coefficients C (in_features, out_features, degree + 1), a copy without gradient, for another program.
 
         The constant terms of an output are one number here. The first input has it, and all others have 0.
-        `load_coefficients` takes them back bit by bit.
+        `load_coefficients` with layout="in out degree" takes them back bit by bit.
         """
         constants = torch.zeros_like(self.coef[:1])
         constants[0, 0] = self.bias

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from polyfit.examples import _arguments
 from polyfit.nn import PolynomialRegression
 
 EPOCHS, LEARNING_RATE = 100, 3e-5
@@ -108,4 +109,5 @@ def main() -> tuple[Run, Run]:
 
 
 if __name__ == "__main__":
+    _arguments.parser(__doc__).parse_args()
     main()

@@ -38,13 +38,14 @@ class Polynomial(CoefficientModule):
             of channels of the input.
         num_groups: the number of polynomials; None for one a channel. Each is for num_channels / num_groups
             neighbouring channels.
-        channel_dim: the axis of channels. It is not used where there is one polynomial for a module of one channel.
+        channel_dim: the axis of channels: 1 for (batch, channels, ...), -1 for (batch, tokens, channels). It is not
+            used where there is one polynomial for a module of one channel.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, where the polynomial is learned. It is mapped onto the window of the basis: [0, 1] for
             laguerre, [-1, 1] for the others. None is no mapping, t = x, and needs outside="extend".
         outside: "linear" (value and slope continue: the tangent), "clamp" (the value at the end; no gradient to x
             there) or "extend" (the polynomial itself).
-        init: the function to begin with, see below.
+        init: the initial function, see below.
         init_slope: for a fitted init: fit value and slope together, and not the value alone. The slopes at the ends,
             which "linear" continues, are then nearer to those of the function, and the values less near.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch" or "compile".
@@ -56,10 +57,12 @@ class Polynomial(CoefficientModule):
         - The name of an activation of torch.nn.functional, such as "silu", or any elementwise function of a tensor.
           It is fitted on the domain in float64, by least squares under the weight 1/sqrt(1 - t**2), t in [-1, 1]: the
           largest error is near the smallest possible one, and known as `approximation_error`. Slopes at the ends are
-          below 1.6 for "silu", "gelu", "relu", "tanh" and the like on (-4, 4) at degrees 3 to 9. A layer is pickled
-          with its function, which a lambda does not permit; the state_dict holds numbers alone.
+          below 1.6 for "silu", "gelu", "relu", "tanh" and the like on (-4, 4) at degrees 3 to 9. The default domain,
+          (-1, 1), is narrow for a fit: pass domain=(-4, 4). A layer is pickled with its function, which a lambda does
+          not permit; the state_dict holds numbers alone.
         - "hermite": the sum of He_n(x) / (n! sqrt(e)), which keeps the second moment of normal inputs of unit variance
-          but for 1.9 % at degree 3 and 0.06 % at degree 5. It needs a domain that covers (-4, 4), or outside="extend".
+          except for 1.9 % at degree 3 and 0.06 % at degree 5 (0.21 % with outside="linear" on (-4, 4)). It needs a
+          domain that covers (-4, 4), or outside="extend".
           It is nearly exp(x - 1) and steep on the right: its slope at 4 is 7.6 at degree 3 and 17 at degree 5.
 
     Attributes:

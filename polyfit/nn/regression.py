@@ -222,8 +222,9 @@ class PolynomialRegression(CoefficientModule):
         return {"basis": self.basis, "domain": self.domain}
 
     def _sizes(self, shape: torch.Size) -> str:
-        series = "" if len(shape) == 1 else f" and {shape[0]} series"
-        return f"degree {shape[-1] - 1}{series}" if len(shape) in {1, 2} else f"shape {tuple(shape)}"
+        if len(shape) not in {1, 2}:
+            return f"shape {tuple(shape)}"
+        return f"degree {shape[-1] - 1} with num_series={None if len(shape) == 1 else shape[0]}"
 
     def extra_repr(self) -> str:
         """The sizes; the rest is in the criterion below."""

@@ -146,7 +146,11 @@ def test_a_frozen_parameter_stays_frozen():
             "0.coef: the state has 8 polynomials of degree 3 and this Polynomial has 1 polynomial of degree 3; make",
         ),
         (PolynomialKAN(3, 2, 5), PolynomialKAN(3, 2, 4), "0.coef: the state has degree 5, 3 inputs and 2 outputs"),
-        (PolynomialRegression(5), PolynomialRegression(3), "0.coef: the state has degree 5 and this Poly"),
+        (
+            PolynomialRegression(5, num_series=2),
+            PolynomialRegression(3),
+            "0.coef: the state has degree 5 with num_series=2 and this PolynomialRegression has degree 3 with",
+        ),
         (
             Polynomial(3, domain=(-2, 2)),
             Polynomial(3),

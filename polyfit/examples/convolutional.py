@@ -1,4 +1,4 @@
-"""A convolutional network on images of digits: a polynomial for each channel, beside ReLU and SiLU.
+"""A convolutional network on images of digits: a polynomial for each channel, compared with ReLU and SiLU.
 
 Run by ``python -m polyfit.examples.convolutional``; ``--picture activations.png`` draws what the channels learned.
 """

@@ -1,4 +1,4 @@
-"""A fully connected network on images of digits: polynomials as activations, beside ReLU and SiLU.
+"""A fully connected network on images of digits: polynomials as activations, compared with ReLU and SiLU.
 
 Run by ``python -m polyfit.examples.fully_connected``; ``--epochs 100`` trains longer.
 """

@@ -1,4 +1,4 @@
-"""KAN layers on images of digits, beside a network of linear layers, and a picture of the functions that they learned.
+"""KAN layers on images of digits, compared with linear layers, and a picture of the functions that they learned.
 
 Run by ``python -m polyfit.examples.kan``; ``--picture kan.png`` draws the functions.
 """

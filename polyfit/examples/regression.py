@@ -1,4 +1,4 @@
-"""Polynomial logistic and Poisson regression by the losses of polyfit, beside scikit-learn and statsmodels.
+"""Polynomial logistic and Poisson regression by the losses of polyfit, compared with scikit-learn and statsmodels.
 
 Run by ``python -m polyfit.examples.regression``. The data come with those packages:
 

@@ -28,7 +28,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Initial(NamedTuple):
-    """Coefficients to begin with.
+    """Initial coefficients.
 
     Attributes:
         coef: (degree + 1,), float64, on the CPU.
@@ -42,7 +42,7 @@ class Initial(NamedTuple):
 def initial(
     init: str | Function, degree: int, basis: str, domain: Interval | None, outside: str, *, with_slope: bool
 ) -> Initial:
-    """The coefficients that `polyfit.nn.Polynomial` begins with.
+    """The initial coefficients of `polyfit.nn.Polynomial`.
 
     Args:
         init: "identity", "hermite", the name of a function of torch.nn.functional, or an elementwise function.

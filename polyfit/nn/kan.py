@@ -37,8 +37,8 @@ class PolynomialKAN(CoefficientModule):
         degree: d, at least 1.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         squash: "tanh"; "algebraic", x / sqrt(1 + x**2), whose slope falls like x**-3 and not like exp(-2 x); "clamp",
-            x cut off at -1 and 1, which can die: outside of [-1, 1] no gradient reaches x, and an input that is always
-            there never comes back; None for x itself, for inputs that are in [-1, 1] already.
+            x cut off at -1 and 1: outside of [-1, 1] the gradient to x is 0, and an input that is there for all data
+            stops learning; None for x itself, for inputs that are in [-1, 1] already.
         impl: "auto" (on a GPU a fused kernel for half types and where TF32 is allowed, otherwise matrix products over
             chunks of rows), "triton", "torch", or "compile", which does here what "torch" does.
         device: of the parameters.
@@ -173,7 +173,7 @@ class PolynomialKAN(CoefficientModule):
         return torch.cat([constants, self.coef]).detach().permute(1, 2, 0).contiguous()
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimizer is not to decay, as timm asks for them: the bias.
+        """The names of the parameters that an optimizer must not decay, in the form of timm: the bias.
 
         The coefficients are weights, as those of nn.Linear: without them an edge is 0.
         """

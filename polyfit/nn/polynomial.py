@@ -158,7 +158,7 @@ class Polynomial(CoefficientModule):
         init_slope: bool = False,
         **options: Any,
     ) -> Polynomial:
-        """A layer that begins as the least-squares approximation of a function on a domain, and knows its error.
+        """A layer whose initial function is the least-squares approximation of a function on a domain.
 
         Args:
             function: the name of an activation of torch.nn.functional, or an elementwise function of a tensor.
@@ -191,7 +191,7 @@ class Polynomial(CoefficientModule):
             self.coef.copy_(start.coef.expand_as(self.coef))
 
     def _start(self) -> Initial:
-        """The coefficients to begin with."""
+        """The initial coefficients."""
         return initial(self.init, self.degree, self.basis, self.domain, self.outside, with_slope=self.init_slope)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class Polynomial(CoefficientModule):
             )
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimizer is not to decay, as timm asks for them: all.
+        """The names of the parameters that an optimizer must not decay, in the form of timm: all.
 
         Decay would draw the function towards zero, and not towards a simpler one. See
         `polyfit.nn.parameter_groups` for the groups of an optimizer.

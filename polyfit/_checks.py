@@ -128,6 +128,11 @@ def check_tensor(name: str, tensor: object) -> None:
     if tensor is None:
         raise TypeError(f"{name} is None; pass a torch.Tensor")
     if not isinstance(tensor, Tensor):
+        if isinstance(tensor, torch.fx.Proxy):
+            raise TypeError(
+                f"{name} is of torch.fx.symbolic_trace, which knows neither shapes nor dtypes; use torch.export.export"
+                " or torch.compile"
+            )
         raise TypeError(f"{name} is {type(tensor).__name__}; pass a torch.Tensor, for example torch.as_tensor({name})")
     if tensor.is_nested:
         raise TypeError(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    maybe_get_bdim,
+)
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
@@ -18,6 +26,25 @@ def in_forward_mode() -> bool:
 def is_transformed() -> bool:
     """Whether a transform of torch.func is active."""
     return torch._C._are_functorch_transforms_active()
+
+
+@contextlib.contextmanager
+def without_transforms(x: Tensor, axis: int) -> Iterator[Tensor]:
+    """The numbers of all examples of x, for a block of code that runs as if no transform of torch.func were active.
+
+    The axes of examples stand where `axis`, from the front or from the back, keeps its place.
+    """
+    if not is_transformed():
+        yield x
+        return
+    with temporarily_clear_interpreter_stack():
+        places = []  # of the axes of examples, the innermost transform first
+        while is_functorch_wrapped_tensor(x):
+            places.append(maybe_get_bdim(x))  # -1 for another transform than vmap
+            x = get_unwrapped(x)
+        for i, place in enumerate(reversed([place for place in places if place >= 0])):
+            x = x.movedim(place + i, 0) if axis < 0 else x.movedim(place, -1)
+        yield x
 
 
 def pulls_back_formula(grad: Tensor) -> bool:

@@ -3,13 +3,13 @@
 fit
     sin(x) by a module, torch.optim and a DataLoader; two lines turn the eager model into polyfit's.
 fully_connected
-    A network on images of digits, with polynomials in place of its activations, beside ReLU and SiLU.
+    A network on images of digits, with polynomials in place of its activations, compared with ReLU and SiLU.
 convolutional
     The same with convolutions, and a polynomial for each channel.
 kan
     The same with layers of polynomials (KAN), and a picture of the functions that they learned.
 regression
-    Polynomial logistic and Poisson regression, beside scikit-learn and statsmodels.
+    Polynomial logistic and Poisson regression, compared with scikit-learn and statsmodels.
 registry
     Polynomials by name in a registry of activations, as Hugging Face's models have it, and in nn.Sequential.
 

@@ -104,7 +104,7 @@ def compare(networks: Mapping[str, Callable[[], nn.Module]], epochs: int, seeds:
 def show(results: Mapping[str, Result]) -> None:
     """Print the table."""
     first = next(iter(results))
-    print(f"{'':24}accuracy  beside {first}")
+    print(f"{'':24}accuracy  difference from {first}")
     for name, (mean, difference, error) in results.items():
-        beside = "" if name == first else f"  {difference:+.4f} +- {error:.4f}"
-        print(f"{name:24}{mean:8.4f}{beside}")
+        shown = "" if name == first else f"  {difference:+.4f} +- {error:.4f}"
+        print(f"{name:24}{mean:8.4f}{shown}")

@@ -1,18 +1,17 @@
-"""A convolutional network on images of digits: a polynomial for each channel, beside ReLU and SiLU.
+"""A convolutional network on images of digits: a polynomial for each channel, compared with ReLU and SiLU.
 
 Run by ``python -m polyfit.examples.convolutional``; ``--picture activations.png`` draws what the channels learned.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import nn
 
-from polyfit.examples import _digits
+from polyfit.examples import _arguments, _digits
 from polyfit.nn import Polynomial
 
 # What makes an activation for a number of channels.
@@ -62,8 +61,8 @@ def main(epochs: int = 30, seeds: int = 10, picture: str | None = None) -> dict[
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--picture")
-    arguments = parser.parse_args()
+    options = _arguments.parser(__doc__)
+    _arguments.add_epochs(options, 30)
+    _arguments.add_picture(options)
+    arguments = options.parse_args()
     main(arguments.epochs, picture=arguments.picture)

@@ -1,4 +1,4 @@
-"""sin(x) by a polynomial of degree 3, with a module, torch.optim and a DataLoader; in eager PyTorch, and in polyfit.
+"""sin(x) by a polynomial of degree 5, with a module, torch.optim and a DataLoader; in eager PyTorch, and in polyfit.
 
 Run by ``python -m polyfit.examples.fit``. The two functions that train differ in two lines, which it prints.
 """
@@ -15,22 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from polyfit.examples import _arguments
 from polyfit.nn import PolynomialRegression
 
-EPOCHS, LEARNING_RATE = 100, 3e-5
+EPOCHS = 100
+# Stable for each batch: 2 / (largest eigenvalue of the Hessian) was at least 6.5e-7 in 2000 random batches.
+LEARNING_RATE = 5e-7
 
 
-class Cubic(nn.Module):
-    """The model of the tutorial, a + b x + c x^2 + d x^3."""
+class Quintic(nn.Module):
+    """The model of the tutorial, a + b x + c x^2 + d x^3 + e x^4 + f x^5."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.coef = nn.Parameter(torch.zeros(4))
+        self.a, self.b, self.c, self.d, self.e, self.f = (nn.Parameter(torch.zeros(())) for _ in range(6))
 
     def forward(self, x: Tensor) -> Tensor:
         """The values at x, of any shape."""
-        a, b, c, d = self.coef
-        return a + b * x + c * x**2 + d * x**3
+        return self.a + self.b * x + self.c * x**2 + self.d * x**3 + self.e * x**4 + self.f * x**5
 
 
 class Run(NamedTuple):
@@ -54,7 +56,7 @@ def data() -> DataLoader[tuple[Tensor, ...]]:
 
 def train_eager(loader: Iterable[tuple[Tensor, ...]]) -> Run:
     """The loop of the tutorial."""
-    model = Cubic()
+    model = Quintic()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     losses = []
     for _ in range(EPOCHS):
@@ -66,12 +68,12 @@ def train_eager(loader: Iterable[tuple[Tensor, ...]]) -> Run:
             optimizer.step()
             total += loss.item()
         losses.append(total)
-    return Run(losses, model.coef.detach())
+    return Run(losses, nn.utils.parameters_to_vector(model.parameters()).detach())
 
 
 def train_polyfit(loader: Iterable[tuple[Tensor, ...]]) -> Run:
     """The same loop; value and gradient of the loss come from one pass over the batch."""
-    model = PolynomialRegression(degree=3, reduction="sum")
+    model = PolynomialRegression(degree=5, reduction="sum")
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
     losses = []
     for _ in range(EPOCHS):
@@ -83,7 +85,7 @@ def train_polyfit(loader: Iterable[tuple[Tensor, ...]]) -> Run:
             optimizer.step()
             total += loss.item()
         losses.append(total)
-    return Run(losses, model.coef.detach())
+    return Run(losses, nn.utils.parameters_to_vector(model.parameters()).detach())
 
 
 def changed_lines() -> list[str]:
@@ -103,9 +105,10 @@ def main() -> tuple[Run, Run]:
     print("\nepoch  loss, eager  loss, polyfit")
     for epoch in (1, 10, 100):
         print(f"{epoch:5}  {eager.losses[epoch - 1]:11.5g}  {ours.losses[epoch - 1]:13.5g}")
-    print(f"sin(x) is nearly {ours.coef[1]:.3f} x {ours.coef[3]:+.3f} x^3")
+    print("coefficients of x, x^3 and x^5:", *(f"{value:.4f}" for value in ours.coef[1::2].tolist()))
     return eager, ours
 
 
 if __name__ == "__main__":
+    _arguments.parser(__doc__).parse_args()
     main()

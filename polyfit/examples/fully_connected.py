@@ -1,11 +1,10 @@
-"""A fully connected network on images of digits: polynomials as activations, beside ReLU and SiLU.
+"""A fully connected network on images of digits: polynomials as activations, compared with ReLU and SiLU.
 
 Run by ``python -m polyfit.examples.fully_connected``; ``--epochs 100`` trains longer.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from polyfit._optional import import_optional
-from polyfit.examples import _digits
+from polyfit.examples import _arguments, _digits
 from polyfit.nn import Polynomial
 
 # What makes an activation. One polynomial serves a whole layer.
@@ -60,6 +59,6 @@ def main(epochs: int = 30, seeds: int = 10) -> dict[str, _digits.Result]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=30)
-    main(parser.parse_args().epochs)
+    options = _arguments.parser(__doc__)
+    _arguments.add_epochs(options, 30)
+    main(options.parse_args().epochs)

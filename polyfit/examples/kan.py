@@ -1,17 +1,16 @@
-"""KAN layers on images of digits, beside a network of linear layers, and a picture of the functions that they learned.
+"""KAN layers on images of digits, compared with linear layers, and a picture of the functions that they learned.
 
 Run by ``python -m polyfit.examples.kan``; ``--picture kan.png`` draws the functions.
 """
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 
 import torch
 from torch import nn
 
-from polyfit.examples import _digits, fully_connected
+from polyfit.examples import _arguments, _digits, fully_connected
 from polyfit.nn import PolynomialKAN
 
 
@@ -47,8 +46,8 @@ def main(epochs: int = 30, seeds: int = 10, picture: str | None = None) -> dict[
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--picture")
-    arguments = parser.parse_args()
+    options = _arguments.parser(__doc__)
+    _arguments.add_epochs(options, 30)
+    _arguments.add_picture(options)
+    arguments = options.parse_args()
     main(arguments.epochs, picture=arguments.picture)

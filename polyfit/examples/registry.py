@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polyfit.examples import _digits
+from polyfit.examples import _arguments, _digits
 from polyfit.nn import Polynomial
 
 
@@ -78,4 +78,5 @@ def main(epochs: int = 10) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    _arguments.parser(__doc__).parse_args()
     main()

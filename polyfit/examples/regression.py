@@ -1,4 +1,4 @@
-"""Polynomial logistic and Poisson regression by the losses of polyfit, beside scikit-learn and statsmodels.
+"""Polynomial logistic and Poisson regression by the losses of polyfit, compared with scikit-learn and statsmodels.
 
 Run by ``python -m polyfit.examples.regression``. The data come with those packages:
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from polyfit._optional import import_optional
+from polyfit.examples import _arguments
 from polyfit.nn import PolynomialRegression
 
 
@@ -109,4 +110,5 @@ def main() -> dict[str, dict[str, Estimate]]:
 
 
 if __name__ == "__main__":
+    _arguments.parser(__doc__).parse_args()
     main()

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from polyfit import _checks
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups for an optimizer of torch.optim: parameters that are decayed, and parameters that are not.
@@ -15,7 +17,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Args:
         model: any module.
-        weight_decay: of the first group.
+        weight_decay: of the first group, at least 0.
+
+    Raises:
+        TypeError: model is not a module, for example `model.parameters()`, which has no names; weight_decay is not a
+            number.
+        ValueError: a negative weight_decay.
 
     >>> import torch, polyfit
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), polyfit.nn.Polynomial(3, 16))
@@ -27,6 +34,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     References:
         ``no_weight_decay`` and ``param_groups_weight_decay`` of timm.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is {type(model).__name__}; pass the module itself, such as parameter_groups(model, weight_decay),"
+            " and not its parameters"
+        )
+    _checks.check_number("weight_decay", weight_decay, 0.0)
     named = set()  # by identity: a parameter may be shared, and only one of its owners may name it
     for module in model.modules():
         ask = getattr(module, "no_weight_decay", None)

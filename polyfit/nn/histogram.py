@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polyfit._problem import channels_of
+from polyfit.autograd._torch import is_exporting, is_transformed, without_transforms
 
 # Elements that are counted at a time: about 20 MB beside the input.
 _CHUNK = 2**20
@@ -27,7 +28,16 @@ class Histogram:
 
     @torch.no_grad()
     def add(self, x: Tensor) -> None:
-        """Count the elements of x: of any shape for one group, else with the groups' channels on their axis."""
+        """Count the elements of x: of any shape for one group, else with the groups' channels on their axis.
+
+        Under torch.func, all examples are counted. A tensor without numbers is not: a meta tensor, or one of an export.
+        """
+        if x.is_meta or is_exporting() or (torch.compiler.is_compiling() and is_transformed()):
+            return
+        with without_transforms(x, self._channel_dim) as numbers:
+            self._add(numbers)
+
+    def _add(self, x: Tensor) -> None:
         n_groups, n_columns = self._all.shape
         n_bins = n_columns - 3
         elements = channels_of(x, self._channel_dim, n_groups).flatten(x.detach())

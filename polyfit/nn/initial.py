@@ -6,6 +6,7 @@ All are closed forms. No data are seen and nothing is drawn at random.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -27,7 +28,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 class Initial(NamedTuple):
-    """Coefficients to begin with.
+    """Initial coefficients.
 
     Attributes:
         coef: (degree + 1,), float64, on the CPU.
@@ -41,7 +42,7 @@ class Initial(NamedTuple):
 def initial(
     init: str | Function, degree: int, basis: str, domain: Interval | None, outside: str, *, with_slope: bool
 ) -> Initial:
-    """The coefficients that `polyfit.nn.Polynomial` begins with.
+    """The initial coefficients of `polyfit.nn.Polynomial`.
 
     Args:
         init: "identity", "hermite", the name of a function of torch.nn.functional, or an elementwise function.
@@ -102,7 +103,9 @@ def _function(init: str | Function) -> Function:
 def _values(function: Function, name: str, x: Tensor) -> Tensor:
     """The values of a function at x, checked: finite numbers, one for each x, that depend on that x alone."""
     try:
-        values, again = function(x.clone()), function(x[::2].clone())  # copies: a function may write over its argument
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            values, again = function(x.clone()), function(x[::2].clone())  # copies: a function may write over x
     except Exception as error:  # of any kind: the function is the user's
         raise ValueError(
             f"init={name} could not be called with one tensor ({str(error).partition(chr(10))[0]}); pass an elementwise"
@@ -121,6 +124,8 @@ def _values(function: Function, name: str, x: Tensor) -> Tensor:
         )
     if not bool(values.isfinite().all()):
         raise ValueError(f"init={name} is not finite everywhere on the domain; pass a domain where it is")
+    for warning in caught:  # of a function that is taken
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return values
 
 

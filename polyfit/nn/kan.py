@@ -37,8 +37,8 @@ class PolynomialKAN(CoefficientModule):
         degree: d, at least 1.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         squash: "tanh"; "algebraic", x / sqrt(1 + x**2), whose slope falls like x**-3 and not like exp(-2 x); "clamp",
-            x cut off at -1 and 1, which can die: outside of [-1, 1] no gradient reaches x, and an input that is always
-            there never comes back; None for x itself, for inputs that are in [-1, 1] already.
+            x cut off at -1 and 1: outside of [-1, 1] the gradient to x is 0, and an input that is there for all data
+            stops learning; None for x itself, for inputs that are in [-1, 1] already.
         impl: "auto" (on a GPU a fused kernel for half types and where TF32 is allowed, otherwise matrix products over
             chunks of rows), "triton", "torch", or "compile", which does here what "torch" does.
         device: of the parameters.
@@ -118,11 +118,12 @@ class PolynomialKAN(CoefficientModule):
                 f"x has shape {tuple(x.shape)} and the layer takes (..., {self.in_features}); features are on the last"
                 " axis: pass x of that width, or make the layer with another in_features"
             )
-        check_goes_with(x, self.coef, is_fine=x.dtype == self.coef.dtype or _is_cast(x, self.coef))
+        is_fine = x.dtype == self.coef.dtype or _is_cast(x, self.coef)
+        check_goes_with(x, self.coef, is_fine=is_fine, wanted=x.dtype)
 
     # --- coefficients of other programs ---
 
-    def load_coefficients(self, C: Tensor, layout: str = "in out degree") -> None:  # noqa: N803 - of the formula
+    def load_coefficients(self, C: Tensor, *, layout: str) -> None:  # noqa: N803 - of the formula
         """Set all coefficients to those of another program. Constant terms are added up in float64.
 
         Args:
@@ -134,11 +135,12 @@ class PolynomialKAN(CoefficientModule):
 
         Raises:
             TypeError: C is not a floating-point tensor.
-            ValueError: an unknown layout; a C of another shape than the layout has for this layer.
+            ValueError: an unknown layout; a C of another shape than the layout has for this layer, or with NaN or
+                infinity.
 
         >>> import torch
         >>> layer = PolynomialKAN(1, 1, degree=2)
-        >>> layer.load_coefficients(torch.tensor([[[5.0, 6.0, 7.0]]]), "in out degree")
+        >>> layer.load_coefficients(torch.tensor([[[5.0, 6.0, 7.0]]]), layout="in out degree")
         >>> layer.bias.tolist(), layer.coef.flatten().tolist()
         ([5.0], [6.0, 7.0])
         """
@@ -154,6 +156,7 @@ class PolynomialKAN(CoefficientModule):
                 f" {self.out_features} outputs and degree {self.degree}; make the layer with the sizes of C, or pass"
                 " its layout"
             )
+        _checks.check_finite({"C": C.detach()}, "pass finite coefficients")
         with torch.no_grad():
             by_degree = C.detach().reshape(separate).permute([names.index(name) for name in ("degree", "in", "out")])
             self.bias.copy_(by_degree[0].double().sum(0))
@@ -163,14 +166,14 @@ class PolynomialKAN(CoefficientModule):
         """The coefficients C (in_features, out_features, degree + 1), a copy without gradient, for another program.
 
         The constant terms of an output are one number here. The first input has it, and all others have 0.
-        `load_coefficients` takes them back bit by bit.
+        `load_coefficients` with layout="in out degree" takes them back bit by bit.
         """
         constants = torch.zeros_like(self.coef[:1])
         constants[0, 0] = self.bias
         return torch.cat([constants, self.coef]).detach().permute(1, 2, 0).contiguous()
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimizer is not to decay, as timm asks for them: the bias.
+        """The names of the parameters that an optimizer must not decay, in the form of timm: the bias.
 
         The coefficients are weights, as those of nn.Linear: without them an edge is 0.
         """

@@ -38,13 +38,14 @@ class Polynomial(CoefficientModule):
             of channels of the input.
         num_groups: the number of polynomials; None for one a channel. Each is for num_channels / num_groups
             neighbouring channels.
-        channel_dim: the axis of channels. It is not used where there is one polynomial for a module of one channel.
+        channel_dim: the axis of channels: 1 for (batch, channels, ...), -1 for (batch, tokens, channels). It is not
+            used where there is one polynomial for a module of one channel.
         basis: "power", "chebyshev", "legendre", "hermite", "hermite_e" or "laguerre".
         domain: ``(lo, hi)``, where the polynomial is learned. It is mapped onto the window of the basis: [0, 1] for
             laguerre, [-1, 1] for the others. None is no mapping, t = x, and needs outside="extend".
         outside: "linear" (value and slope continue: the tangent), "clamp" (the value at the end; no gradient to x
             there) or "extend" (the polynomial itself).
-        init: the function to begin with, see below.
+        init: the initial function, see below.
         init_slope: for a fitted init: fit value and slope together, and not the value alone. The slopes at the ends,
             which "linear" continues, are then nearer to those of the function, and the values less near.
         impl: "auto" (a fused kernel on a GPU, plain PyTorch elsewhere), "triton", "torch" or "compile".
@@ -56,10 +57,12 @@ class Polynomial(CoefficientModule):
         - The name of an activation of torch.nn.functional, such as "silu", or any elementwise function of a tensor.
           It is fitted on the domain in float64, by least squares under the weight 1/sqrt(1 - t**2), t in [-1, 1]: the
           largest error is near the smallest possible one, and known as `approximation_error`. Slopes at the ends are
-          below 1.6 for "silu", "gelu", "relu", "tanh" and the like on (-4, 4) at degrees 3 to 9. A layer is pickled
-          with its function, which a lambda does not permit; the state_dict holds numbers alone.
+          below 1.6 for "silu", "gelu", "relu", "tanh" and the like on (-4, 4) at degrees 3 to 9. The default domain,
+          (-1, 1), is narrow for a fit: pass domain=(-4, 4). A layer is pickled with its function, which a lambda does
+          not permit; the state_dict holds numbers alone.
         - "hermite": the sum of He_n(x) / (n! sqrt(e)), which keeps the second moment of normal inputs of unit variance
-          but for 1.9 % at degree 3 and 0.06 % at degree 5. It needs a domain that covers (-4, 4), or outside="extend".
+          except for 1.9 % at degree 3 and 0.06 % at degree 5 (0.21 % with outside="linear" on (-4, 4)). It needs a
+          domain that covers (-4, 4), or outside="extend".
           It is nearly exp(x - 1) and steep on the right: its slope at 4 is 7.6 at degree 3 and 17 at degree 5.
 
     Attributes:
@@ -110,7 +113,10 @@ class Polynomial(CoefficientModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.degree = _checks.check_count("degree", degree, 0)
+        # Degree 0 with the identity is refused below, with the advice to pass another init.
+        self.degree = _checks.check_count(
+            "degree", degree, 1 if isinstance(init, str) and init == "identity" and degree != 0 else 0
+        )
         self.num_channels = _checks.check_count("num_channels", num_channels, 1)
         self.num_groups = self.num_channels if num_groups is None else _checks.check_count("num_groups", num_groups, 1)
         if self.num_channels % self.num_groups:
@@ -152,7 +158,7 @@ class Polynomial(CoefficientModule):
         init_slope: bool = False,
         **options: Any,
     ) -> Polynomial:
-        """A layer that begins as the least-squares approximation of a function on a domain, and knows its error.
+        """A layer whose initial function is the least-squares approximation of a function on a domain.
 
         Args:
             function: the name of an activation of torch.nn.functional, or an elementwise function of a tensor.
@@ -185,7 +191,7 @@ class Polynomial(CoefficientModule):
             self.coef.copy_(start.coef.expand_as(self.coef))
 
     def _start(self) -> Initial:
-        """The coefficients to begin with."""
+        """The initial coefficients."""
         return initial(self.init, self.degree, self.basis, self.domain, self.outside, with_slope=self.init_slope)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +207,8 @@ class Polynomial(CoefficientModule):
     def _check_input(self, x: Tensor) -> None:
         """Refuse what the layer does not take."""
         _checks.check_tensor("x", x)
-        check_goes_with(x, self.coef, is_fine=self.coef.dtype in {x.dtype, formula.compute_dtype(x.dtype)})
+        wanted = formula.compute_dtype(x.dtype)
+        check_goes_with(x, self.coef, is_fine=self.coef.dtype in {x.dtype, wanted}, wanted=wanted)
         if self.num_channels == 1:
             return
         if not -x.dim() <= self.channel_dim < x.dim():
@@ -217,7 +224,7 @@ class Polynomial(CoefficientModule):
             )
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimizer is not to decay, as timm asks for them: all.
+        """The names of the parameters that an optimizer must not decay, in the form of timm: all.
 
         Decay would draw the function towards zero, and not towards a simpler one. See
         `polyfit.nn.parameter_groups` for the groups of an optimizer.
@@ -230,6 +237,8 @@ class Polynomial(CoefficientModule):
 
         It spans the domain and half of its width to each side; inputs beyond are counted apart. (Without a domain it
         spans (-6, 6).) A module that torch.compile has compiled already counts nothing: record on the module itself.
+        An export counts nothing. Under torch.vmap the inputs of all examples are counted, and with
+        torch.utils.checkpoint those of both forward passes.
 
         Args:
             bins: the number of bins.
@@ -279,11 +288,13 @@ class Polynomial(CoefficientModule):
         return pictures.activation_figure(self, self._start().coef, self._range(), groups)
 
     def _meaning(self) -> dict[str, Any]:
-        return {"basis": self.basis, "domain": self.domain}
+        return {"basis": self.basis, "domain": self.domain, "outside": self.outside}
 
     def _sizes(self, shape: torch.Size) -> str:
-        groups = "" if len(shape) == 1 else f" and {shape[0]} groups"
-        return f"degree {shape[-1] - 1}{groups}" if len(shape) in {1, 2} else f"shape {tuple(shape)}"
+        if len(shape) not in {1, 2}:
+            return f"shape {tuple(shape)}"
+        count = 1 if len(shape) == 1 else shape[0]
+        return f"{count} polynomial{'' if count == 1 else 's'} of degree {shape[-1] - 1}"
 
     def extra_repr(self) -> str:
         """The arguments, those that have their default left out, and the error of a fitted init."""

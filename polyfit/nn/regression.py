@@ -42,7 +42,7 @@ class PolynomialRegression(CoefficientModule):
         dtype: of the parameter; that of x and y.
 
     Attributes:
-        coef: (degree + 1,), or (num_series, degree + 1), lowest degree first; zero at the beginning.
+        coef: (degree + 1,), or (num_series, degree + 1), lowest degree first; initially zero.
         criterion: the `PolynomialLoss`.
 
     Raises:
@@ -212,7 +212,7 @@ class PolynomialRegression(CoefficientModule):
         return self.coef[_checks.check_count("series", series, 0, self.num_series - 1)]
 
     def no_weight_decay(self) -> set[str]:
-        """The names of the parameters that an optimizer is not to decay, as timm asks for them: all.
+        """The names of the parameters that an optimizer must not decay, in the form of timm: all.
 
         Decay would draw the constant to zero too. `polyfit.fit` has ridge, which leaves it.
         """
@@ -222,8 +222,9 @@ class PolynomialRegression(CoefficientModule):
         return {"basis": self.basis, "domain": self.domain}
 
     def _sizes(self, shape: torch.Size) -> str:
-        series = "" if len(shape) == 1 else f" and {shape[0]} series"
-        return f"degree {shape[-1] - 1}{series}" if len(shape) in {1, 2} else f"shape {tuple(shape)}"
+        if len(shape) not in {1, 2}:
+            return f"shape {tuple(shape)}"
+        return f"degree {shape[-1] - 1} with num_series={None if len(shape) == 1 else shape[0]}"
 
     def extra_repr(self) -> str:
         """The sizes; the rest is in the criterion below."""

@@ -8,17 +8,25 @@ import torch
 from torch import Tensor, nn
 
 
-def check_goes_with(x: Tensor, coef: Tensor, *, is_fine: bool) -> None:
-    """Refuse an input that lies elsewhere than the coefficients, or whose dtype does not go with theirs."""
+def check_goes_with(x: Tensor, coef: Tensor, *, is_fine: bool, wanted: torch.dtype) -> None:
+    """Refuse an input on another device than the coefficients, or of a dtype that the layer does not take.
+
+    Args:
+        x: the input.
+        coef: the coefficients.
+        is_fine: whether the layer takes the dtype of x.
+        wanted: the dtype of the parameters of a layer that takes it.
+    """
     if x.device != coef.device:
         raise ValueError(
             f"x is on {x.device} and the parameters of the layer are on {coef.device}; pass x.to({str(coef.device)!r}),"
             f" or move the layer: layer.to({str(x.device)!r})"
         )
     if not is_fine:
+        note = "" if wanted == x.dtype else f" ({wanted} parameters take {x.dtype} inputs)"
         raise TypeError(
             f"x is {x.dtype} and the parameters of the layer are {coef.dtype}; pass x.to({coef.dtype}), or convert the"
-            f" layer: layer.to({x.dtype})"
+            f" layer: layer.to({wanted}){note}"
         )
 
 

@@ -134,6 +134,12 @@ def test_onnx(name, is_dynamic, tmp_path):
         torch.testing.assert_close(torch.from_numpy(found), module(values).detach(), **CLOSE)
 
 
+@pytest.mark.parametrize("layer", [Polynomial(3), PolynomialKAN(4, 2, 3)])
+def test_symbolic_traces_are_refused(layer):
+    with pytest.raises(TypeError, match=r"x is of torch\.fx\.symbolic_trace, .*; use torch\.export\.export or"):
+        torch.fx.symbolic_trace(nn.Sequential(layer))
+
+
 # --- torch.compile ---
 
 
@@ -281,6 +287,19 @@ def test_groups_of_shared_and_of_parametrized_coefficients():
     decayed, kept = parameter_groups(nn.Sequential(layer), 0.3)
     assert decayed["params"] == []
     assert len(kept["params"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "weight_decay", "error", "message"),
+    [
+        (Polynomial(3).parameters(), 0.1, TypeError, "model is generator; pass the module itself"),
+        (Polynomial(3), -1, ValueError, "weight_decay=-1 is out of range; pass a finite number from 0 on"),
+        (Polynomial(3), "a", TypeError, "weight_decay='a' is not a number"),
+    ],
+)
+def test_groups_of_an_optimizer_that_are_refused(model, weight_decay, error, message):
+    with pytest.raises(error, match=message):
+        parameter_groups(model, weight_decay)
 
 
 def test_decay_leaves_the_polynomials_alone():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from polyfit.nn import Polynomial, PolynomialKAN
 from polyfit.nn.histogram import Histogram
@@ -72,6 +73,44 @@ def test_inputs_are_recorded_while_asked_for():
     assert "Histogram(0 values" in repr(layer.inputs_seen)  # the hook is gone
     with pytest.raises(ValueError, match="bins=0 is too small"), layer.record_inputs(bins=0):
         pass
+
+
+@pytest.mark.parametrize("channel_dim", [1, -1])
+def test_inputs_under_transforms_are_recorded(channel_dim):
+    layer = Polynomial(3, 4, channel_dim=channel_dim)
+    x = torch.randn(5, 2, 3, 4, 4)
+    with layer.record_inputs(bins=8) as expected:
+        for example in x.flatten(0, 1):
+            layer(example)
+
+    def loss(example: torch.Tensor) -> torch.Tensor:
+        return layer(example).sum()
+
+    examples = x.flatten(0, 1)
+    calls = {
+        "vmap": lambda: torch.vmap(layer, in_dims=2)(examples.movedim(0, 2)),
+        "vmap of vmap": lambda: torch.vmap(torch.vmap(layer, in_dims=1))(x.movedim(1, 2)),
+        "gradients of examples": lambda: torch.vmap(torch.func.grad(loss), in_dims=2)(examples.movedim(0, 2)),
+        "gradients": lambda: [torch.func.grad(loss)(example) for example in examples],
+    }
+    for name, call in calls.items():
+        with layer.record_inputs(bins=8) as seen:
+            call()
+        assert torch.equal(seen.counts, expected.counts), name
+        assert torch.equal(seen.above, expected.above), name
+        assert not is_functorch_wrapped_tensor(seen.counts)
+
+
+def test_exports_and_meta_tensors_are_not_recorded():
+    layer = Polynomial(3, 4)
+    x = torch.randn(6, 4)
+    with layer.record_inputs() as seen:
+        program = torch.export.export(layer, (x,))
+        copy.deepcopy(layer).to("meta")(x.to("meta"))
+        assert repr(seen).startswith("Histogram(0 values")
+        layer(x)
+    assert repr(seen).startswith("Histogram(24 values")
+    torch.testing.assert_close(program.module()(x), layer(x))
 
 
 # --- pictures ---

@@ -226,7 +226,8 @@ def test_the_slope_continues_and_an_end_counts_as_inside():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"degree": -1}, ValueError, "degree=-1 is too small; pass at least 0"),
+        ({"degree": -1}, ValueError, "degree=-1 is too small; pass at least 1"),
+        ({"degree": -1, "init": "silu"}, ValueError, "degree=-1 is too small; pass at least 0"),
         ({"degree": 2.0}, TypeError, r"degree=2\.0 is float; pass an int"),
         ({"degree": True}, TypeError, "degree=True is bool"),
         ({"num_channels": 0}, ValueError, "num_channels=0 is too small"),
@@ -243,6 +244,7 @@ def test_the_slope_continues_and_an_end_counts_as_inside():
         ({"init": "silo"}, ValueError, "init='silo' is unknown; pass 'identity', 'hermite', the name of"),
         ({"init": 3}, ValueError, "init=3 is unknown"),
         ({"init": "linear"}, ValueError, "init='linear' could not be called with one tensor"),
+        ({"init": "softmax"}, ValueError, "init='softmax' gave other values for a part of the same x"),
         ({"init": "dropout"}, ValueError, "init='dropout' gave other values for a part of the same x"),
         ({"init": torch.log}, ValueError, "init=log is not finite everywhere on the domain"),
         ({"init": torch.sum}, ValueError, r"init=sum returned shape \(\) for a tensor of shape"),
@@ -291,6 +293,10 @@ def test_a_wide_parameter_does_not_go_with_a_narrow_input():
         TypeError, match=r"pass x\.to\(torch\.float64\), or convert the layer: layer\.to\(torch\.float32"
     ):
         Polynomial(3, dtype=F64)(torch.zeros(3))
+    with pytest.raises(
+        TypeError, match=r"layer\.to\(torch\.float32\) \(torch\.float32 parameters take torch\.float16 in"
+    ):
+        Polynomial(3, dtype=F64)(torch.zeros(3, dtype=torch.float16))
     with pytest.raises(TypeError, match=r"x is torch\.float32 and the parameters of the layer are torch\.float16"):
         Polynomial(3, dtype=torch.float16)(torch.zeros(3))
 

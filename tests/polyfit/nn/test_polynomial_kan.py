@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from plain_layers import F64, SQUASHES, plain_kan
@@ -23,7 +25,7 @@ def full_coefficients(dtype: torch.dtype = F64) -> Tensor:
 def test_values_and_gradients(basis, squash):
     layer = PolynomialKAN(IN, OUT, DEGREE, basis, squash, dtype=F64)
     full = full_coefficients().requires_grad_()
-    layer.load_coefficients(full)
+    layer.load_coefficients(full, layout="in out degree")
     x = torch.randn(7, IN, dtype=F64, requires_grad=True)
     y, expected = layer(x), plain_kan(x, full, basis, squash)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
@@ -38,7 +40,7 @@ def test_values_and_gradients(basis, squash):
 @pytest.mark.parametrize("shape", [(IN,), (0, IN), (2, 0, IN), (2, 3, IN)])
 def test_shapes(shape):
     layer = PolynomialKAN(IN, OUT, DEGREE, dtype=F64)
-    layer.load_coefficients(full_coefficients())
+    layer.load_coefficients(full_coefficients(), layout="in out degree")
     x = torch.randn(shape, dtype=F64)
     y = layer(x)
     assert y.shape == (*shape[:-1], OUT)
@@ -76,7 +78,7 @@ LAYOUTS = {
 def test_coefficients_of_other_programs(layout):
     full, x = full_coefficients(), torch.randn(6, IN, dtype=F64)
     layer = PolynomialKAN(IN, OUT, DEGREE, dtype=F64)
-    layer.load_coefficients(LAYOUTS[layout](full), layout)
+    layer.load_coefficients(LAYOUTS[layout](full), layout=layout)
     torch.testing.assert_close(layer(x), plain_kan(x, full, "chebyshev", "tanh"), rtol=1e-12, atol=1e-12)
 
 
@@ -84,22 +86,22 @@ def test_constant_terms_are_added_up_in_float64():
     big, layer = 2.0**24, PolynomialKAN(3, 1, 1)
     full = torch.zeros(3, 1, 2)
     full[:, 0, 0] = torch.tensor([big, 1.0, 1.0])  # in float32, big + 1 is big
-    layer.load_coefficients(full)
+    layer.load_coefficients(full, layout="in out degree")
     assert layer.bias.item() == big + 2
 
 
 def test_coefficients_come_back_bit_by_bit():
     layer = PolynomialKAN(IN, OUT, DEGREE)
-    layer.load_coefficients(full_coefficients(torch.float32))
+    layer.load_coefficients(full_coefficients(torch.float32), layout="in out degree")
     other = PolynomialKAN(IN, OUT, DEGREE)
-    other.load_coefficients(layer.coefficients())
+    other.load_coefficients(layer.coefficients(), layout="in out degree")
     for mine, theirs in zip(layer.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
 def test_under_autocast_the_result_has_its_dtype():
     layer = PolynomialKAN(IN, OUT, DEGREE)
-    layer.load_coefficients(full_coefficients(torch.float32))
+    layer.load_coefficients(full_coefficients(torch.float32), layout="in out degree")
     x = torch.randn(6, IN)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
@@ -173,12 +175,23 @@ def test_inputs_that_are_refused(x, error, message):
         ),
         ([0.0], "in out degree", TypeError, "C is list"),
         (torch.zeros(5, 4, 4, dtype=torch.int64), "in out degree", TypeError, r"C is torch\.int64"),
+        (
+            torch.full((5, 4, 4), math.nan),
+            "in out degree",
+            ValueError,
+            r"C has 80 values that are not finite, the first is C\[0, 0, 0\] = nan: pass finite coefficients",
+        ),
     ],
 )
 def test_coefficients_that_are_refused(full, layout, error, message):
     with pytest.raises(error, match=message) as raised:
-        PolynomialKAN(IN, OUT, DEGREE).load_coefficients(full, layout)
+        PolynomialKAN(IN, OUT, DEGREE).load_coefficients(full, layout=layout)
     assert "\n" not in str(raised.value)
+
+
+def test_a_layout_must_be_named():
+    with pytest.raises(TypeError, match="layout"):
+        PolynomialKAN(IN, OUT, DEGREE).load_coefficients(full_coefficients())  # pyright: ignore[reportCallIssue]
 
 
 def test_text():

@@ -167,21 +167,34 @@ def test_a_frozen_parameter_stays_frozen():
 @pytest.mark.parametrize(
     ("saved", "module", "message"),
     [
-        (Polynomial(5), Polynomial(3), "0.coef: the state has degree 5 and this Polynomial has degree 3; make"),
-        (Polynomial(3, 8), Polynomial(3, 4), "0.coef: the state has degree 3 and 8 groups and this Polynomial has"),
+        (
+            Polynomial(5),
+            Polynomial(3),
+            "0.coef: the state has 1 polynomial of degree 5 and this Polynomial has 1 polynomial of degree 3; make",
+        ),
+        (
+            Polynomial(3, 8),
+            Polynomial(3, 4),
+            "0.coef: the state has 8 polynomials of degree 3 and this Polynomial has 4 polynomials of degree 3; make",
+        ),
         (
             Polynomial(3, 8),
             Polynomial(3),
-            "0.coef: the state has degree 3 and 8 groups and this Polynomial has degree 3;",
+            "0.coef: the state has 8 polynomials of degree 3 and this Polynomial has 1 polynomial of degree 3; make",
         ),
         (PolynomialKAN(3, 2, 5), PolynomialKAN(3, 2, 4), "0.coef: the state has degree 5, 3 inputs and 2 outputs"),
-        (PolynomialRegression(5), PolynomialRegression(3), "0.coef: the state has degree 5 and this Poly"),
+        (
+            PolynomialRegression(5, num_series=2),
+            PolynomialRegression(3),
+            "0.coef: the state has degree 5 with num_series=2 and this PolynomialRegression has degree 3 with",
+        ),
         (
             Polynomial(3, domain=(-2, 2)),
             Polynomial(3),
             r"0.coef: the state was saved with domain=\(-2.0, 2.0\) and this",
         ),
         (Polynomial(3, basis="power"), Polynomial(3), "0.coef: the state was saved with basis='power' and this"),
+        (Polynomial(3, outside="clamp"), Polynomial(3), "0.coef: the state was saved with outside='clamp' and this"),
         (PolynomialKAN(3, 2, 4, squash=None), PolynomialKAN(3, 2, 4), "0.coef: the state was saved with squash=None"),
     ],
 )

@@ -221,9 +221,8 @@ class _Form(NamedTuple):
     axes: tuple[tuple[int, ...], tuple[int, ...]]
     n_axes: int = 0
 
-    def operands(self, coef: Tensor, *samples: Tensor) -> list[Tensor]:
-        """Samples in the shape, and coefficients (degree + 1, groups, ...)."""
-        columns = coef.t().contiguous()
+    def operands(self, columns: Tensor, *samples: Tensor) -> list[Tensor]:
+        """Samples in the shape, and columns (k, groups, ...)."""
         return [*(part.view(self.shape) for part in samples), columns.unsqueeze(-1) if self.n_axes else columns]
 
 
@@ -244,7 +243,8 @@ def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """`chunked.activate`."""
     values = None
     if (form := _form(x)) is not None:
-        tensors = _detached(*form.operands(coef, x), _mapping_tensor(model, compute_dtype(x.dtype)))
+        columns = traced.activation_columns(coef, model, compute_dtype(x.dtype))
+        tensors = _detached(*form.operands(columns, x), _mapping_tensor(model, compute_dtype(x.dtype)))
         kind = (model.basis, model.outside, coef.shape[1], form.n_axes)
         values = _run("activation_values", kind, model, *tensors)
     return chunked.activate(x, coef, model) if values is None else values.view(x.shape)
@@ -256,7 +256,8 @@ def activate_backward(
     """`chunked.activate_backward`."""
     found = None
     if (form := _form(x)) is not None:
-        tensors = _detached(*form.operands(coef, grad, x), _mapping_tensor(model, compute_dtype(x.dtype)))
+        columns = traced.slope_columns(coef, model, compute_dtype(x.dtype))
+        tensors = _detached(*form.operands(columns, grad, x), _mapping_tensor(model, compute_dtype(x.dtype)))
         kind = (model.basis, model.outside, coef.shape[1], form.axes, *wants)
         found = _run("activation_gradients", kind, model, *tensors, wants=wants, axes=form.axes)
     if found is None:

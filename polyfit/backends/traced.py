@@ -10,9 +10,12 @@ that computes and over rows in float64; uncut, all of a sum is taken in float64.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from polyfit.backends.chunked.activation_plan import LARGEST_HORNER, plan_of
 from polyfit.backends.results import LossSums, Wants
 from polyfit.bases import BASES
 from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model, compute_dtype
@@ -169,7 +172,8 @@ LONGEST_RUN = 4096
 
 def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """`polyfit.backends.operators.activate`."""
-    return activation_values(x, _by_degree(coef), model)
+    columns = _realized(activation_columns(coef, model, compute_dtype(x.dtype)))
+    return activation_values(x, columns.unsqueeze(-1), model)
 
 
 def activate_backward(
@@ -186,31 +190,92 @@ def activate_backward(
         axes = ((2,), (0,))
     elif groups > 1 and inner == 1 and outer % _BLOCK == 0 and outer > 0:
         shape, axes = (outer // _BLOCK, _BLOCK, groups, 1), ((1,), (0, 2))
-    columns = _by_degree(coef)
+    columns = _realized(slope_columns(coef, model, compute_dtype(x.dtype))).unsqueeze(-1)
     grad_x, sums = activation_gradients(grad.reshape(shape), x.reshape(shape), columns, model, wants=wants, axes=axes)
     return None if grad_x is None else grad_x.view(x.shape), sums
 
 
-def _by_degree(coef: Tensor) -> Tensor:
-    """Coefficients (groups, degree + 1) as (degree + 1, groups, 1), without gaps: loops then read neighbouring groups.
+def _realized(columns: Tensor) -> Tensor:
+    """Columns (k, groups) that Inductor computes once.
 
-    Inductor fuses a copy into the loop, which would gather instead. It makes the copy where a view by strides follows.
+    It would fuse what computes them into the loop over the elements. It does not where a view by strides follows.
     """
-    if coef.shape[0] == 1:
-        return coef.t().unsqueeze(-1)
-    columns = coef.t().contiguous()
-    return columns.as_strided(columns.shape, columns.stride()).unsqueeze(-1)
+    return columns.as_strided(columns.shape, columns.stride())
 
 
-def activation_values(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """p(x) in the dtype of x, for coef (degree + 1, ...) each of which broadcasts against x."""
+class _Constants(NamedTuple):
+    """Numbers of `activation_plan.Plan`, for v = t, as tuples: a compiler takes them for constants.
+
+    Attributes:
+        steps: a, b and whether W_{k-1} is added, for each W_{k+1}.
+        to_values: rows of the matrix that takes coefficients to those of powers, or of P_k, and to the slopes at both
+            ends.
+        to_slopes: rows of the matrix that takes coefficients to those of W_k in dp/dt, and to a zero.
+        factors: of W_k in P_k.
+    """
+
+    steps: tuple[tuple[float, float, bool], ...]
+    to_values: tuple[tuple[float, ...], ...]
+    to_slopes: tuple[tuple[float, ...], ...]
+    factors: tuple[float, ...]
+
+
+@torch.compiler.assume_constant_result
+def _constants(basis: str, degree: int) -> tuple[Any, ...]:
+    """The fields of `_Constants`."""
+    plan = plan_of(basis, degree, None, "linear", torch.float64)
+    values = plan.to_values
+    if degree > LARGEST_HORNER:
+        values = torch.cat((torch.eye(degree + 1, dtype=torch.float64, device="cpu"), values[:, degree + 1 :]), 1)
+
+    def rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(row) for row in matrix.tolist())
+
+    steps = tuple((step.a, step.b, step.adds) for step in plan.steps)
+    slopes = torch.nn.functional.pad(plan.to_slopes, (0, 1))
+    return steps, rows(values), rows(slopes), tuple(plan.factors.tolist())
+
+
+def _times(coef: Tensor, rows: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
+    """Coefficients (groups, degree + 1) times a matrix, (columns, groups) without gaps."""
+    matrix = torch.tensor(rows, dtype=torch.float64, device=coef.device)
+    return (coef.double() @ matrix).t().to(dtype).contiguous()
+
+
+def activation_columns(coef: Tensor, model: Model, dtype: torch.dtype) -> Tensor:
+    """What multiplies powers of t, or P_k, and the slopes at both ends: (degree + 3, groups)."""
+    return _times(coef, _Constants(*_constants(model.basis, _degree(coef))).to_values, dtype)
+
+
+def slope_columns(coef: Tensor, model: Model, dtype: torch.dtype) -> Tensor:
+    """What multiplies W_k in dp/dt, and zeros: (degree + 1, groups)."""
+    return _times(coef, _Constants(*_constants(model.basis, _degree(coef))).to_slopes, dtype)
+
+
+def _degree(coef: Tensor) -> int:
+    """The degree as a number, also where a compiler takes the shape for a symbol."""
+    return len(coef.unbind(1)) - 1
+
+
+def activation_values(x: Tensor, columns: Tensor, model: Model) -> Tensor:
+    """p(x) in the dtype of x.
+
+    Args:
+        x: of any shape.
+        columns: `activation_columns`, (degree + 3, ...), each of which broadcasts against x.
+        model: basis, mapping and continuation.
+    """
     dtype = compute_dtype(x.dtype)
     t = model.to_window(x.to(dtype))
-    columns = list(coef.to(dtype).unbind(0))
-    inside = _inside(t, model)
-    value = _sum(columns, _functions(inside, len(columns) - 1, model.basis))
-    if model.outside == "linear" and len(columns) > 1:
-        at_lo, at_hi = (_sum(columns, slopes) for slopes in BASES[model.basis].slopes_at_ends(len(columns) - 1))
+    *factors, at_lo, at_hi = columns.unbind(0)
+    inside, degree = _inside(t, model), len(factors) - 1
+    if degree > LARGEST_HORNER:
+        value = _sum(factors, _functions(inside, degree, model.basis))
+    else:
+        value = factors[-1] if degree else factors[0].expand_as(t) * 1.0
+        for factor in factors[-2::-1]:
+            value = value * inside + factor
+    if model.outside == "linear" and degree > 0:
         e = t - inside
         value = value + torch.where(e > 0.0, at_hi, at_lo) * e
     return value if value.dtype == x.dtype else value.to(x.dtype)
@@ -219,18 +284,18 @@ def activation_values(x: Tensor, coef: Tensor, model: Model) -> Tensor:
 def activation_gradients(
     grad: Tensor,
     x: Tensor,
-    coef: Tensor,
+    columns: Tensor,
     model: Model,
     *,
     wants: Wants,
     axes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of sum(grad * p(x)).
+    """The gradients of sum(grad * p(x)): the terms g W_k of one recurrence give both, see `chunked.activation_plan`.
 
     Args:
         grad: in the shape of x.
         x: of any shape.
-        coef: (degree + 1, ...), each of which broadcasts against x.
+        columns: `slope_columns`, (degree + 1, ...), each of which broadcasts against x.
         model: basis, mapping and continuation.
         wants: which gradients are wanted.
         axes: over which sums run in the dtype that computes, and then in float64.
@@ -238,14 +303,23 @@ def activation_gradients(
     Returns:
         To x, in its dtype, and to the coefficients, (..., degree + 1) float64.
     """
-    dtype, degree = compute_dtype(x.dtype), coef.shape[0] - 1
+    *slopes, zero = columns.unbind(0)
+    dtype, degree = compute_dtype(x.dtype), len(slopes)
+    constants = _Constants(*_constants(model.basis, degree))
     t, g = model.to_window(x.to(dtype)), grad.to(dtype)
-    columns = list(coef.to(dtype).unbind(0))
     inside = _inside(t, model)
-    terms = _functions(inside, degree, model.basis)
+    before, terms = None, [g]
+    for a, b, adds in constants.steps:
+        term = terms[-1]
+        after = term * (inside * a + b if b else inside * a if a != 1.0 else inside)
+        if adds:
+            assert before is not None
+            after = after + before
+        before = term
+        terms.append(after)
     grad_x = grad_coef = None
     if wants.x:
-        grad_x = g * (_sum(columns, _slopes(inside, terms, model.basis)) * model.slope)
+        grad_x = _sum(slopes, terms[:-1]) * model.slope if slopes else zero * g
         if model.outside == "clamp":
             lo, hi = BASES[model.basis].window
             grad_x = torch.where((t < lo) | (t > hi), 0.0, grad_x)
@@ -256,7 +330,7 @@ def activation_gradients(
             first, then = axes
             return (values.sum(first) if first else values).sum(then, dtype=torch.float64)
 
-        sums = [total(g * term) for term in terms]
+        sums = [total(term) * factor for term, factor in zip(terms, constants.factors, strict=True)]
         if model.outside == "linear" and degree > 0:
             e = t - inside
             above, below = (total(g * part) for part in (e.clamp(min=0.0), e.clamp(max=0.0)))

@@ -410,7 +410,10 @@ def test_compile_around_transforms():
 
 
 @pytest.mark.parametrize("channels", [1, 256])
-def test_the_peak_of_memory_is_that_of_silu(channels):
+def test_the_peak_of_memory_is_that_of_silu(channels, set_sizes):
+    """What comes on top is the buffers of a chunk, here of 2**15 elements; they grow with the number of threads."""
+    n_threads = torch.get_num_threads()
+    set_sizes(activation_of_a_thread=2**15 // n_threads, chunk_of_a_thread=2**15 // n_threads)
     x = torch.randn(1024, 256, 4, 2, requires_grad=True)
     upstream = torch.randn(x.shape)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ SHAPES = {
 }
 
 
-class _Published(nn.Module):
+class _Published(nn.Module, ABC):
     """The form in which these layers are published: all T_k(t) in one tensor, T_0 among them, and one einsum."""
 
     def __init__(self, ours: PolynomialKAN) -> None:
@@ -47,9 +48,9 @@ class _Published(nn.Module):
         self.degree = ours.degree
         self.coef = nn.Parameter(coef.permute(1, 2, 0).contiguous())  # (in, out, degree + 1)
 
+    @abstractmethod
     def functions(self, t: Tensor) -> Tensor:
         """T_k(t), (B, in, degree + 1)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, out)."""

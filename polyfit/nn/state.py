@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def check_goes_with(x: Tensor, coef: Tensor, *, is_fine: bool, wanted: torch.dty
         )
 
 
-class CoefficientModule(nn.Module):
+class CoefficientModule(nn.Module, ABC):
     """A module with a parameter `coef`, whose numbers mean something only together with `_meaning`.
 
     The state_dict holds tensors only. What they mean is in its metadata, which torch.save keeps. Where the metadata are
@@ -39,13 +40,13 @@ class CoefficientModule(nn.Module):
 
     coef: nn.Parameter
 
+    @abstractmethod
     def _meaning(self) -> dict[str, Any]:
         """What the coefficients belong to, by the names of the arguments: plain numbers, names and tuples of them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sizes(self, shape: torch.Size) -> str:
         """The sizes of a module with a `coef` of this shape, as text."""
-        raise NotImplementedError
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -144,7 +144,10 @@ def test_symbolic_traces_are_refused(layer):
 
 
 @pytest.mark.compiler
-@pytest.mark.skipif(not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this torch cannot trace backward")
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "trace_autograd_ops"),
+    reason=f"the compiler of torch {torch.__version__} cannot trace torch.autograd.grad (it lacks trace_autograd_ops)",
+)
 def test_a_training_step_is_one_graph():
     """Forward, loss, backward and the update; torch.optim breaks the graph itself before its step."""
     x, y = torch.randn(30, 6), torch.randint(3, (30,))

@@ -191,7 +191,7 @@ class PolynomialKAN(CoefficientModule):
         Raises:
             ImportError: matplotlib is not installed (extra `cli`).
         """
-        return pictures.kan_figure(self, _checks.check_count("edges", edges, 1))
+        return pictures.kan_figure(self.coef, self.basis, self.squash, _checks.check_count("edges", edges, 1))
 
     def _meaning(self) -> dict[str, Any]:
         return {"basis": self.basis, "squash": self.squash}

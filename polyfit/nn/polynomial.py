@@ -285,7 +285,17 @@ class Polynomial(CoefficientModule):
             ImportError: matplotlib is not installed (extra `cli`).
             ValueError: a group that is not there.
         """
-        return pictures.activation_figure(self, self._start().coef, self._range(), groups)
+        functions = pictures.Functions(
+            self.coef.reshape(self.num_groups, -1),
+            self._start().coef,
+            name_of(self.init).strip("'"),
+            self.basis,
+            self.domain,
+            self.outside,
+            "channel" if self.num_groups == self.num_channels else "group",
+            self.inputs_seen,
+        )
+        return pictures.activation_figure(functions, self._range(), groups)
 
     def _meaning(self) -> dict[str, Any]:
         return {"basis": self.basis, "domain": self.domain, "outside": self.outside}

@@ -140,7 +140,7 @@ class Polynomial(CoefficientModule):
         self.outside = outside
         _checks.check_choice("impl", impl, IMPLS)
         self.impl = impl
-        self.__dict__["init"] = init  # a module would be registered as a part of this one
+        object.__setattr__(self, "init", init)  # a module would be registered as a part of this one
         self.init_slope = bool(init_slope)
         self.approximation_error: float | None = None
         self.inputs_seen: Histogram | None = None

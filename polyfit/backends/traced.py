@@ -220,7 +220,6 @@ class _Constants(NamedTuple):
     factors: tuple[float, ...]
 
 
-@torch.compiler.assume_constant_result
 def _constants(basis: str, degree: int) -> tuple[Any, ...]:
     """The fields of `_Constants`."""
     plan = plan_of(basis, degree, None, "linear", torch.float64)
@@ -234,6 +233,10 @@ def _constants(basis: str, degree: int) -> tuple[Any, ...]:
     steps = tuple((step.a, step.b, step.adds) for step in plan.steps)
     slopes = torch.nn.functional.pad(plan.to_slopes, (0, 1))
     return steps, rows(values), rows(slopes), tuple(plan.factors.tolist())
+
+
+# What torch.compiler.assume_constant_result does. To call that imports torch's compiler, and Triton with it.
+_constants._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _times(coef: Tensor, rows: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:

@@ -112,10 +112,8 @@ def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
 
 def _series(t: Tensor, columns: Sequence[Tensor], basis: str) -> Tensor:
     """The sum of columns[k] P_k(t)."""
-    before, term = torch.zeros_like(t), torch.ones_like(t)
-    value = columns[0] * term
-    for (a, b, c), column in zip(BASES[basis].steps(len(columns) - 1), columns[1:], strict=True):
-        before, term = term, (a * t + b) * term - c * before
+    value = columns[0] * torch.ones_like(t)
+    for column, term in zip(columns[1:], functions(t, basis, len(columns) - 1), strict=True):
         value = value + column * term
     return value
 

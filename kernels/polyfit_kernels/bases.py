@@ -190,10 +190,7 @@ def slopes_of_terms(t, DEGREE: tl.constexpr, BASIS: tl.constexpr):
     before, slope_before = tl.zeros_like(t), tl.zeros_like(t)
     slopes = (slope,)
     for k in tl.static_range(DEGREE):
-        slope_after = _plus_slope_of_linear(_times_linear(slope, t, k, BASIS), term, k, BASIS)
-        if k > 0:
-            slope_after = _minus_before(slope_after, slope_before, k, BASIS)
-        after = next_term(t, term, before, k, BASIS)
+        after, slope_after = next_term_and_slope(t, term, before, slope, slope_before, k, BASIS)
         before, slope_before = term, slope
         term, slope = after, slope_after
         slopes += (slope,)

@@ -9,13 +9,25 @@ axis of series.
 The Functions have no forward mode. In forward mode, in an export, and where torch.compile traces a transform of
 torch.func, `polyval` and `polynomial_loss` run the formula.
 
+An eager call on few samples of one series has Functions of its own (`short`), which have one layer less.
+
 All operands are canonical (see polyfit.backends.operators).
 """
 
 from polyfit.autograd._tied import tied
 from polyfit.autograd.activation import activation
 from polyfit.autograd.kan import kan
-from polyfit.autograd.loss import polynomial_loss
-from polyfit.autograd.polyval import polyval
+from polyfit.autograd.loss import Reduced
+from polyfit.autograd.short import is_short, polynomial_loss, polyval, short_loss, short_polyval
 
-__all__ = ["activation", "kan", "polynomial_loss", "polyval", "tied"]
+__all__ = [
+    "Reduced",
+    "activation",
+    "is_short",
+    "kan",
+    "polynomial_loss",
+    "polyval",
+    "short_loss",
+    "short_polyval",
+    "tied",
+]

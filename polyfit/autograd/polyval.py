@@ -36,13 +36,7 @@ class Polyval(torch.autograd.Function):
         x, coef = ctx.saved_tensors
         wants = ctx.needs_input_grad[:2]
         model, impl = ctx.constants
-        if pulls_back_formula(grad):
-            found = pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad)
-        elif torch.is_grad_enabled():
-            found = apply(PolyvalGradients, grad, x, coef, model, impl, wants)
-        else:
-            found = PolyvalGradients.forward(grad, x, coef, model, impl, wants)
-        return *found, None, None
+        return *polyval_gradients(grad, x, coef, model, impl, wants), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -96,7 +90,18 @@ class PolyvalGradients(torch.autograd.Function):
         return vmap_results(split_examples(grad_x, batch, axes[1]), split_examples(grad_coef, batch, axes[2]))
 
 
-def polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
+def polyval_gradients(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool]
+) -> Tensors:
+    """Gradients of sum(grad * p(x)) to x and coef, differentiable where a graph is made."""
+    if pulls_back_formula(grad):
+        return tuple(pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad))
+    if torch.is_grad_enabled():
+        return apply(PolyvalGradients, grad, x, coef, model, impl, wants)
+    return PolyvalGradients.forward(grad, x, coef, model, impl, wants)
+
+
+def general_polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x), differentiable."""
     if runs_formula():
         return formula.polyval(x, coef, model)

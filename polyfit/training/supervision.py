@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -240,7 +240,7 @@ class Supervisor(Observer):
             except KeyboardInterrupt:  # within a monitor: the same as at any other place
                 self.is_interrupted = True
 
-    def record_all(self, epochs: list[int], losses: Array) -> None:
+    def record_all(self, epochs: Sequence[int], losses: Array) -> None:
         """Take records (R, S) at once, where `takes_all` allows it."""
         self._epochs += epochs
         self._values.append(self.totals(losses))

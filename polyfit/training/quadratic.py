@@ -293,7 +293,10 @@ def _ranges(problem: Problem, x: Tensor) -> tuple[Array, Array]:
     small, and the Chebyshev polynomials are 1 or -1 at the samples: moments keep their digits, which they lose near the
     middle of an interval.
     """
-    low, high = to_array(torch.stack(torch.aminmax(torch.atleast_2d(x), dim=-1)))
+    if x.dim() == 1:
+        low, high = (np.array([float(bound)]) for bound in torch.aminmax(x))
+    else:
+        low, high = to_array(torch.stack(torch.aminmax(x, dim=-1)))
     first, last = problem.domain or bases.BASES[problem.model.basis].window
     is_below = 0.5 * high - 0.5 * first < 0.5 * last - 0.5 * low  # nearer to the lower end
     is_one_place = low == high

@@ -28,8 +28,8 @@ assert "Commands" in out.getvalue()
 # Packages that take long to load, or that a user need not have.
 _HEAVY = {
     "triton", "torch._dynamo", "torch._inductor", "torch._functorch.aot_autograd", "torch.onnx",
-    "torch.utils.tensorboard", "tensorboard", "visdom", "scipy", "pandas", "polars", "pyarrow", "sklearn", "statsmodels", "matplotlib.pyplot",
-    "sympy", "mpmath", "numpy.testing", "numpy.f2py", "unittest", "concurrent.futures.process",
+    "torch.utils.tensorboard", "tensorboard", "visdom", "scipy", "pandas", "polars", "pyarrow", "sklearn",
+    "statsmodels", "matplotlib.pyplot", "sympy", "mpmath", "numpy.testing", "numpy.f2py", "unittest",
 }  # fmt: skip
 _OF_THE_COMMAND_LINE = {"matplotlib", "rich", "typer", "click", "pygments"}
 

@@ -1,0 +1,204 @@
+"""The points of the map, and what ratio is wanted at each.
+
+The map is no product of all axes. It is one line over n for each form, at degree 5 in float32, and from some of these
+points each of the other axes, one at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from polyfit.bases import BASES
+from polyfit.losses import LOSSES
+
+# Chunks of a float32 sum hold 8192 samples: the sizes beside that one are steps of the algorithm.
+SIZES = (64, 512, 2000, 4096, 8191, 8192, 8193, 20_000, 32_768, 100_000, 1_000_000, 10_000_000)
+LONGEST = 10_000_000
+WIDTH = 64  # features of a layer: n elements are n / WIDTH rows
+LAYER_SIZES = (64, 512, 2048, 8192, 32_768, 131_072, 1_048_576)
+EVERYWHERE = (64, 2000, 8192, 20_000, 100_000, 1_000_000)
+HERE_AND_THERE = (64, 2000, 20_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of the map.
+
+    Args:
+        form: a key of `bench.map.forms.FORMS`.
+        n: samples of a series; elements of the input, for a layer.
+        degree: of the polynomial.
+        dtype: "float32" or "float64".
+        basis: a key of polyfit.bases.BASES.
+        loss: a key of polyfit.losses.LOSSES, or "own", a function of the user.
+        is_weighted: whether each sample has a weight.
+        wants: operands that want a gradient, of x, y, w (the weight) and c (the coefficients), as one word.
+        series: how many series, each with its coefficients; for a layer, how many channels have their own polynomial.
+        own_x: whether each series has its own x, or all share one.
+        layout: "contiguous", or "strided": x and y are columns of a table.
+        impl: "auto"; or "compile", and then torch.compile makes the peer, too.
+    """
+
+    form: str
+    n: int
+    degree: int = 5
+    dtype: str = "float32"
+    basis: str = "power"
+    loss: str = "mse"
+    is_weighted: bool = False
+    wants: str = "c"
+    series: int = 1
+    own_x: bool = False
+    layout: str = "contiguous"
+    impl: str = "auto"
+
+    def __str__(self) -> str:
+        """The form, n, and what differs from the defaults; two points differ in it."""
+        words = [self.form, f"n={self.n}"]
+        if self.degree != 5:
+            words.append(f"d={self.degree}")
+        words += [word for word, usual in _WORDS.items() if getattr(self, word) != usual for word in self._say(word)]
+        return " ".join(words)
+
+    def _say(self, field: str) -> list[str]:
+        value = getattr(self, field)
+        if field == "series":
+            return [f"series={value}"]
+        if field == "wants":
+            return [f"to={value}"]
+        if isinstance(value, bool):
+            return [field.removeprefix("is_").replace("_", "-")]
+        return [value]
+
+    @property
+    def n_samples(self) -> int:
+        """Of all series together."""
+        return self.n if self.form in LAYERS else self.n * self.series
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether memory is counted: where it is more than the cost of a call, and counting takes no minutes."""
+        return self.impl == "auto" and 100_000 <= self.n_samples
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, the defaults left out."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
+
+
+_WORDS = {
+    field.name: field.default
+    for field in dataclasses.fields(Point)
+    if field.name not in {"form", "n", "degree"}
+}  # fmt: skip
+LAYERS = ("activation", "kan")
+FORMS_WITHOUT_GRADIENT = ("values", "loss")
+
+NOISE = 0.1  # of a ratio; a verdict grants it
+
+
+def required(point: Point, busy: bool = False) -> float:
+    """The ratio that is wanted: the time of the peer divided by ours.
+
+    Beside busy neighbours nothing may be more than twice as slow as the peer is there.
+    """
+    if busy:
+        return 0.5
+    if point.impl == "compile":
+        return 1.0
+    if point.form == "values" and point.n_samples <= 4096:  # 13 us in all for eager Horner
+        return 0.8
+    if point.series > 1 and point.form not in LAYERS:
+        return 2.0
+    if point.form == "step" and point.loss == "mse" and point.n >= LONGEST:
+        return 12.0
+    if point.form == "step" and point.n >= 100_000 and point.loss != "own":
+        return 2.0 if point.loss == "mse" else 1.5
+    if point.form == "values" and point.n >= 100_000:
+        return 1.5
+    if point.form == "step" and point.n <= 20_000 and point.wants == "c" and point.loss != "own":
+        return 1.3
+    return 1.0
+
+
+def is_met(ratio: float, wanted: float) -> bool:
+    """Whether a ratio is what is wanted, but for noise."""
+    return ratio >= wanted * (1.0 - NOISE)
+
+
+def _lines(is_full: bool) -> Iterator[Point]:
+    """The base: every form over n."""
+    forms = {
+        "step": {}, "step huber": {"loss": "huber"}, "step own": {"loss": "own"}, "loss": {}, "values": {},
+        "values-step": {}, "values-step xc": {"wants": "xc"}, "each-step": {}, "hvp": {}, "activation": {}, "kan": {},
+    }  # fmt: skip
+    for words, options in forms.items():
+        form = words.split()[0]
+        for n in LAYER_SIZES if form in LAYERS else SIZES:
+            # There an eager Hessian-vector product holds several gigabytes; the others take a second a call.
+            if n < LONGEST or words in {"step", "step huber", "values"} or (is_full and form != "hvp"):
+                yield Point(form, n, **options)
+
+
+def _axes(is_full: bool) -> Iterator[Point]:
+    """From some points of the base, one axis at a time."""
+    some, few = (EVERYWHERE, HERE_AND_THERE) if is_full else ((2000, 20_000, 100_000), (2000, 1_000_000))
+    for degree in (0, 1, 3, 10, 20):
+        for form in ("step", "values", "loss", "values-step") if is_full else ("step", "values"):
+            yield from (Point(form, n, degree) for n in some)
+    for loss in LOSSES:
+        if loss != "mse":
+            yield from (Point("step", n, loss=loss) for n in (*some, LONGEST) if n < LONGEST or is_full)
+            yield from (Point("loss", n, loss=loss) for n in (few if is_full else (2000, 100_000)))
+    for options in ({"is_weighted": True}, {"wants": "x"}, {"wants": "xc"}, {"wants": "xyc"}):
+        yield from (Point("step", n, **options) for n in some)
+    yield from (Point("step", n, loss="huber", is_weighted=True) for n in few)
+    yield from (Point("step", n, is_weighted=True, wants="xywc") for n in few)
+    yield from (Point("step", n, loss="huber", wants="xc") for n in few)
+    yield from (Point("values-step", n, wants="x") for n in few)
+    for basis in BASES:
+        if basis != "power":
+            for form in ("step", "values", "values-step") if is_full else ("step", "values"):
+                yield from (Point(form, n, basis=basis) for n in few)
+            yield from (Point("step", n, 10, basis=basis) for n in few if is_full)
+    for form in ("step", "loss", "values", "values-step", "hvp"):
+        yield from (Point(form, n, dtype="float64") for n in few)
+    for form in ("step", "values", "values-step"):
+        yield from (Point(form, n, layout="strided") for n in few)
+    for options in ({"basis": "chebyshev"}, {"series": WIDTH}):
+        yield from (Point("activation", n, **options) for n in LAYER_SIZES[:: 1 if is_full else 2])
+    yield from (Point("vmap", n, series=100, own_x=False) for n in (64, 2000))
+
+
+def _series(is_full: bool) -> Iterator[Point]:
+    """Many series, which share x or not."""
+    lengths = {10: (64, 2000, 100_000), 1000: (16, 64, 2000), 100_000: (4, 16, 64)}
+    for series, all_of_them in lengths.items():
+        for n in all_of_them if is_full else all_of_them[1:2]:
+            for own_x in (False, True):
+                for form in ("step", "series-step", "values", "values-step"):
+                    yield Point(form, n, 3, series=series, own_x=own_x)
+                yield Point("step", n, 3, loss="huber", series=series, own_x=own_x)
+    for degree in (1, 10, 20) if is_full else (1, 10):
+        for form in ("step", "values"):
+            yield Point(form, 64, degree, series=1000, own_x=True)
+    yield Point("step", 4, 10, wants="xc", series=100_000, own_x=True)
+    yield Point("step", 64, 3, is_weighted=True, series=1000, own_x=True)
+
+
+def _compiled() -> Iterator[Point]:
+    """What torch.compile makes of ours and of the peer: each takes 10 to 20 seconds to compile."""
+    for n in (2000, 100_000, LONGEST):
+        for form in ("step", "values-step"):
+            yield Point(form, n, impl="compile")
+    yield Point("step", 1_000_000, loss="huber", impl="compile")
+    yield Point("step", 1_000_000, basis="chebyshev", impl="compile")
+
+
+def points(is_full: bool) -> list[Point]:
+    """All points of the quick or of the full map, each once."""
+    found: Iterable[Point] = [*_lines(is_full), *_axes(is_full), *_series(is_full)]
+    return list(dict.fromkeys([*found, *(_compiled() if is_full else ())]))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from polyfit.bases import BASES
 from polyfit.optimizers import SGD, Adam
@@ -289,12 +289,12 @@ def _cauchy(p: Tensor, y: Tensor) -> Tensor:
 
 
 _OF_TORCH: dict[str, Callable[..., Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "huber": F.huber_loss,
-    "smooth_l1": F.smooth_l1_loss,
-    "bce_with_logits": F.binary_cross_entropy_with_logits,
-    "poisson_nll": F.poisson_nll_loss,
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+    "huber": functional.huber_loss,
+    "smooth_l1": functional.smooth_l1_loss,
+    "bce_with_logits": functional.binary_cross_entropy_with_logits,
+    "poisson_nll": functional.poisson_nll_loss,
 }
 _BY_HAND = {"log_cosh": _log_cosh, "quantile": _pinball, "cauchy": _cauchy, "own": pseudo_huber}
 

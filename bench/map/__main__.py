@@ -1,4 +1,4 @@
-"""Measure the map: see the package."""
+"""Measure the map, or draw it: see the package."""
 
 from __future__ import annotations
 
@@ -13,41 +13,48 @@ import torch
 
 import bench.map
 from bench.map.points import Point, points
-from bench.map.runner import Setting, run
+from bench.map.results import AFTER, FOLDER, Setting
+from bench.map.runner import run
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[2]
 SECONDS, SECONDS_IN_FULL = 0.2, 0.5
+NEIGHBOURS = {"no": (False,), "yes": (True,), "both": (False, True)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or list the points."""
+    """Measure, draw, or list the points."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.map", description=bench.map.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="all points, and those of torch.compile")
+    parser.add_argument("--full", action="store_true", help="all points, those of torch.compile among them")
     parser.add_argument("--forms", default="", help="only these, with commas: step,values")
-    parser.add_argument("--points", default="", help="only those in which this regular expression is found")
+    parser.add_argument("--points", default="", help="only those in whose name this regular expression is found")
     parser.add_argument("--threads", default="", help="of torch, with commas: a process for each number")
-    parser.add_argument("--busy", choices=("no", "yes", "both"), default="no", help="beside a busy process on each core")
-    parser.add_argument("--seconds", type=float, help="of timing a point")
+    parser.add_argument("--busy", choices=NEIGHBOURS, default="no", help="beside a busy process on each core")
+    parser.add_argument("--seconds", type=float, help=f"of timing a point; {SECONDS}, with --full {SECONDS_IN_FULL}")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no point begins")
     parser.add_argument("--output", type=Path, help="JSON lines to append to; points that it has are left out")
-    parser.add_argument("--record", action="store_true", help="the same with bench/results/map.jsonl")
+    parser.add_argument("--record", action="store_true", help=f"the same with bench/results/{AFTER}")
     parser.add_argument("--list", action="store_true", help="print the points and measure nothing")
+    parser.add_argument("--draw", action="store_true", help="draw bench/results/map.png and measure nothing")
     options = parser.parse_args(arguments)
+    if options.draw:
+        from bench.map import pages  # needs matplotlib
+
+        if pages.redraw(FOLDER, ROOT):
+            return 0
+        parser.error(f"{FOLDER / AFTER} has no results; measure with --record first")
     chosen = select(points(options.full), options.forms, options.points)
     if options.list:
         print(*chosen, f"{len(chosen)} points", sep="\n")
         return 0
-    settings = [
-        Setting(int(threads), busy)
-        for busy in {"no": (False,), "yes": (True,), "both": (False, True)}[options.busy]
-        for threads in (options.threads or str(torch.get_num_threads())).split(",")
-    ]
+    threads = options.threads or str(torch.get_num_threads())
+    settings = [Setting(int(count), busy) for busy in NEIGHBOURS[options.busy] for count in threads.split(",")]
     if len(settings) > 1:
-        return max(_in_a_process(setting, list(sys.argv[1:] if arguments is None else arguments)) for setting in settings)
+        given = sys.argv[1:] if arguments is None else arguments
+        return max(_in_a_process(setting, given) for setting in settings)
     seconds = options.seconds or (SECONDS_IN_FULL if options.full else SECONDS)
-    output = options.output or (RESULTS / "map.jsonl" if options.record else None)
+    output = options.output or (FOLDER / AFTER if options.record else None)
     left = run(chosen, settings[0], seconds, output, options.limit)
     if left:
         print(f"{left} points are left; the same command with --output goes on")
@@ -61,7 +68,7 @@ def select(all_points: Sequence[Point], forms: str, pattern: str) -> list[Point]
 
 
 def _in_a_process(setting: Setting, arguments: Sequence[str]) -> int:
-    """One setting of several; of two values of an option the last one counts."""
+    """One setting of several. Of an option that is given twice the last value counts."""
     chosen = ["--threads", str(setting.threads), "--busy", "yes" if setting.busy else "no"]
     return subprocess.run([sys.executable, "-m", "bench.map", *arguments, *chosen], check=False).returncode
 

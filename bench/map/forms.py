@@ -34,19 +34,6 @@ class Case:
     peer: Call
 
 
-@dataclass(frozen=True)
-class Form:
-    """A way to use polyfit.
-
-    Attributes:
-        title: in words, for tables.
-        make: a `Case` for a point.
-    """
-
-    title: str
-    make: Callable[[Point], Case]
-
-
 class Operands:
     """Samples, coefficients and weights of a point; those that want a gradient are leaves of the graph.
 
@@ -108,7 +95,7 @@ def _values(point: Point, data: Operands) -> tuple[Callable[[], Tensor], Callabl
     """The values, by polyfit and by the peer."""
 
     def eager(x: Tensor, coef: Tensor) -> Tensor:
-        return peers.polynomial(x, coef, point.basis)
+        return peers.polynomial(x, coef, point.basis).contiguous()  # of degree 0, too: not a view of coef
 
     written = torch.compile(eager) if point.impl == "compile" else eager
     return (
@@ -219,7 +206,7 @@ def _layer_step(point: Point, ours: nn.Module, peer: nn.Module, n_out: int) -> C
 
 
 def _activation(point: Point) -> Case:
-    """In powers of x beside Horner's rule; in Chebyshev polynomials, with tangents outside, beside the same function."""
+    """In powers of x beside Horner's rule; in Chebyshev polynomials, with tangents outside, beside the same."""
     dtype = getattr(torch, point.dtype)
     is_power = point.basis == "power"
     domain, outside = (None, "extend") if is_power else ((-4.0, 4.0), "linear")
@@ -242,20 +229,20 @@ def _kan(point: Point) -> Case:
     return _layer_step(point, ours, peers.EinsumKAN(ours.coef, ours.bias), WIDTH)
 
 
-FORMS = {
-    "step": Form("loss and its gradients", _step),
-    "loss": Form("loss without a gradient", _loss),
-    "values": Form("values without a gradient", _evaluation),
-    "values-step": Form("values and their gradients", _evaluation_step),
-    "series-step": Form("a loss for each series and the gradients", _series_step),
-    "each-step": Form("a loss for each sample and the gradients", _each_step),
-    "hvp": Form("Hessian-vector product", _hessian_vector_product),
-    "vmap": Form("gradients at 100 coefficients by torch.func", _vmap),
-    "activation": Form("nn.Polynomial, forward and backward", _activation),
-    "kan": Form("nn.PolynomialKAN, forward and backward", _kan),
+MAKERS = {
+    "step": _step,
+    "loss": _loss,
+    "values": _evaluation,
+    "values-step": _evaluation_step,
+    "series-step": _series_step,
+    "each-step": _each_step,
+    "hvp": _hessian_vector_product,
+    "vmap": _vmap,
+    "activation": _activation,
+    "kan": _kan,
 }
 
 
 def make(point: Point) -> Case:
     """Ours and the peer at a point."""
-    return FORMS[point.form].make(point)
+    return MAKERS[point.form](point)

@@ -7,7 +7,7 @@ points each of the other axes, one at a time.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Point:
     """One place of the map.
 
     Args:
-        form: a key of `bench.map.forms.FORMS`.
+        form: a key of `FORMS`.
         n: samples of a series; elements of the input, for a layer.
         degree: of the polynomial.
         dtype: "float32" or "float64".
@@ -56,22 +56,16 @@ class Point:
     impl: str = "auto"
 
     def __str__(self) -> str:
-        """The form, n, and what differs from the defaults; two points differ in it."""
-        words = [self.form, f"n={self.n}"]
-        if self.degree != 5:
-            words.append(f"d={self.degree}")
-        words += [word for word, usual in _WORDS.items() if getattr(self, word) != usual for word in self._say(word)]
-        return " ".join(words)
-
-    def _say(self, field: str) -> list[str]:
-        value = getattr(self, field)
-        if field == "series":
-            return [f"series={value}"]
-        if field == "wants":
-            return [f"to={value}"]
-        if isinstance(value, bool):
-            return [field.removeprefix("is_").replace("_", "-")]
-        return [value]
+        """The form, n, and what differs from the defaults, in words that make it one point and no other."""
+        said = {
+            "degree": f"d={self.degree}",
+            "is_weighted": "weighted",
+            "wants": f"to={self.wants}",
+            "series": f"series={self.series}",
+            "own_x": "own-x",
+        }
+        others = {name: value for name, value in self.to_json().items() if name not in {"form", "n"}}
+        return " ".join([self.form, f"n={self.n}", *(said.get(name, value) for name, value in others.items())])
 
     @property
     def n_samples(self) -> int:
@@ -81,7 +75,7 @@ class Point:
     @property
     def counts_memory(self) -> bool:
         """Whether memory is counted: where it is more than the cost of a call, and counting takes no minutes."""
-        return self.impl == "auto" and 100_000 <= self.n_samples
+        return self.impl == "auto" and self.n_samples >= 100_000
 
     def to_json(self) -> dict[str, Any]:
         """Its fields, the defaults left out."""
@@ -89,15 +83,21 @@ class Point:
         return {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name]}
 
 
-_WORDS = {
-    field.name: field.default
-    for field in dataclasses.fields(Point)
-    if field.name not in {"form", "n", "degree"}
-}  # fmt: skip
+# What is timed, in words.
+FORMS = {
+    "step": "loss and its gradients",
+    "loss": "loss without a gradient",
+    "values": "values without a gradient",
+    "values-step": "values and their gradients",
+    "series-step": "a loss for each series and the gradients",
+    "each-step": "the loss of each sample and the gradients",
+    "hvp": "Hessian-vector product of a loss",
+    "vmap": "gradients at 100 vectors of coefficients by torch.vmap",
+    "activation": "nn.Polynomial and its gradients",
+    "kan": "nn.PolynomialKAN and its gradients",
+}
 LAYERS = ("activation", "kan")
-FORMS_WITHOUT_GRADIENT = ("values", "loss")
-
-NOISE = 0.1  # of a ratio; a verdict grants it
+NOISE = 0.1  # of a ratio; a verdict allows for it
 
 
 def required(point: Point, busy: bool = False) -> float:
@@ -105,42 +105,63 @@ def required(point: Point, busy: bool = False) -> float:
 
     Beside busy neighbours nothing may be more than twice as slow as the peer is there.
     """
-    if busy:
-        return 0.5
-    if point.impl == "compile":
-        return 1.0
-    if point.form == "values" and point.n_samples <= 4096:  # 13 us in all for eager Horner
-        return 0.8
-    if point.series > 1 and point.form not in LAYERS:
-        return 2.0
-    if point.form == "step" and point.loss == "mse" and point.n >= LONGEST:
-        return 12.0
-    if point.form == "step" and point.n >= 100_000 and point.loss != "own":
-        return 2.0 if point.loss == "mse" else 1.5
-    if point.form == "values" and point.n >= 100_000:
-        return 1.5
-    if point.form == "step" and point.n <= 20_000 and point.wants == "c" and point.loss != "own":
-        return 1.3
-    return 1.0
+    is_step = point.form == "step" and point.loss != "own"
+    is_values = point.form == "values"
+    goals = (  # the first that applies
+        (busy, 0.5),
+        (point.impl == "compile", 1.0),
+        (is_values and point.n_samples <= 4096, 0.8),  # eager Horner takes 13 us in all
+        (point.series > 1 and point.form not in (*LAYERS, "vmap"), 2.0),
+        (is_step and point.loss == "mse" and point.n >= LONGEST, 12.0),
+        (is_step and point.loss == "mse" and point.n >= 100_000, 2.0),
+        ((is_step or is_values) and point.n >= 100_000, 1.5),
+        (is_step and point.wants == "c" and point.n <= 20_000, 1.3),
+        (True, 1.0),
+    )
+    return next(ratio for applies, ratio in goals if applies)
 
 
-def is_met(ratio: float, wanted: float) -> bool:
-    """Whether a ratio is what is wanted, but for noise."""
-    return ratio >= wanted * (1.0 - NOISE)
+@dataclass(frozen=True)
+class Line:
+    """A form over n: a line of the picture and a row of the tables.
+
+    Args:
+        title: in words.
+        form: of its points.
+        options: fields of its points that differ from the defaults.
+    """
+
+    title: str
+    form: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def points(self) -> list[Point]:
+        """From the shortest to the longest. There an eager Hessian-vector product would hold several gigabytes."""
+        sizes = LAYER_SIZES if self.form in LAYERS else SIZES[:-1] if self.form == "hvp" else SIZES
+        return [Point(self.form, n, **self.options) for n in sizes]
 
 
-def _lines(is_full: bool) -> Iterator[Point]:
-    """The base: every form over n."""
-    forms = {
-        "step": {}, "step huber": {"loss": "huber"}, "step own": {"loss": "own"}, "loss": {}, "values": {},
-        "values-step": {}, "values-step xc": {"wants": "xc"}, "each-step": {}, "hvp": {}, "activation": {}, "kan": {},
-    }  # fmt: skip
-    for words, options in forms.items():
-        form = words.split()[0]
-        for n in LAYER_SIZES if form in LAYERS else SIZES:
-            # There an eager Hessian-vector product holds several gigabytes; the others take a second a call.
-            if n < LONGEST or words in {"step", "step huber", "values"} or (is_full and form != "hvp"):
-                yield Point(form, n, **options)
+LINES = (
+    Line("squared error and its gradient", "step"),
+    Line("Huber's loss and its gradient", "step", {"loss": "huber"}),
+    Line("a loss of your own and its gradient", "step", {"loss": "own"}),
+    Line("squared error without a gradient", "loss"),
+    Line("values without a gradient", "values"),
+    Line("values, gradient to coef", "values-step"),
+    Line("values, gradients to x and coef", "values-step", {"wants": "xc"}),
+    Line("squared error of each sample, gradient", "each-step"),
+    Line("Hessian-vector product", "hvp"),
+    Line("nn.Polynomial, gradients to x and coef", "activation"),
+    Line("nn.PolynomialKAN, gradients to x and coef", "kan"),
+)
+# The longest points of all other lines take seconds a call, and are in the full map alone.
+LONG_IN_QUICK = LINES[0], LINES[1], LINES[4]
+
+
+def _base(is_full: bool) -> Iterator[Point]:
+    """Every form over n."""
+    for line in LINES:
+        yield from (point for point in line.points() if is_full or point.n < LONGEST or line in LONG_IN_QUICK)
 
 
 def _axes(is_full: bool) -> Iterator[Point]:
@@ -170,7 +191,7 @@ def _axes(is_full: bool) -> Iterator[Point]:
         yield from (Point(form, n, layout="strided") for n in few)
     for options in ({"basis": "chebyshev"}, {"series": WIDTH}):
         yield from (Point("activation", n, **options) for n in LAYER_SIZES[:: 1 if is_full else 2])
-    yield from (Point("vmap", n, series=100, own_x=False) for n in (64, 2000))
+    yield from (Point("vmap", n, series=100) for n in (64, 2000))
 
 
 def _series(is_full: bool) -> Iterator[Point]:
@@ -200,5 +221,5 @@ def _compiled() -> Iterator[Point]:
 
 def points(is_full: bool) -> list[Point]:
     """All points of the quick or of the full map, each once."""
-    found: Iterable[Point] = [*_lines(is_full), *_axes(is_full), *_series(is_full)]
-    return list(dict.fromkeys([*found, *(_compiled() if is_full else ())]))
+    found = [*_base(is_full), *_axes(is_full), *_series(is_full), *(_compiled() if is_full else ())]
+    return list(dict.fromkeys(found))

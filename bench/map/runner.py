@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
 import json
 import math
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +23,13 @@ from torch import Tensor
 from bench.__main__ import describe_machine
 from bench.map.forms import Case, make
 from bench.map.points import Point, required
+from bench.map.results import Result, Setting, read
 from bench.memory import numpy_peak, peak
 
 ROUND_SECONDS = 1e-3  # long beside the clock's resolution, short beside a pause of the machine
 LEAST_ROUNDS = 5
 # Of the largest number of a result: enough to see a wrong formula, and above the rounding of an eager float32 sum.
 AGREEMENT = 1e-2
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How the process runs.
-
-    Args:
-        threads: of torch.
-        busy: whether another process keeps each core busy.
-    """
-
-    threads: int
-    busy: bool = False
 
 
 @contextlib.contextmanager
@@ -101,14 +87,14 @@ def bytes_beyond_results(function: Callable[[], tuple[Tensor, ...]]) -> int:
 
 
 def measure(point: Point, setting: Setting, seconds: float) -> dict[str, Any]:
-    """A line of the results, without the machine."""
-    torch._dynamo.reset()  # one point must not make the sizes of the next dynamic
+    """A line of the results, without the machine. Seconds: the least of all rounds; medians beside neighbours."""
+    if point.impl == "compile":
+        torch._dynamo.reset()  # the sizes of one point would become dynamic at the next
     case = make(point)
     is_right = agree(case.ours(), case.peer())
     ours, peer = time_in_turn(case, seconds, statistics.median if setting.busy else min)
-    wanted = required(point, setting.busy)
     line = {"point": point.to_json(), "threads": setting.threads, "busy": setting.busy, "is_right": is_right}
-    line |= {"seconds": ours, "peer_seconds": peer, "ratio": peer / ours, "required": wanted}
+    line |= {"seconds": ours, "peer_seconds": peer, "ratio": peer / ours, "required": required(point, setting.busy)}
     if point.counts_memory and not setting.busy:
         line |= {"peak": bytes_beyond_results(case.ours), "peer_peak": bytes_beyond_results(case.peer)}
     return line
@@ -141,6 +127,7 @@ def run(points: Iterable[Point], setting: Setting, seconds: float, output: Path 
     """Measure points, print a line for each, and append it to `output` as it comes.
 
     Points that `output` has at this commit and setting are left out, so that a run can go on where it was stopped.
+    Those of torch.compile are left out beside busy neighbours: they would compile for minutes.
 
     Args:
         points: to measure.
@@ -153,51 +140,30 @@ def run(points: Iterable[Point], setting: Setting, seconds: float, output: Path 
         How many points were not begun.
     """
     torch.set_num_threads(setting.threads)
-    about = machine()
-    begun = time.monotonic()
-    known = {_key(line) for line in read_lines(output)} if output else set()
+    about, begun = machine(), time.monotonic()
+    known = read(output) if output else {}
     left = 0
     with neighbours(about["cores"] if setting.busy else 0):
         for point in points:
-            if _key({"point": point.to_json(), "threads": setting.threads, "busy": setting.busy, **about}) in known:
+            is_known = (point, setting) in known and known[point, setting].facts["commit"] == about["commit"]
+            if is_known or (setting.busy and point.impl == "compile"):
                 continue
             if time.monotonic() - begun > limit:
                 left += 1
                 continue
             line = about | measure(point, setting, seconds)
-            print(render(line), flush=True)
+            print(render(Result(point, setting, line)), flush=True)
             if output:
                 with output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
     return left
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of results; none where there is no file. A line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-    return lines
-
-
-def _key(line: dict[str, Any]) -> tuple[str, int, bool, str | None]:
-    return str(Point(**line["point"])), line["threads"], line["busy"], line["commit"]
-
-
-def render(line: dict[str, Any]) -> str:
+def render(result: Result) -> str:
     """A point in a line for a person to read."""
-    busy = ", busy" if line["busy"] else ""
-    peaks = f"  {line['peak'] / 2**20:8.1f} / {line['peer_peak'] / 2**20:8.1f} MiB" if "peak" in line else ""
-    wrong = "" if line["is_right"] else "  WRONG RESULTS"
+    facts = result.facts
+    peaks = f"  {facts['peak'] / 2**20:8.1f} / {facts['peer_peak'] / 2**20:.1f} MiB" if "peak" in facts else ""
     return (
-        f"{Point(**line['point'])!s:52s} {line['threads']} threads{busy} {line['seconds'] * 1e6:11.1f} us"
-        f"  x {line['ratio']:6.2f} of {line['required']:4.1f}{peaks}{wrong}"
+        f"{result.point!s:46s} {result.setting!s:17s} {facts['seconds'] * 1e6:10.1f} us"
+        f"  x {result.ratio:6.2f} of {result.required:4.1f}{peaks}{'' if facts['is_right'] else '  WRONG RESULTS'}"
     )
-
-
-def now() -> str:
-    """The date."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -15,6 +15,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from bench.map.points import FORMS, LAYERS, LINES, NOISE, Line, Point
 from bench.map.results import AFTER, BEFORE, Map, Result, Setting, read, worst
@@ -62,7 +63,7 @@ def in_words(point: Point) -> str:
     }
     fields = {name: value for name, value in point.to_json().items() if name not in {"form", "n"}}
     is_told = next((line.options for line in LINES if _is_on(line, point)), {})
-    words += [said.get(name, value) for name, value in fields.items() if name not in is_told]
+    words += [said.get(name) or value for name, value in fields.items() if name not in is_told]
     return ", ".join(words)
 
 
@@ -210,6 +211,7 @@ def draw(results: Map, before: Map) -> Figure:
     panels = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
     for axes, line in zip(panels, LINES, strict=False):
         _panel(axes, line, results, before, setting)
+    _scale(panels[0], [axes.dataLim for axes in panels[: len(LINES)]])
     for axes in panels[len(LINES) :]:
         axes.set_axis_off()
     for axes in panels[len(LINES) - 4 : len(LINES)]:
@@ -244,17 +246,24 @@ def _panel(axes: Axes, line: Line, results: Map, before: Map, setting: Setting) 
     axes.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(FixedLocator((100, 10_000, 1_000_000)))
-    axes.xaxis.set_major_formatter(FixedFormatter(("100", "1e4", "1e6")))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="0.93", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(line.title, fontsize=10.5)
+
+
+def _scale(axes: Axes, limits: list[Bbox]) -> None:
+    """Limits and ticks of the panels, which share them."""
+    low, high = min(box.y0 for box in limits) / 1.2, max(box.y1 for box in limits) * 1.2
+    axes.set_ylim(low, high)
+    ratios = [ratio for ratio in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low <= ratio <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ratios))
+    axes.yaxis.set_major_formatter(FixedFormatter([f"{ratio:g}" for ratio in ratios]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(40, 1.6e7)
+    axes.xaxis.set_major_locator(FixedLocator((100, 10_000, 1_000_000)))
+    axes.xaxis.set_major_formatter(FixedFormatter(("100", "1e4", "1e6")))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def save(results: Map, before: Map, path: Path) -> None:

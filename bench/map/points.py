@@ -65,7 +65,7 @@ class Point:
             "own_x": "own-x",
         }
         others = {name: value for name, value in self.to_json().items() if name not in {"form", "n"}}
-        return " ".join([self.form, f"n={self.n}", *(said.get(name, value) for name, value in others.items())])
+        return " ".join([self.form, f"n={self.n}", *(said.get(name) or value for name, value in others.items())])
 
     @property
     def n_samples(self) -> int:
@@ -167,31 +167,30 @@ def _base(is_full: bool) -> Iterator[Point]:
 def _axes(is_full: bool) -> Iterator[Point]:
     """From some points of the base, one axis at a time."""
     some, few = (EVERYWHERE, HERE_AND_THERE) if is_full else ((2000, 20_000, 100_000), (2000, 1_000_000))
-    for degree in (0, 1, 3, 10, 20):
-        for form in ("step", "values", "loss", "values-step") if is_full else ("step", "values"):
-            yield from (Point(form, n, degree) for n in some)
-    for loss in LOSSES:
-        if loss != "mse":
-            yield from (Point("step", n, loss=loss) for n in (*some, LONGEST) if n < LONGEST or is_full)
-            yield from (Point("loss", n, loss=loss) for n in (few if is_full else (2000, 100_000)))
-    for options in ({"is_weighted": True}, {"wants": "x"}, {"wants": "xc"}, {"wants": "xyc"}):
-        yield from (Point("step", n, **options) for n in some)
-    yield from (Point("step", n, loss="huber", is_weighted=True) for n in few)
-    yield from (Point("step", n, is_weighted=True, wants="xywc") for n in few)
-    yield from (Point("step", n, loss="huber", wants="xc") for n in few)
-    yield from (Point("values-step", n, wants="x") for n in few)
-    for basis in BASES:
-        if basis != "power":
-            for form in ("step", "values", "values-step") if is_full else ("step", "values"):
-                yield from (Point(form, n, basis=basis) for n in few)
-            yield from (Point("step", n, 10, basis=basis) for n in few if is_full)
-    for form in ("step", "loss", "values", "values-step", "hvp"):
-        yield from (Point(form, n, dtype="float64") for n in few)
-    for form in ("step", "values", "values-step"):
-        yield from (Point(form, n, layout="strided") for n in few)
-    for options in ({"basis": "chebyshev"}, {"series": WIDTH}):
-        yield from (Point("activation", n, **options) for n in LAYER_SIZES[:: 1 if is_full else 2])
-    yield from (Point("vmap", n, series=100) for n in (64, 2000))
+    layer_sizes = LAYER_SIZES if is_full else LAYER_SIZES[::2]
+    two, three, all_forms = (
+        ("step", "values"),
+        ("step", "values", "values-step"),
+        ("step", "loss", "values", "values-step"),
+    )
+    losses, bases = [name for name in LOSSES if name != "mse"], [name for name in BASES if name != "power"]
+    axes: list[tuple[tuple[str, ...], tuple[int, ...], list[dict[str, Any]]]] = [
+        (all_forms if is_full else two, some, [{"degree": degree} for degree in (0, 1, 3, 10, 20)]),
+        (("step",), (*some, LONGEST) if is_full else some, [{"loss": loss} for loss in losses]),
+        (("loss",), few if is_full else (2000, 100_000), [{"loss": loss} for loss in losses]),
+        (("step",), some, [{"is_weighted": True}, {"wants": "x"}, {"wants": "xc"}, {"wants": "xyc"}]),
+        (("step",), few, [{"loss": "huber", "is_weighted": True}, {"is_weighted": True, "wants": "xywc"}]),
+        (("step",), few, [{"loss": "huber", "wants": "xc"}]),
+        (("values-step",), few, [{"wants": "x"}]),
+        (three if is_full else two, few, [{"basis": basis} for basis in bases]),
+        (("step",) if is_full else (), few, [{"basis": basis, "degree": 10} for basis in bases]),
+        ((*all_forms, "hvp"), few, [{"dtype": "float64"}]),
+        (three, few, [{"layout": "strided"}]),
+        (("activation",), layer_sizes, [{"basis": "chebyshev"}, {"series": WIDTH}]),
+        (("vmap",), (64, 2000), [{"series": 100}]),
+    ]
+    for forms, sizes, variants in axes:
+        yield from (Point(form, n, **options) for options in variants for form in forms for n in sizes)
 
 
 def _series(is_full: bool) -> Iterator[Point]:

@@ -84,8 +84,8 @@ def read(path: Path) -> Map:
         with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
             facts = json.loads(text)
             point, setting = Point(**facts["point"]), Setting(facts["threads"], facts["busy"])
-            facts["peer_seconds"] / facts["seconds"], facts["is_right"]
-            found[point, setting] = Result(point, setting, facts)
+            if min(facts["seconds"], facts["peer_seconds"]) > 0 and "is_right" in facts:
+                found[point, setting] = Result(point, setting, facts)
     return found
 
 

@@ -33,11 +33,11 @@ AGREEMENT = 1e-2
 
 
 @contextlib.contextmanager
-def neighbours(count: int) -> Iterator[None]:
+def neighbours(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Processes that compute all the time, `count` of them."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
-        yield
+        yield running
     finally:
         for process in running:
             process.kill()

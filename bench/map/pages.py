@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from bench.map.points import FORMS, LAYERS, LINES, NOISE, Line, Point
+from bench.map.points import FORMS, LAYERS, LINES, LOSSES_IN_WORDS, NOISE, Line, Point, points
 from bench.map.results import AFTER, BEFORE, Map, Result, Setting, read, worst
 from bench.words import duration, table, two_digits, wrapped
 
@@ -52,7 +52,7 @@ def machine(results: Map) -> str:
 
 def in_words(point: Point) -> str:
     """A point for a reader of the table."""
-    words = [next((line.title for line in LINES if _is_on(line, point)), FORMS[point.form]), f"n = {point.n}"]
+    loss = LOSSES_IN_WORDS.get(point.loss, point.loss)
     said = {
         "degree": f"degree {point.degree}",
         "is_weighted": "weighted",
@@ -61,16 +61,9 @@ def in_words(point: Point) -> str:
         "own_x": "each with its own x",
         "impl": 'impl="compile" beside torch.compile',
     }
-    fields = {name: value for name, value in point.to_json().items() if name not in {"form", "n"}}
-    is_told = next((line.options for line in LINES if _is_on(line, point)), {})
-    words += [said.get(name) or value for name, value in fields.items() if name not in is_told]
-    return ", ".join(words)
-
-
-def _is_on(line: Line, point: Point) -> bool:
-    """Whether the title of a line says the form, the loss and the wanted gradients of a point."""
-    usual = {"loss": "mse", "wants": "c"} | dict(line.options)
-    return line.form == point.form and all(getattr(point, name) == value for name, value in usual.items())
+    fields = {name: value for name, value in point.to_json().items() if name not in {"form", "n", "loss"}}
+    words = [FORMS[point.form].format(loss=loss), f"n = {point.n}"]
+    return ", ".join([*words, *(said.get(name) or value for name, value in fields.items())])
 
 
 def group(point: Point) -> str:
@@ -79,6 +72,8 @@ def group(point: Point) -> str:
         return '`impl="compile"` beside torch.compile'
     if point.form in LAYERS:
         return "layers"
+    if point.form == "vmap":
+        return "vmap of the gradient"
     if point.series > 1:
         return f"{point.series} series, " + ("each with its own x" if point.own_x else "one x for all")
     named = {
@@ -109,7 +104,7 @@ def over_n(results: Map, lines: Iterable[Line]) -> str:
     rows = []
     for line in lines:
         nearest = {n: _nearest(line, n) for n in COLUMNS}
-        found = [results.get((point, setting)) if 0.7 < point.n / n < 1.4 else None for n, point in nearest.items()]
+        found = [results.get((point, setting)) if 0.6 < point.n / n < 1.7 else None for n, point in nearest.items()]
         rows.append([line.title, *map(_cell, found)])
     return table(("ratio, n =", *COLUMNS.values()), rows)
 
@@ -117,8 +112,8 @@ def over_n(results: Map, lines: Iterable[Line]) -> str:
 def by_group(results: Map) -> str:
     """Ratios of each axis: the smallest, the median, the largest."""
     setting, groups = first_setting(results), dict[str, list[float]]()
-    for (point, its), result in results.items():
-        if its == setting:
+    for point in points(is_full=True):
+        if result := results.get((point, setting)):
             groups.setdefault(group(point), []).append(result.ratio)
     rows = [
         [name, str(len(ratios)), *(two_digits(f(ratios)) for f in (min, statistics.median, max))]
@@ -154,12 +149,12 @@ def memory(results: Map) -> str:
     """Where ours holds more memory than the peer, in a sentence."""
     counted = [result for result in results.values() if "peak" in result.facts]
     more = sorted((r for r in counted if r.holds_more), key=lambda r: r.facts["peer_peak"] - r.facts["peak"])
-    text = f"Memory beyond operands and results was counted {len(counted)} times"
+    text = f"Memory beyond operands and results was counted at {len(counted)} points and settings. Polyfit held more"
     if not more:
-        return f"{text}; polyfit never held more than eager PyTorch."
+        return f"{text} than eager PyTorch at none of them."
     most = more[0].facts
     return (
-        f"{text}; {len(more)} times polyfit held more than eager PyTorch. The largest difference:"
+        f"{text} than eager PyTorch at {len(more)} of them. The largest difference:"
         f" {most['peak'] / 2**20:.1f} MiB beside {most['peer_peak'] / 2**20:.1f} MiB ({in_words(more[0].point)})."
     )
 
@@ -219,17 +214,17 @@ def draw(results: Map, before: Map) -> Figure:
         axes.set_xlabel("n")
     handles, names = panels[0].get_legend_handles_labels()
     panels[-1].legend(handles, names, loc="upper left", fontsize=11, frameon=False)
-    words = [f"Degree 5, float32; {setting}.", _reached(results, setting, "")]
-    if before:
-        words.append(_reached(before, setting, "before, "))
-    panels[-1].text(0.03, 0.42, "\n".join(words), transform=panels[-1].transAxes, va="top", fontsize=11)
+    words = [
+        f"Degree 5, float32; {setting}.",
+        "Points that reach the wanted ratio,",
+        "those of other tables among them:",
+    ]
+    for name, some in (("before", before), ("now", results)):
+        found = [result for (_, its), result in some.items() if its == setting]
+        words += [f"{name} {sum(result.is_met for result in found)} of {len(found)}"] if found else []
+    panels[-1].text(0.03, 0.5, "\n".join(words), transform=panels[-1].transAxes, va="top", fontsize=11)
     figure.supylabel("time of eager PyTorch / time of polyfit", fontsize=11)
     return figure
-
-
-def _reached(results: Map, setting: Setting, when: str) -> str:
-    found = [result for (_, its), result in results.items() if its == setting]
-    return f"All points that reach the wanted ratio:\n{when}{sum(result.is_met for result in found)} of {len(found)}."
 
 
 def _panel(axes: Axes, line: Line, results: Map, before: Map, setting: Setting) -> None:

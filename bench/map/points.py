@@ -85,17 +85,18 @@ class Point:
 
 # What is timed, in words.
 FORMS = {
-    "step": "loss and its gradients",
-    "loss": "loss without a gradient",
+    "step": "{loss} and its gradients",
+    "loss": "{loss} without a gradient",
     "values": "values without a gradient",
     "values-step": "values and their gradients",
-    "series-step": "a loss for each series and the gradients",
-    "each-step": "the loss of each sample and the gradients",
-    "hvp": "Hessian-vector product of a loss",
-    "vmap": "gradients at 100 vectors of coefficients by torch.vmap",
+    "series-step": "{loss} of each series and its gradients",
+    "each-step": "{loss} of each sample and its gradients",
+    "hvp": "Hessian-vector product of the {loss}",
+    "vmap": "{loss}, vmap of its gradient",
     "activation": "nn.Polynomial and its gradients",
     "kan": "nn.PolynomialKAN and its gradients",
 }
+LOSSES_IN_WORDS = {"mse": "squared error", "huber": "Huber's loss", "own": "a loss of your own"}
 LAYERS = ("activation", "kan")
 NOISE = 0.1  # of a ratio; a verdict allows for it
 
@@ -149,10 +150,10 @@ LINES = (
     Line("values without a gradient", "values"),
     Line("values, gradient to coef", "values-step"),
     Line("values, gradients to x and coef", "values-step", {"wants": "xc"}),
-    Line("squared error of each sample, gradient", "each-step"),
+    Line("squared error of each sample", "each-step"),
     Line("Hessian-vector product", "hvp"),
-    Line("nn.Polynomial, gradients to x and coef", "activation"),
-    Line("nn.PolynomialKAN, gradients to x and coef", "kan"),
+    Line("nn.Polynomial and its gradients", "activation"),
+    Line("nn.PolynomialKAN and its gradients", "kan"),
 )
 # The longest points of all other lines take seconds a call, and are in the full map alone.
 LONG_IN_QUICK = LINES[0], LINES[1], LINES[4]

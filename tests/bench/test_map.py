@@ -13,6 +13,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
+from bench import __main__ as bench_command
 from bench import memory, peers, report
 from bench.map import __main__ as command
 from bench.map import forms, pages, runner
@@ -206,6 +207,25 @@ def test_points_are_chosen_by_form_and_name(capsys):
     assert capsys.readouterr().out.splitlines() == ["values n=64", "hvp n=64", "2 points"]
 
 
+def test_results_that_a_run_appends_make_no_other_commit(tmp_path, monkeypatch):
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    for name in ("bench/results/map.jsonl", "bench/code.py"):
+        write(tmp_path / name, [])
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    monkeypatch.delenv("POLYFIT_COMMIT", raising=False)
+    monkeypatch.setattr(bench_command, "HERE", tmp_path / "bench")
+    commit = bench_command.describe_machine("cpu")["commit"]
+    assert re.fullmatch(r"[0-9a-f]{7,}", commit)
+    (tmp_path / "bench/results/map.jsonl").write_text("{}")
+    assert bench_command.describe_machine("cpu")["commit"] == commit
+    (tmp_path / "bench/code.py").write_text("{}")
+    assert bench_command.describe_machine("cpu")["commit"] == f"{commit}-dirty"
+
+
 # --- results, tables, picture ---
 
 
@@ -254,7 +274,7 @@ def test_tables(root):
         assert "| ratio, n = | 64 | 2000 | 2e4 | 1e5 | 1e6 | 1e7 |" in page
         assert "| squared error and its gradient | 1.3 | 1.5 |  | 0.98 |  | 12 |" in page
         assert "| values without a gradient |  |  |  |  | 4.9 |  |" in page
-        assert "| nn.Polynomial, gradients to x and coef |  | 0.61 |  |  |  |  |" in page
+        assert "| nn.Polynomial and its gradients |  | 0.61 |  |  |  |  |" in page
         assert "A CPU, 2 cores, torch 2.13.0, numpy 2.4.6, Python 3.11.7, 2026-11-27, commit abc1234" in " ".join(
             page.split()
         )
@@ -262,12 +282,12 @@ def test_tables(root):
     assert "| 2 threads, quiet | 0 of 2 | 0.24 | 4 of 7 | 0.040 |" in docs
     assert "| 2 threads, busy |  |  | 1 of 1 | 0.70 |" in docs
     rows = [row for row in docs.splitlines() if ", quiet | 1.0 ms" in row or ", busy | 1.0 ms" in row]
-    what = "Huber's loss and its gradient, n = 64, degree 3, 1000 series, each with its own x"
+    what = "Huber's loss and its gradients, n = 64, degree 3, 1000 series, each with its own x"
     assert rows[0] == f"| {what} | 2 threads, quiet | 1.0 ms | 0.040 | 2 | 0.24 |"
     assert len(rows) == len(MADE_UP)
     words = " ".join(docs.split())
-    assert "counted 2 times; 1 times polyfit held more than eager PyTorch" in words
-    assert "3.0 MiB beside 1.0 MiB (squared error and its gradient, n = 100000)" in words
+    assert "counted at 2 points and settings. Polyfit held more than eager PyTorch at 1 of them." in words
+    assert "3.0 MiB beside 1.0 MiB (squared error and its gradients, n = 100000)" in words
     assert max(len(row) for page in (readme, docs) for row in page.splitlines() if row[:1] not in "|!<") <= 120
 
 
@@ -332,7 +352,7 @@ def test_the_picture_shows_what_was_measured():
     results, before = whole_map(0.6), whole_map(0.2)
     panels = pages.draw(results, before).axes
     for panel, one in zip(panels, LINES, strict=False):
-        drawn = {str(shown.get_label()): list(shown.get_ydata()) for shown in panel.get_lines()}
+        drawn = {str(shown.get_label()): np.asarray(shown.get_ydata()).tolist() for shown in panel.get_lines()}
         assert panel.get_title() == one.title
         assert drawn["now"] == pytest.approx([results[point, SETTING].ratio for point in one.points()])
         assert drawn["before"] == pytest.approx([before[point, SETTING].ratio for point in one.points()])

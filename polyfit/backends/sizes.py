@@ -48,6 +48,8 @@ class Sizes:
         kan_enough_rows: of such a chunk where inputs and outputs are many: the coefficients, and the gradient to them,
             pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256 rows take 1.4, 1.1 and 1).
             Where one of them is few, more rows only take more memory, and time (20000 -> 10: 1, 1.5 and 2).
+        short_kan: products (rows, at least 4, x in x out x degree) up to which a KAN layer is computed in numpy: from there
+            on OpenBLAS uses several threads.
         few_samples: samples up to which a least-squares fit keeps the basis functions of all of them in numpy.
     """
 
@@ -56,13 +58,14 @@ class Sizes:
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
     activation_of_a_thread: int = 1 << 16
-    short_activation: int = 3 << 15
+    short_activation: int = 3 << 16
     chunk_elsewhere: int = 1 << 22
     kept: int = 1 << 18
     compiled_lane: int = 256
     kan_chunk_of_a_thread: int = 1 << 17
     kan_fewest_rows: int = 64
     kan_enough_rows: int = 256
+    short_kan: int = 1 << 18
     few_samples: int = 1 << 13
 
     @property

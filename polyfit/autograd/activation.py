@@ -79,7 +79,8 @@ def _gradients(
     grad_x, grad_coef = operators.activate_backward(
         grad, x, coef, model, impl, Wants(x=want_x, coef=want_coef), channels
     )
-    return grad_x, None if grad_coef is None else grad_coef.to(coef.dtype)
+    is_rounded = grad_coef is None or grad_coef.dtype == coef.dtype
+    return grad_x, grad_coef if is_rounded or grad_coef is None else grad_coef.to(coef.dtype)
 
 
 def _differentiable_gradients(

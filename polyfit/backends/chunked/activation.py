@@ -21,6 +21,7 @@ from polyfit.backends.chunked.matrix import internal_dtype
 from polyfit.backends.results import Wants
 from polyfit.formula import Model, compute_dtype
 
+
 class _Buffers:
     """Scratch for parts, which the next part overwrites.
 
@@ -152,7 +153,9 @@ def _horner(factors: Sequence[Tensor], v: Tensor, out: Tensor) -> None:
     if len(factors) == 1:
         out.copy_(factors[0].expand_as(out))
         return
-    torch.addcmul(factors[-2], v, factors[-1], out=out)
+    torch.mul(v, factors[-1], out=out).add_(
+        factors[-2]
+    )  # addcmul with two factors that are numbers takes 5 times as long
     for factor in factors[-3::-1]:
         torch.addcmul(factor, out, v, out=out)
 
@@ -171,11 +174,13 @@ def activate_backward(
         channels: see `activate`.
 
     Returns:
-        The gradient to x in its dtype, and to coef in float64; None for what was not wanted.
+        The gradient to x in its dtype, and to coef in float64, or with channels in any dtype; None for what was not
+        wanted.
     """
     shape, order = (x.shape, None) if channels is None else channels
     if activation_short.is_short(x, coef.shape[-1]):
-        return activation_short.activate_backward(grad, x, coef, shape, order, model, wants)
+        is_rounded = channels is not None
+        return activation_short.activate_backward(grad, x, coef, shape, order, model, wants, is_rounded=is_rounded)
     if channels is not None:
         grad_x, grad_coef = activate_backward(
             channels.flatten(grad), channels.flatten(x), coef.view(shape[1], -1), model, wants

@@ -68,7 +68,7 @@ def _pass_of(basis: str, degree: int, mapping: AffineMap | None, outside: str, d
 def activate(
     x: Tensor,
     coef: Tensor,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     order: Sequence[int] | None,
     model: Model,
 ) -> Tensor:
@@ -102,22 +102,39 @@ def activate_backward(
     grad: Tensor,
     x: Tensor,
     coef: Tensor,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     order: Sequence[int] | None,
     model: Model,
     wants: Wants,
+    *,
+    is_rounded: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """See `activation.activate_backward`; the arguments are as of `activate`, and grad is like x, of any strides."""
+    """See `activation.activate_backward`.
+
+    Args:
+        grad: like x, of any strides.
+        x: see `activate`.
+        coef: likewise.
+        shape: likewise.
+        order: likewise.
+        model: likewise.
+        wants: which gradients are wanted.
+        is_rounded: whether the gradient to coef has its dtype, and not float64.
+    """
     samples, g = _in_memory(x, order), _in_memory(grad, order)
     numbers = _pass_of(model.basis, coef.shape[-1] - 1, model.affine_map, model.outside, x.dtype)
     with np.errstate(all="ignore"):
         columns = _columns(coef, numbers.to_slopes, samples.dtype) if wants.x else None
         if shape[1] == 1:
-            found, sums = _gradients_of_one(numbers, columns, samples.reshape(-1), g.reshape(-1), wants)
-            slopes = None if found is None else found.reshape(samples.shape)
+            flat_slopes, sums = _gradients_of_one(numbers, columns, samples.reshape(-1), g.reshape(-1), wants)
+            slopes = None if flat_slopes is None else flat_slopes.reshape(samples.shape)
         else:
             slopes, sums = _gradients_of_groups(numbers, columns, samples, g, shape, wants)
-        grad_coef = None if sums is None else torch.from_numpy(_to_coef(numbers, sums)).view(coef.shape)
+        grad_coef = None
+        if sums is not None:
+            dtype = samples.dtype if is_rounded else sums.dtype
+            found = _to_coef(numbers, sums).astype(dtype, order="C", copy=False)
+            grad_coef = torch.from_numpy(found.reshape(coef.shape))
     return None if slopes is None else _as_given(slopes, order), grad_coef
 
 
@@ -126,7 +143,7 @@ def activate_backward(
 
 def _in_memory(x: Tensor, order: Sequence[int] | None) -> Array:
     """The elements with their axes in the order in which they lie in memory."""
-    array = x.detach().numpy()
+    array = (x.detach() if x.requires_grad else x).numpy()
     return array if order is None else array.transpose(order)
 
 
@@ -197,7 +214,7 @@ def _values_of_one(numbers: _Pass, factors: list[float], x: Array) -> Array:
     return _continued(values, u, v, factors[-2:]) if plan.continues else values
 
 
-def _values(numbers: _Pass, columns: Sequence[Any], x: Array) -> Array:
+def _values(numbers: _Pass, columns: Sequence[Any] | Array, x: Array) -> Array:
     """Values, with factors that broadcast against x."""
     plan = numbers.plan
     *factors, at_lo, at_hi = columns
@@ -273,9 +290,9 @@ def _gradients_of_one(
     """The gradient to x (n,), and the sums of g W_k, g e and g |e|, for one polynomial."""
     plan = numbers.plan
     degree = len(plan.steps)
+    u, v = _in_window(plan, x)
     matrix = np.empty((degree + 1 + 2 * plan.continues, len(x)), x.dtype)
     matrix[0].fill(1.0)
-    u, v = _in_window(plan, x)
     _fill(numbers, matrix, v)
     slopes = sums = None
     if wants.x:
@@ -297,7 +314,7 @@ def _dots(rows: Array, g: Array) -> Array:
     """Products of rows (K, n) with g (n,): in their dtype within a block, in float64 over blocks."""
     block, n = sizes.current().longest_block, len(g)
     if n <= block or g.dtype == np.float64:
-        return rows.dot(g).astype(np.float64)
+        return rows.dot(g).astype(np.float64, copy=False)
     whole = n - n % block
     blocks = rows[:, :whole].reshape(len(rows), -1, block).transpose(1, 0, 2)
     sums = np.matmul(blocks, g[:whole].reshape(-1, block, 1)).sum((0, 2), dtype=np.float64)
@@ -305,7 +322,7 @@ def _dots(rows: Array, g: Array) -> Array:
 
 
 def _gradients_of_groups(
-    numbers: _Pass, columns: Array | None, samples: Array, grad: Array, shape: tuple[int, int, int], wants: Wants
+    numbers: _Pass, columns: Array | None, samples: Array, grad: Array, shape: Sequence[int], wants: Wants
 ) -> tuple[Array | None, Array | None]:
     """The gradient to x, and the sums (K, groups)."""
     slopes = np.empty(samples.shape, samples.dtype) if wants.x else None
@@ -367,4 +384,4 @@ def _to_coef(numbers: _Pass, sums: Array) -> Array:
             products = sums[n_coef:].T[..., None, :] * numbers.of_e
             of_e = np.where(numbers.of_e == 0.0, 0.0, products).sum(-1)
         found += of_e
-    return np.ascontiguousarray(found)
+    return found

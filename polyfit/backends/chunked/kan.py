@@ -202,8 +202,14 @@ def kan_backward(
     grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * y) for grad (B, out), see `polyfit.backends.operators.kan_backward`."""
-    if kan_short.is_short(x, coef):
-        return kan_short.kan_backward(grad, x, coef, basis, squash, wants)
+    run = kan_short.kan_backward if kan_short.is_short(x, coef) else _kan_backward
+    return run(grad, x, coef, basis, squash, wants)
+
+
+def _kan_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same a chunk of rows at a time."""
     degree, n_in, n_out = coef.shape
     dtype = compute_dtype(x.dtype)
     is_wide = x.dtype == dtype

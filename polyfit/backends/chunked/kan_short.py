@@ -122,7 +122,7 @@ def _squashed(x: Array, squash: str | None) -> Array:
 
 
 def _bounded(x: Array) -> Array:
-    """x where its square does not overflow, and the bound beyond."""
+    """The samples where their square does not overflow, and the bound beyond."""
     limit = largest_squared(torch.float64 if x.dtype == np.float64 else torch.float32)
     return np.minimum(np.maximum(x, -limit), limit)
 

@@ -96,9 +96,7 @@ def _activate_backward_eager(
     else:
         from polyfit.backends.inductor import activate_backward as run
     rows, upstream = (x, grad) if channels is None else (channels.flatten(x), channels.flatten(grad))
-    grad_x, grad_coef = run(
-        _in_memory(upstream), _in_memory(rows), _rows_of(coef).resolve_neg(), model, wants
-    )
+    grad_x, grad_coef = run(_in_memory(upstream), _in_memory(rows), _rows_of(coef).resolve_neg(), model, wants)
     return (
         grad_x if grad_x is None or channels is None else channels.restore(grad_x, x.shape),
         None if grad_coef is None else grad_coef.view(coef.shape),
@@ -144,7 +142,8 @@ def activate_backward(
         channels: see `activate`.
 
     Returns:
-        The gradient to x in the dtype of x, and to coef in float64; None for what was not wanted.
+        The gradient to x in the dtype of x, and to coef in float64, or with channels in any dtype; None for what was
+        not wanted.
     """
     if not is_traced():
         return _activate_backward_eager(grad, x, coef, model, impl, wants, channels)

@@ -35,7 +35,7 @@ class Sizes:
             groups is gone through. It keeps three rows of them, not a matrix (two x86 cores, (4096, 1024) float32, one
             thread, values and gradients with 2**14, 2**15 and 2**16: 64, 49 and 41 ms).
         short_activation: elements, times the number of coefficients, up to which an elementwise polynomial is gone
-            through in numpy (two x86 cores beside other processes, degree 5, float32, values and gradients in numpy / in
+            through in numpy (two busy x86 cores, degree 5, float32, values and gradients in numpy / in
             torch, 2**12, 2**14 and 2**15 elements: 0.46 / 1.07, 0.43 / 0.83 and 0.7 / 2.8 ms).
         chunk_elsewhere: elements in a chunk on other devices, which want enough work for a launch. To be measured.
         kept: elements up to which an objective that is bound to its data keeps its basis functions.

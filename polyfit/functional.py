@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
+from polyfit._channels import memory_order
 from polyfit._checks import DTYPES
-from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat, memory_order
+from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat
 from polyfit.backends import resolve_impl
 
 

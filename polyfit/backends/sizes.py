@@ -37,8 +37,8 @@ class Sizes:
             groups is gone through. It keeps three rows of them, not a matrix (two x86 cores, (4096, 1024) float32, one
             thread, values and gradients with 2**14, 2**15 and 2**16: 64, 49 and 41 ms).
         short_activation: elements, times the number of coefficients, up to which an elementwise polynomial is gone
-            through in numpy (x86, degree 5, float32, values and gradients in numpy / in torch, 2**11, 2**14 and 2**15
-            elements: 0.09 / 0.24, 0.26 / 0.30 and 0.7 / 0.7 ms).
+            through in numpy (two busy x86 cores, degree 5, float32, values and gradients in numpy / in
+            torch, 2**12, 2**14 and 2**15 elements: 0.46 / 1.07, 0.43 / 0.83 and 0.7 / 2.8 ms).
         chunk_elsewhere: elements in a chunk on other devices, which want enough work for a launch. To be measured.
         kept: elements up to which an objective that is bound to its data keeps its basis functions.
         compiled_lane: samples that a vector lane adds up, one after the other, in a loop that Inductor makes. For equal
@@ -50,6 +50,8 @@ class Sizes:
         kan_enough_rows: of such a chunk where inputs and outputs are many: the coefficients, and the gradient to them,
             pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256 rows take 1.4, 1.1 and 1).
             Where one of them is few, more rows only take more memory, and time (20000 -> 10: 1, 1.5 and 2).
+        short_kan: multiplications (rows, at least 4, x in x out x degree) up to which a KAN layer is computed in numpy:
+            above that OpenBLAS uses several threads.
         few_samples: samples up to which a least-squares fit keeps the basis functions of all of them in numpy.
     """
 
@@ -60,13 +62,14 @@ class Sizes:
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
     activation_of_a_thread: int = 1 << 16
-    short_activation: int = 3 << 15
+    short_activation: int = 3 << 16
     chunk_elsewhere: int = 1 << 22
     kept: int = 1 << 18
     compiled_lane: int = 256
     kan_chunk_of_a_thread: int = 1 << 17
     kan_fewest_rows: int = 64
     kan_enough_rows: int = 256
+    short_kan: int = 1 << 18
     few_samples: int = 1 << 13
 
     @property

@@ -60,6 +60,9 @@ def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
             )
     if coef.dim() == 1 and all(tensor.dim() <= 1 for tensor in samples.values()):
         return torch.Size(())
+    batch = coef.shape[:-1]
+    if all(tensor.shape[:-1] == batch for tensor in samples.values()):  # torch.broadcast_shapes takes 10 us
+        return batch
     try:
         return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
     except RuntimeError:
@@ -82,6 +85,8 @@ def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
 def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
     """A tensor (*batch, K) as rows (S, K), or (K,) where one row serves all series."""
     width = tensor.shape[-1]
+    if tensor.dim() == 2 and tensor.shape[0] == n_series > 1:
+        return tensor
     if all(size == 1 for size in tensor.shape[:-1]):
         return flat(tensor)
     return tensor.expand(*batch, width).reshape(n_series, width)
@@ -91,7 +96,9 @@ def broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size)
     """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
     n_series = math.prod(batch)
     rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
-    return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
+    if coef.dim() != 2 or coef.shape[0] != n_series:
+        coef = coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1])
+    return coef, rows
 
 
 class Problem(NamedTuple):

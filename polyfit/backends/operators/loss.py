@@ -34,7 +34,9 @@ def _objective_eager(
     scale: float = 1.0,
 ) -> LossSums:
     x_rows, y_rows, coef_rows, weight_rows = rows(x), rows(y), rows(coef), optional_rows(weight)
-    if impl == "triton":
+    if impl == "torch" and chunked.is_many(x, coef):
+        sums = chunked.many_objective(x_rows, y_rows, coef_rows, weight_rows, upstream, model, wants, scale)
+    elif impl == "triton":
         from polyfit.backends import triton
 
         sums = triton.objective(x_rows, y_rows, coef_rows, weight_rows, upstream, model, wants).scaled(scale)

@@ -25,6 +25,8 @@ def _evaluate_eager(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
         from polyfit.backends.triton import evaluate as run
     elif impl == "compile":
         from polyfit.backends.inductor import evaluate as run
+    elif chunked.is_many(x, coef):
+        return chunked.many_evaluate(rows(x), rows(coef), model)
     else:
         run = chunked.evaluate
     values = run(rows(x), rows(coef), model)
@@ -64,6 +66,8 @@ def _evaluate_backward_eager(
         from polyfit.backends.triton import evaluate_backward as run
     elif impl == "compile":
         from polyfit.backends.inductor import evaluate_backward as run
+    elif chunked.is_many(x, coef):
+        return chunked.many_evaluate_backward(rows(grad), rows(x), rows(coef), model, wants)
     else:
         run = chunked.evaluate_backward
     grad_x, grad_coef = run(rows(grad), rows(x), rows(coef), model, wants)

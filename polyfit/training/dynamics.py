@@ -100,16 +100,14 @@ def closed_form(
     with np.errstate(all="ignore"):
         if rule.momentum:
             moves = _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
-        else:
-            counts = np.array(epochs, dtype=np.float64)
-            moves = -(slopes * position + constant) * _phi(lr * slopes, counts, lr)
-        return start + times(vectors, moves)
-
-
-def _phi(x: Array, counts: Array, lr: float | Array) -> Array:
-    """The function lr (1 - (1 - x)**t) / x of x (S, p) and t = counts (n,), without cancellation where x t is small."""
-    is_zero = x == 0.0
-    return lr * np.where(is_zero, counts[:, None, None], _gone(x, counts) / np.where(is_zero, 1.0, x))
+            return start + times(vectors, moves)
+        # phi = lr gone / x, as rows (S, p, n): numpy loops over the last axis, and p is small.
+        x = lr * slopes
+        phi = _gone(x, np.array(epochs, dtype=np.float64))
+        phi /= np.where(x == 0.0, 1.0, x)[..., None]
+        phi *= np.asarray(lr)[..., None]
+        phi *= (slopes * position + constant)[..., None]
+        return np.ascontiguousarray(np.moveaxis(start[..., None] - vectors @ phi, -1, 0))
 
 
 # Counts from which powers are products of two: to be worth the more calls.
@@ -117,30 +115,32 @@ _MANY = 64
 
 
 def _gone(x: Array, counts: Array) -> Array:
-    """1 - (1 - x)**t for x (S, p) and t = counts (n,), the share of an error that is gone: (n, S, p).
+    """1 - (1 - x)**t, the share of an error that is gone, for x (S, p) and t = counts (n,): (S, p, n). t for x = 0.
 
     Of many counts at equal distances, all but the last, with a and b the shares for t_a and t_b, that for t_a + t_b is
     a + b - a b. For a stable x below 1/2 none of it cancels, and for others no more than in 1 - (1 - x)**t.
     """
-    first, step = counts[0], counts[1] - counts[0] if len(counts) > _MANY else 0.0
-    is_even = step > 0.0 and (np.diff(counts[:-1]) == step).all() and (np.abs(1.0 - x) <= 1.0).all()
-    if not is_even:
-        return _gone_at_each(x, counts)
-    n = len(counts) - 1
-    width = math.isqrt(n)
-    coarse = _gone_at_each(x, first + step * width * np.arange(-(-n // width)))[:, None]
-    fine = _gone_at_each(x, step * np.arange(width))
-    both = (coarse + (1.0 - coarse) * fine).reshape(-1, *x.shape)[:n]
-    return np.concatenate((both, _gone_at_each(x, counts[-1:])))
+    first, step = float(counts[0]), float(counts[1] - counts[0]) if len(counts) > _MANY else 0.0
+    is_regular = step > 0.0 and (np.diff(counts[:-1]) == step).all() and (np.abs(1.0 - x) <= 1.0).all()
+    if not is_regular:
+        gone = _gone_at_each(x, counts)
+    else:
+        n = len(counts) - 1
+        width = math.isqrt(n)
+        coarse = _gone_at_each(x, first + step * width * np.arange(-(-n // width), dtype=np.float64))[..., None]
+        fine = _gone_at_each(x, step * np.arange(width, dtype=np.float64))[..., None, :]
+        both = (coarse + (1.0 - coarse) * fine).reshape(*x.shape, -1)[..., :n]
+        gone = np.concatenate((both, _gone_at_each(x, counts[-1:])), -1)
+    gone[x == 0.0] = counts
+    return gone
 
 
 def _gone_at_each(x: Array, counts: Array) -> Array:
-    is_slow, t = x < 0.5, counts[:, None]
-    gone = np.empty((len(t), *x.shape))
-    gone[:, is_slow] = -np.expm1(t * np.log1p(-x[is_slow]))
+    gone, is_slow = np.empty((*x.shape, len(counts))), x < 0.5
+    gone[is_slow] = -np.expm1(np.log1p(-x[is_slow])[:, None] * counts)
     if not is_slow.all():
-        base = 1.0 - x[~is_slow]
-        gone[:, ~is_slow] = 1.0 - np.where(t % 2 == 1, np.sign(base), 1.0) * np.abs(base) ** t
+        base = 1.0 - x[~is_slow][:, None]
+        gone[~is_slow] = 1.0 - np.where(counts % 2 == 1, np.sign(base), 1.0) * np.abs(base) ** counts
     return gone
 
 

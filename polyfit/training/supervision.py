@@ -240,7 +240,7 @@ class Supervisor(Observer):
             except KeyboardInterrupt:  # within a monitor: the same as at any other place
                 self.is_interrupted = True
 
-    def record_all(self, epochs: Sequence[int], losses: Array) -> None:
+    def record_all(self, epochs: Sequence[int] | NDArray[np.int64], losses: Array) -> None:
         """Take records (R, S) at once, where `takes_all` allows it."""
         self._epochs.append(np.array(epochs, np.int64))
         self._values.append(self.totals(losses))

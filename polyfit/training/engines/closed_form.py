@@ -76,9 +76,9 @@ class ClosedForm(Engine[Array]):
 
     def run(self, state: State[Array], until: int, observer: Observer) -> State[Array]:
         """See `Engine`."""
-        epochs = range(next_record(state.epoch, observer.every), until, observer.every)
+        epochs = np.arange(next_record(state.epoch, observer.every), until, observer.every, dtype=np.int64)
         most = max(1, MOST_RECORDED // self._from.size)
-        path = self._at(np.append(np.array(epochs[:most], np.int64), until))
+        path = self._at(np.append(epochs[:most], until))
         path, final = path[:-1], path[-1]
         for first in range(0, len(epochs), most):
             part = epochs[first : first + most]
@@ -88,7 +88,7 @@ class ClosedForm(Engine[Array]):
             if isinstance(observer, Supervisor) and observer.takes_all(losses):
                 observer.record_all(part, losses)
                 continue
-            for i, epoch in enumerate(part):
+            for i, epoch in enumerate(part.tolist()):
                 coef = path[i]
                 ends = observer.look(
                     epoch,

@@ -185,6 +185,11 @@ def functions(t: Tensor, basis: str, degree: int) -> list[Tensor]:
     return terms
 
 
+def harmless(x: Tensor, is_out: Tensor, model: Model) -> Tensor:
+    """The samples x, those that are left out replaced by a harmless one."""
+    return torch.where(is_out, model.harmless_x, x)
+
+
 def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -> Tensor:
     """Where a sample of weight zero holds, or leads to, what is not finite: it must not reach any derivative.
 
@@ -219,7 +224,8 @@ def elementwise_loss(
     """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
     if is_out is not None:
         p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
-    p, y = torch.broadcast_tensors(p, y)
+    if p.shape != y.shape:
+        p, y = torch.broadcast_tensors(p, y)
     values = _losses(p, y, loss)
     if is_out is not None:
         values = torch.where(is_out, 0.0, values)
@@ -245,14 +251,24 @@ def polynomial_loss(
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    is_out = None if weight is None else left_out(x, y, coef, weight, model)
-    x = x if is_out is None else torch.where(is_out, model.harmless_x, x)
+    is_out = None
+    if weight is not None:
+        is_out = left_out(x, y, coef, weight, model)
+        x = harmless(x, is_out, model)
     terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise, is_out)
+    return reduced(terms, weight, reduction, n_losses).to(out_dtype)
+
+
+def reduced(terms: Tensor, weight: Tensor | None, reduction: str, n_losses: int | None) -> Tensor:
+    """The sum of the weighted losses of the samples, or with "mean" that divided by the sum of the weights."""
+    if reduction == "mean" and weight is None and n_losses is None:
+        return terms.mean()
     total = _total(terms, n_losses)
-    if reduction == "mean":
-        count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)
-        total = total / _total(count, n_losses)
-    return total.to(out_dtype)
+    if reduction == "sum":
+        return total
+    if weight is None:
+        return total / (terms.numel() // (n_losses or 1))
+    return total / _total(weight.to(terms.dtype).expand_as(terms), n_losses)
 
 
 def _total(terms: Tensor, n_losses: int | None) -> Tensor:

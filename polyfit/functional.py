@@ -190,7 +190,7 @@ def polynomial_loss(
     if isinstance(model.loss, losses.Loss):
         result = autograd.polynomial_loss(*operands, model, reduction, n_losses, problem.impl)
     else:
-        result = formula.polynomial_loss(*operands, model, reduction, n_losses)
+        result = autograd.composed_loss(*operands, model, reduction, n_losses, problem.impl)
     return result if n_losses is None else result.view(problem.batch)
 
 
@@ -204,14 +204,8 @@ def _loss_of_each(
     impl: str,
 ) -> Tensor:
     """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
-    wide = formula.compute_dtype(x.dtype)
-    operands = x.to(wide), y.to(wide), coef.to(wide)
-    is_out = wide_weight = None
-    if weight is not None:
-        wide_weight = weight.to(wide)
-        is_out = formula.left_out(*operands, wide_weight, model)
-    wide_x, wide_y, wide_coef = operands
-    if is_out is not None:
-        wide_x = torch.where(is_out, model.harmless_x, wide_x)
-    p = polyval(wide_x, wide_coef, basis=model.basis, domain=domain, impl=impl)
-    return formula.elementwise_loss(p, wide_y, wide_weight, model.pointwise, is_out).to(x.dtype)
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return polyval(x, coef, basis=model.basis, domain=domain, impl=impl)
+
+    return autograd.loss_of_each(x, y, coef, weight, model, values).to(x.dtype)

@@ -1,8 +1,8 @@
 """The autograd Functions: forward is one pass, backward multiplies.
 
 Each operation is a pair of Functions in the `setup_context` style. The second Function is the backward of the first: it
-multiplies or makes one more pass. The backward of the second Function uses polyfit.formula, which autograd can
-differentiate to any order. A first derivative therefore costs one pass however it is taken (`backward`,
+multiplies or makes one more pass. The backward of the second Function is made of differentiable values (`polyval`)
+and of slopes in closed form (`pointwise`), which autograd can differentiate to any order. A first derivative therefore costs one pass however it is taken (`backward`,
 `create_graph=True`, `torch.func.grad`), and second derivatives are right. The `vmap` rules turn the new axis into an
 axis of series.
 
@@ -14,8 +14,10 @@ All operands are canonical (see polyfit.backends.operators).
 
 from polyfit.autograd._tied import tied
 from polyfit.autograd.activation import activation
+from polyfit.autograd.composed import loss_of_each
+from polyfit.autograd.composed import polynomial_loss as composed_loss
 from polyfit.autograd.kan import kan
 from polyfit.autograd.loss import polynomial_loss
 from polyfit.autograd.polyval import polyval
 
-__all__ = ["activation", "kan", "polynomial_loss", "polyval", "tied"]
+__all__ = ["activation", "composed_loss", "kan", "loss_of_each", "polynomial_loss", "polyval", "tied"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit import formula
+from polyfit.autograd import composed
 from polyfit.autograd._batching import (
     Tensors,
     batch_operand,
@@ -19,10 +21,20 @@ from polyfit.autograd._batching import (
     vmap_results,
 )
 from polyfit.autograd._pullback import pull_back, pull_back_twice
-from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
+from polyfit.autograd._torch import (
+    apply,
+    in_forward_mode,
+    is_few_under_transforms,
+    is_legacy_batchedtensor,
+    is_transformed,
+    pulls_back_formula,
+    runs_formula,
+)
 from polyfit.backends import operators
 from polyfit.backends.results import Wants
+from polyfit.backends.select import is_traced
 from polyfit.formula import Model
+from polyfit.losses import MSE, Loss
 
 _WANTS_COEF = Wants(coef=True)
 
@@ -45,6 +57,11 @@ class Reduced(NamedTuple):
     def formula(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
         """The losses by polyfit.formula."""
         return formula.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses)
+
+    def composed(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
+        """The losses by `polyfit.autograd.composed`."""
+        impl = "torch" if self.impl == "compile" else self.impl  # which may not have compiled a loop for values
+        return composed.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses, impl)
 
     def has_waits(self, n_series: int) -> bool:
         """Whether gradients to operands that series share have to wait for the upstream gradient.
@@ -269,10 +286,15 @@ class LossGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Through the formula."""
+        """By the curvature of the loss where nothing else is asked, or through values and pointwise losses."""
         grad, *operands = ctx.saved_tensors
         needs = ctx.needs_input_grad[:5]
-        found = pull_back_twice(ctx.terms.formula, grad, operands, ctx.wants, needs, upstream)
+        if _is_of_coef_alone(operands, needs, upstream):
+            to_coef = _hessian_product(ctx.terms, grad, *operands, upstream[2])
+            return None, None, None, to_coef, *(None,) * 9
+        is_batched = any(part is not None and is_legacy_batchedtensor(part) for part in upstream)
+        losses = ctx.terms.formula if is_batched else ctx.terms.composed
+        found = pull_back_twice(losses, grad, operands, ctx.wants, needs, upstream)
         return *found, *(None,) * 8
 
     @staticmethod
@@ -303,6 +325,53 @@ class LossGradients(torch.autograd.Function):
         return vmap_results(*(split_examples(rows, batch, n_axes) for rows, n_axes in zip(found, axes, strict=True)))
 
 
+def _is_of_coef_alone(
+    operands: Sequence[Tensor | None], needs: Sequence[bool], upstream: Sequence[Tensor | None]
+) -> bool:
+    """Whether a second derivative is a product of the Hessian to the coefficients of one series, not differentiated.
+
+    No weight must be zero: the loss of such a sample may not be a number.
+    """
+    (*_, coef, weight), (to_x, to_y, to_coef, to_weight) = operands, upstream
+    return (
+        tuple(needs[:3]) == (False, False, False)
+        and not needs[4]
+        and to_x is to_y is to_weight is None
+        and to_coef is not None
+        and not (torch.is_grad_enabled() or is_transformed() or in_forward_mode() or is_traced())
+        and not is_legacy_batchedtensor(to_coef)
+        and coef is not None
+        and coef.dim() == 1
+        and (weight is None or bool(weight.all()))
+    )
+
+
+def _hessian_product(
+    terms: Reduced, grad: Tensor, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, along: Tensor
+) -> Tensor:
+    """The Hessian of grad times the loss, to the coefficients of one series, times a vector `along` (degree + 1,).
+
+    With V the basis functions of the samples as rows, p = V^T coef: V (w l'' V^T along), three passes over x.
+    """
+    assert isinstance(terms.model.loss, Loss)
+    model, impl = terms.model, "torch" if terms.impl == "compile" else terms.impl
+    dtype = formula.compute_dtype(x.dtype)
+    x, y, coef_wide = x.to(dtype), y.to(dtype), coef.to(dtype)
+    direction = operators.evaluate(x, along.to(dtype), model, impl)
+    if isinstance(model.loss, MSE):
+        delta = 2.0 * direction  # whatever the values are
+    else:
+        delta = direction * model.loss.curvature(operators.evaluate(x, coef_wide, model, impl), y)
+    scale: Tensor | float = terms.known_scale(x.shape[-1], 1, weight is not None)
+    if weight is not None:
+        delta = delta * weight
+        if terms.reduction == "mean":
+            scale = 1.0 / weight.sum(dtype=torch.float64)
+    _, product = operators.evaluate_backward(delta, x, coef_wide, model, impl, _WANTS_COEF)
+    assert product is not None
+    return (product * (grad.double() * scale)).to(coef.dtype).view(coef.shape)
+
+
 def polynomial_loss(
     x: Tensor,
     y: Tensor,
@@ -315,7 +384,7 @@ def polynomial_loss(
 ) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
     terms = Reduced(model, reduction, n_losses, impl)
-    if runs_formula():
+    if runs_formula() or is_few_under_transforms(x, coef):
         return terms.formula(x, y, coef, weight)
     operands = (x, y, coef, weight)
     wants = _needs(operands) if torch.is_grad_enabled() else Wants()

@@ -122,8 +122,8 @@ def polynomial_loss(
         loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
             with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
             takes predictions and targets of one shape and returns losses of that shape, as torch's own losses do with
-            reduction="none". Your function must be differentiable PyTorch. It runs on the differentiable formula
-            and not in the one pass, whatever `impl` is.
+            reduction="none". Your function must be differentiable PyTorch. The values and their gradients take
+            one pass each, your function runs on the values by autograd.
         weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1. A sample of weight zero is left
             out, whatever else it holds: NaN or infinity there reach neither the loss nor the gradients to x, y and
             coef. In the gradient to its weight, its loss counts as 0 if it is not finite.
@@ -140,8 +140,8 @@ def polynomial_loss(
         Differentiable in x, y, coef and weight, to any order and in forward mode, under every transform of torch.func
         and torch.compile. For "mean" and "sum" the pass that gives the value also gives the gradients that are needed,
         and backward only scales them. (With per_series, an operand that series share takes one more pass in backward,
-        since each series has its own upstream gradient.) Second derivatives and forward mode use the differentiable
-        formula.
+        since each series has its own upstream gradient.) Second derivatives take further passes; forward mode, and few
+        samples under a transform of torch.func, take operations on whole tensors.
 
     dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64. A float32 sum has a bounded number of
     terms, and sums of these sums are float64: the relative error does not grow with N. All operands must agree. (Under
@@ -190,7 +190,11 @@ def polynomial_loss(
     if isinstance(model.loss, losses.Loss):
         result = autograd.polynomial_loss(*operands, model, reduction, n_losses, problem.impl)
     else:
-        result = autograd.composed_loss(*operands, model, reduction, n_losses, problem.impl)
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return autograd.polyval(x, coef, model, problem.impl)
+
+        result = autograd.composed_loss(*operands, model, reduction, n_losses, values)
     return result if n_losses is None else result.view(problem.batch)
 
 

@@ -49,12 +49,16 @@ def without_transforms(x: Tensor, axis: int) -> Iterator[Tensor]:
         yield x
 
 
-def pulls_back_formula(grad: Tensor) -> bool:
-    """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches.
+def is_in_batches(grad: Tensor | None) -> bool:
+    """Whether a gradient is one of a batch (`is_grads_batched=True`, `torch.autograd.functional`, `vectorize=True`).
 
-    Gradients in batches (`is_grads_batched=True`, `torch.autograd.functional` with `vectorize=True`) come from an older
-    vmap, which does not use the vmap rules of Functions.
+    These come from an older vmap, which does not use the vmap rules of Functions.
     """
+    return grad is not None and not torch.compiler.is_compiling() and is_legacy_batchedtensor(grad)
+
+
+def pulls_back_formula(grad: Tensor) -> bool:
+    """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches."""
     return not torch.compiler.is_compiling() and (in_forward_mode() or is_legacy_batchedtensor(grad))
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from polyfit import formula
 from polyfit.autograd._torch import is_transformed
 from polyfit.autograd.pointwise import pointwise
-from polyfit.autograd.polyval import polyval
 from polyfit.backends.select import is_traced
 from polyfit.formula import Model, compute_dtype
 
@@ -62,8 +61,8 @@ def polynomial_loss(
     model: Model,
     reduction: str,
     n_losses: int | None,
-    impl: str,
+    values: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """The reduced loss of canonical operands, see `polyfit.formula.polynomial_loss`."""
-    terms = loss_of_each(x, y, coef, weight, model, lambda x, coef: polyval(x, coef, model, impl))
+    """The reduced loss of canonical operands, see `polyfit.formula.polynomial_loss`. `values`: as above."""
+    terms = loss_of_each(x, y, coef, weight, model, values)
     return formula.reduced(terms, weight, reduction, n_losses).to(coef.dtype)

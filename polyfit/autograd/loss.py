@@ -25,11 +25,12 @@ from polyfit.autograd._torch import (
     apply,
     in_forward_mode,
     is_few_under_transforms,
-    is_legacy_batchedtensor,
+    is_in_batches,
     is_transformed,
     pulls_back_formula,
     runs_formula,
 )
+from polyfit.autograd.polyval import polyval
 from polyfit.backends import operators
 from polyfit.backends.results import Wants
 from polyfit.backends.select import is_traced
@@ -60,8 +61,16 @@ class Reduced(NamedTuple):
 
     def composed(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
         """The losses by `polyfit.autograd.composed`."""
-        impl = "torch" if self.impl == "compile" else self.impl  # which may not have compiled a loop for values
-        return composed.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses, impl)
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return polyval(x, coef, self.model, self.plain_impl)
+
+        return composed.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses, values)
+
+    @property
+    def plain_impl(self) -> str:
+        """The way for second derivatives: one that compiles no further loop."""
+        return "torch" if self.impl == "compile" else self.impl
 
     def has_waits(self, n_series: int) -> bool:
         """Whether gradients to operands that series share have to wait for the upstream gradient.
@@ -290,9 +299,9 @@ class LossGradients(torch.autograd.Function):
         grad, *operands = ctx.saved_tensors
         needs = ctx.needs_input_grad[:5]
         if _is_of_coef_alone(operands, needs, upstream):
-            to_coef = _hessian_product(ctx.terms, grad, *operands, upstream[2])
+            to_coef = _hessian_product(ctx.terms, grad, *operands, upstream[2])  # pyright: ignore[reportCallIssue]
             return None, None, None, to_coef, *(None,) * 9
-        is_batched = any(part is not None and is_legacy_batchedtensor(part) for part in upstream)
+        is_batched = any(map(is_in_batches, upstream))
         losses = ctx.terms.formula if is_batched else ctx.terms.composed
         found = pull_back_twice(losses, grad, operands, ctx.wants, needs, upstream)
         return *found, *(None,) * 8
@@ -339,7 +348,7 @@ def _is_of_coef_alone(
         and to_x is to_y is to_weight is None
         and to_coef is not None
         and not (torch.is_grad_enabled() or is_transformed() or in_forward_mode() or is_traced())
-        and not is_legacy_batchedtensor(to_coef)
+        and not is_in_batches(to_coef)
         and coef is not None
         and coef.dim() == 1
         and (weight is None or bool(weight.all()))
@@ -353,15 +362,15 @@ def _hessian_product(
 
     With V the basis functions of the samples as rows, p = V^T coef: V (w l'' V^T along), three passes over x.
     """
-    assert isinstance(terms.model.loss, Loss)
-    model, impl = terms.model, "torch" if terms.impl == "compile" else terms.impl
+    model, loss, impl = terms.model, terms.model.loss, terms.plain_impl
+    assert isinstance(loss, Loss)
     dtype = formula.compute_dtype(x.dtype)
     x, y, coef_wide = x.to(dtype), y.to(dtype), coef.to(dtype)
     direction = operators.evaluate(x, along.to(dtype), model, impl)
-    if isinstance(model.loss, MSE):
+    if isinstance(loss, MSE):
         delta = 2.0 * direction  # whatever the values are
     else:
-        delta = direction * model.loss.curvature(operators.evaluate(x, coef_wide, model, impl), y)
+        delta = direction * loss.curvature(operators.evaluate(x, coef_wide, model, impl), y)
     scale: Tensor | float = terms.known_scale(x.shape[-1], 1, weight is not None)
     if weight is not None:
         delta = delta * weight

@@ -14,7 +14,7 @@ from polyfit.autograd._pullback import pull_back
 from polyfit.autograd._torch import (
     apply,
     is_few_under_transforms,
-    is_legacy_batchedtensor,
+    is_in_batches,
     is_transformed,
     pulls_back_formula,
     runs_formula,
@@ -42,7 +42,7 @@ class Polyval(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Vector-Jacobian product, in one pass over x and grad."""
-        return *_gradients(grad, *ctx.saved_tensors, *ctx.constants, ctx.needs_input_grad[:2]), None, None
+        return *_gradients(grad, *ctx.saved_tensors, *ctx.constants, ctx.needs_input_grad[:2]), None, None  # pyright: ignore[reportCallIssue]
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -114,7 +114,7 @@ def _gradients(
         return pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad)
     if torch.is_grad_enabled():
         return apply(PolyvalGradients, grad, x, coef, model, impl, wants)
-    return PolyvalGradients.forward(grad, x, coef, model, impl, wants)
+    return PolyvalGradients.forward(grad, x, coef, model, impl, wants)  # pyright: ignore[reportCallIssue]
 
 
 def _derivative_matrix(coef: Tensor, model: Model) -> Tensor:
@@ -135,7 +135,8 @@ def _along(
     """The derivative of p(x) in the direction of (along_x, along_coef)."""
     along = None
     if along_coef is not None:
-        along = polyval(x, along_coef, model, impl)
+        is_plain = is_in_batches(along_coef)
+        along = formula.polyval(x, along_coef, model) if is_plain else polyval(x, along_coef, model, impl)
     if along_x is not None:
         slopes = polyval(x, _derivative(coef, model), model, impl)
         along = along_x * slopes if along is None else torch.addcmul(along, along_x, slopes)
@@ -144,7 +145,7 @@ def _along(
 
 def polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x), differentiable."""
-    if runs_formula() or is_legacy_batchedtensor(coef) or is_few_under_transforms(x, coef):
+    if runs_formula() or is_few_under_transforms(x, coef):
         return formula.polyval(x, coef, model)
     wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
     if wants or is_transformed():

@@ -95,7 +95,9 @@ def test_residuals_that_are_not_finite(name, dtype):
         torch.testing.assert_close(slope[1:], limits.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-29)
 
 
-@pytest.mark.parametrize("loss", [*losses.kernel_variants().values(), losses.SmoothL1(0.25), losses.Huber(0.25)], ids=str)
+@pytest.mark.parametrize(
+    "loss", [*losses.kernel_variants().values(), losses.SmoothL1(0.25), losses.Huber(0.25)], ids=str
+)
 def test_curvatures_are_second_derivatives_of_the_value(loss):
     p = torch.tensor([0.0, 0.3, -1.7, 1.01, 40.0, -300.0], dtype=F64)
     p = p.abs() + 0.1 if loss.kernel[0] in {"poisson_nll", "poisson_nll_full"} else p

@@ -62,10 +62,9 @@ def test_products_with_the_hessian_in_narrow_dtypes(name, dtype):
     coef.requires_grad_()
     found = _hessian_product(polyfit.polynomial_loss(x, y, coef, loss=LOSSES[name], weight=weight), coef, along)
     assert found.dtype == dtype
-    wide = [operand.detach().double() for operand in (x, y, coef, weight, along)]
-    truth = _hessian_product(
-        polyfit.polynomial_loss(*wide[:2], wide[2].requires_grad_(), loss=LOSSES[name], weight=wide[3]), wide[2], wide[4]
-    )
+    x, y, coef, weight, along = (operand.detach().double() for operand in (x, y, coef, weight, along))
+    coef.requires_grad_()
+    truth = _hessian_product(polyfit.polynomial_loss(x, y, coef, loss=LOSSES[name], weight=weight), coef, along)
     eps = torch.finfo(dtype).eps
     # A residual within rounding of the kink of huber may have either curvature: 1 of 3000 samples.
     allowed = 2 * eps + (10 / 3000 if name in {"huber", "smooth_l1"} else 4e-6)
@@ -77,7 +76,9 @@ def test_a_sample_of_weight_zero_reaches_no_second_derivative(held):
     x, y, weight, coef, along = _operands(20)
     coef.requires_grad_()
     expected = _hessian_product(polynomial_loss(x, y, coef, weight=weight), coef, along)
-    x, y, weight = (torch.cat((operand, torch.tensor([value]))) for operand, value in ((x, held), (y, held), (weight, 0)))
+    x, y, weight = (
+        torch.cat((operand, torch.tensor([value]))) for operand, value in ((x, held), (y, held), (weight, 0))
+    )
     found = _hessian_product(polyfit.polynomial_loss(x, y, coef, weight=weight), coef, along)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -95,7 +96,9 @@ def test_gradients_of_values_to_third_order(basis, shapes, n_coef):
         for _ in range(3):
             parts = torch.autograd.grad(total, (x, coef), create_graph=True)
             results.append(parts)
-            total = torch.stack([(part.sin() * torch.linspace(1, 2, part.shape[-1], dtype=F64)).sum() for part in parts]).sum()
+            total = torch.stack(
+                [(part.sin() * torch.linspace(1, 2, part.shape[-1], dtype=F64)).sum() for part in parts]
+            ).sum()
     for mine, theirs in zip(results[:3], results[3:], strict=True):
         for part, expected in zip(mine, theirs, strict=True):
             scale = max(1.0, float(expected.detach().abs().max()))

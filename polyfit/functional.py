@@ -32,6 +32,50 @@ def _promoted(*tensors: Any) -> Sequence[Any]:
     return [tensor.to(widest) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
 
 
+# What the short way takes, see `_is_plain`; everything else is checked, and refused or taken, by the general way.
+_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
+_PLAIN_IMPLS, _PLAIN_REDUCTIONS = ("auto", "torch"), ("mean", "sum")
+_EMPTY = torch.Size((0,))
+
+
+def _is_plain(coef: Tensor, x: Tensor, *others: Tensor) -> bool:
+    """Whether the operands are plain tensors of one short series, which have nothing that could be wrong.
+
+    Then only names and numbers are left to check, which is done once for each set of them.
+    """
+    if type(coef) not in _PLAIN_TYPES or type(x) not in _PLAIN_TYPES:
+        return False
+    dtype = x.dtype
+    if coef.dtype != dtype or not coef.is_cpu or coef.shape == _EMPTY or not autograd.is_short(x, coef, "torch"):
+        return False
+    shape = x.shape
+    for other in others:
+        if type(other) not in _PLAIN_TYPES or other.dtype != dtype or other.shape != shape or not other.is_cpu:
+            return False
+    return True
+
+
+def _is_plain_domain(domain: Sequence[float] | None) -> bool:
+    """Whether it cannot change: the key of a cache."""
+    return domain is None or (type(domain) is tuple and all(type(bound) in {float, int} for bound in domain))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_model(
+    basis: str, domain: tuple[float, float] | None, dtype: torch.dtype, loss: str | losses.Loss | None = None
+) -> formula.Model:
+    """The model of arguments that are checked."""
+    mapping = bases.affine_map(domain, bases.resolve(basis), dtype)
+    return formula.Model(basis, mapping, None if loss is None else losses.resolve(loss))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_terms(
+    loss: str | losses.Loss, reduction: str, basis: str, domain: tuple[float, float] | None, dtype: torch.dtype
+) -> autograd.Reduced:
+    return autograd.Reduced(_plain_model(basis, domain, dtype, loss), reduction, None, "torch")
+
+
 def polyval(
     x: Tensor,
     coef: Tensor,
@@ -74,6 +118,8 @@ def polyval(
     References:
         numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
+    if impl in _PLAIN_IMPLS and _is_plain(coef, x) and type(basis) is str and _is_plain_domain(domain):
+        return autograd.short_polyval(x, coef, _plain_model(basis, domain, x.dtype))  # pyright: ignore[reportArgumentType]
     x, coef = _promoted(x, coef)
     check_operands({"x": x, "coef": coef})
     x, coef = autograd.tied(x, coef)
@@ -164,6 +210,11 @@ def polynomial_loss(
     References:
         torch.nn.functional for the losses and their reductions; see polyfit.losses.
     """
+    if impl in _PLAIN_IMPLS and reduction in _PLAIN_REDUCTIONS and (type(loss) is str or isinstance(loss, losses.Loss)):
+        samples = (x, y) if weight is None else (x, y, weight)
+        if _is_plain(coef, *samples) and type(basis) is str and _is_plain_domain(domain):
+            terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
+            return autograd.short_loss(x, y, coef, weight, terms)
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
@@ -188,7 +239,7 @@ def polynomial_loss(
     )  # one series without a batch: a scalar
     operands, model = (problem.x, problem.y, problem.coef, problem.weight), problem.model
     if isinstance(model.loss, losses.Loss):
-        result = autograd.polynomial_loss(*operands, model, reduction, n_losses, problem.impl)
+        result = autograd.polynomial_loss(*operands, autograd.Reduced(model, reduction, n_losses, problem.impl))
     else:
 
         def values(x: Tensor, coef: Tensor) -> Tensor:

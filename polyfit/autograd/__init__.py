@@ -9,6 +9,8 @@ into an axis of series.
 The Functions have no forward mode. In forward mode, in an export, where torch.compile traces a transform of
 torch.func, and for few samples under such a transform, `polyval` and `polynomial_loss` run the formula.
 
+An eager call on few samples of one series has Functions of its own (`short`), which have one layer less.
+
 All operands are canonical (see polyfit.backends.operators).
 """
 
@@ -17,7 +19,19 @@ from polyfit.autograd.activation import activation
 from polyfit.autograd.composed import loss_of_each
 from polyfit.autograd.composed import polynomial_loss as composed_loss
 from polyfit.autograd.kan import kan
-from polyfit.autograd.loss import polynomial_loss
-from polyfit.autograd.polyval import polyval
+from polyfit.autograd.loss import Reduced
+from polyfit.autograd.short import is_short, polynomial_loss, polyval, short_loss, short_polyval
 
-__all__ = ["activation", "composed_loss", "kan", "loss_of_each", "polynomial_loss", "polyval", "tied"]
+__all__ = [
+    "Reduced",
+    "activation",
+    "composed_loss",
+    "is_short",
+    "kan",
+    "loss_of_each",
+    "polynomial_loss",
+    "polyval",
+    "short_loss",
+    "short_polyval",
+    "tied",
+]

@@ -30,6 +30,17 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_eager() -> bool:
+    """Whether a call is an ordinary one: no tracer, no transform, no forward mode and no export sees it."""
+    return not (
+        torch.compiler.is_compiling()  # first: the compiler does not know the others
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or torch.compiler._is_exporting_flag
+    )
+
+
 @contextlib.contextmanager
 def without_transforms(x: Tensor, axis: int) -> Iterator[Tensor]:
     """The numbers of all examples of x, for a block of code that runs as if no transform of torch.func were active.

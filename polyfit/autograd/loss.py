@@ -30,7 +30,7 @@ from polyfit.autograd._torch import (
     pulls_back_formula,
     runs_formula,
 )
-from polyfit.autograd.polyval import polyval
+from polyfit.autograd.polyval import general_polyval
 from polyfit.backends import operators
 from polyfit.backends.results import Wants
 from polyfit.backends.select import is_traced
@@ -63,7 +63,7 @@ class Reduced(NamedTuple):
         """The losses by `polyfit.autograd.composed`."""
 
         def values(x: Tensor, coef: Tensor) -> Tensor:
-            return polyval(x, coef, self.model, self.plain_impl)
+            return general_polyval(x, coef, self.model, self.plain_impl)
 
         return composed.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses, values)
 
@@ -175,13 +175,7 @@ class PolynomialLoss(torch.autograd.Function):
         if grad is None:
             return (None,) * 6
         saved, wants = ctx.saved_tensors, Wants(*ctx.needs_input_grad[:4])
-        if pulls_back_formula(grad):
-            found = pull_back(ctx.terms.formula, saved[:4], wants, grad)
-        elif torch.is_grad_enabled():
-            found = apply(LossGradients, grad, *saved, ctx.terms, wants)
-        else:
-            found = LossGradients.forward(grad, *saved, ctx.terms, wants)  # pyright: ignore[reportCallIssue]
-        return *found, None, None
+        return *loss_gradients(grad, saved[:4], saved[4:], ctx.terms, wants), None, None
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -381,18 +375,34 @@ def _hessian_product(
     return (product * (grad.double() * scale)).to(coef.dtype).view(coef.shape)
 
 
-def polynomial_loss(
-    x: Tensor,
-    y: Tensor,
-    coef: Tensor,
-    weight: Tensor | None,
-    model: Model,
-    reduction: str,
-    n_losses: int | None,
-    impl: str,
-) -> Tensor:
+def loss_gradients(
+    grad: Tensor, operands: Sequence[Any], sums: Sequence[Tensor | None], terms: Reduced, wants: Wants
+) -> Tensors:
+    """Gradients of sum(grad * losses) to x, y, coef and weight, differentiable where a graph is made.
+
+    Args:
+        grad: upstream gradient.
+        operands: x, y, coef and weight.
+        sums: what the forward pass gave: value, total_weight and gradients to coef, x, y, weight. A pass gives those
+            that are None; but with weights the sum of the weights has to be there.
+        terms: what the loss is.
+        wants: which gradients are wanted.
+    """
+    if pulls_back_formula(grad):
+        return tuple(pull_back(terms.formula, operands, wants, grad))
+    if torch.is_grad_enabled():
+        return apply(LossGradients, grad, *operands, *sums, terms, wants)
+    return LossGradients.forward(grad, *operands, *sums, terms, wants)  # pyright: ignore[reportCallIssue]
+
+
+def without_sums(weight: Tensor | None) -> Tensors:
+    """The `sums` of `loss_gradients` for a single loss, where the forward pass kept none."""
+    total_weight = None if weight is None else weight.detach().sum(dtype=torch.float64).unsqueeze(0)
+    return None, total_weight, None, None, None, None
+
+
+def general_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
-    terms = Reduced(model, reduction, n_losses, impl)
     if runs_formula() or is_few_under_transforms(x, coef):
         return terms.formula(x, y, coef, weight)
     operands = (x, y, coef, weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,7 +41,10 @@ class Polyval(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Vector-Jacobian product, in one pass over x and grad."""
-        return *_gradients(grad, *ctx.saved_tensors, *ctx.constants, ctx.needs_input_grad[:2]), None, None  # pyright: ignore[reportCallIssue]
+        x, coef = ctx.saved_tensors
+        wants = ctx.needs_input_grad[:2]
+        model, impl = ctx.constants
+        return *polyval_gradients(grad, x, coef, model, impl, wants), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -89,7 +91,7 @@ class PolyvalGradients(torch.autograd.Function):
             to_x = to_x if to_x is None or to_x.dim() == x.dim() else to_x.sum(0)
         if need_coef and along_x is not None and coef.shape[-1] > 1:
             slopes = _derivative(coef, model)
-            _, to_slopes = _gradients(grad * along_x, x, slopes, model, impl, (False, True))
+            _, to_slopes = polyval_gradients(grad * along_x, x, slopes, model, impl, (False, True))
             assert to_slopes is not None
             to_coef = (to_slopes.double() @ _derivative_matrix(coef, model)).to(coef.dtype)
         return to_grad, to_x, to_coef, None, None, None
@@ -106,12 +108,12 @@ class PolyvalGradients(torch.autograd.Function):
         return vmap_results(split_examples(grad_x, batch, axes[1]), split_examples(grad_coef, batch, axes[2]))
 
 
-def _gradients(
+def polyval_gradients(
     grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool]
-) -> Sequence[Tensor | None]:
-    """Gradients of sum(grad * p(x)), differentiable."""
+) -> Tensors:
+    """Gradients of sum(grad * p(x)) to x and coef, differentiable where a graph is made."""
     if pulls_back_formula(grad):
-        return pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad)
+        return tuple(pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad))
     if torch.is_grad_enabled():
         return apply(PolyvalGradients, grad, x, coef, model, impl, wants)
     return PolyvalGradients.forward(grad, x, coef, model, impl, wants)  # pyright: ignore[reportCallIssue]
@@ -136,14 +138,14 @@ def _along(
     along = None
     if along_coef is not None:
         is_plain = is_in_batches(along_coef)
-        along = formula.polyval(x, along_coef, model) if is_plain else polyval(x, along_coef, model, impl)
+        along = formula.polyval(x, along_coef, model) if is_plain else general_polyval(x, along_coef, model, impl)
     if along_x is not None:
-        slopes = polyval(x, _derivative(coef, model), model, impl)
+        slopes = general_polyval(x, _derivative(coef, model), model, impl)
         along = along_x * slopes if along is None else torch.addcmul(along, along_x, slopes)
     return along
 
 
-def polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
+def general_polyval(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x), differentiable."""
     if runs_formula() or is_few_under_transforms(x, coef):
         return formula.polyval(x, coef, model)

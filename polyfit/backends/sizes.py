@@ -25,6 +25,8 @@ class Sizes:
         longest_block: the most samples that are added up in float32; between blocks sums are float64. Relative errors
             of the sums at n = 1e7: on random data 1e-8 with 1024 and 6e-8 with 4096; where all terms are alike, so that
             roundings add up, 1e-6 and 4e-6. Longer blocks were not faster.
+        short: samples of one series up to which a pass is made in numpy. PyTorch takes more than one thread above it.
+        held: samples of one series up to which such a pass holds the powers of all samples.
         block: samples of a block where there are many.
         few_blocks: up to so many blocks take a product each. A batched product wakes all threads, which costs more than
             that, and milliseconds where other processes keep the cores busy.
@@ -56,6 +58,8 @@ class Sizes:
     """
 
     longest_block: int = 2048
+    short: int = (1 << 15) - 1
+    held: int = 1 << 12
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
@@ -69,11 +73,6 @@ class Sizes:
     kan_enough_rows: int = 256
     transformed: int = 1 << 17
     few_samples: int = 1 << 13
-
-    @property
-    def short(self) -> int:
-        """Samples of one series up to which the squared error takes the short way."""
-        return 4 * self.longest_block
 
     @property
     def compiled_row(self) -> int:

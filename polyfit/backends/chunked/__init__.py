@@ -20,7 +20,6 @@ from polyfit.backends.chunked.gradient import Gradient
 from polyfit.backends.chunked.kan import kan, kan_backward
 from polyfit.backends.chunked.moments import gram, moments, triangle
 from polyfit.backends.chunked.objective import Objective
-from polyfit.backends.chunked.short import is_short, short
 from polyfit.backends.chunked.values import evaluate, evaluate_backward
 
 __all__ = [
@@ -31,10 +30,8 @@ __all__ = [
     "evaluate",
     "evaluate_backward",
     "gram",
-    "is_short",
     "kan",
     "kan_backward",
     "moments",
-    "short",
     "triangle",
 ]

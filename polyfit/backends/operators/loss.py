@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from polyfit import losses
 from polyfit.backends import chunked, traced
 from polyfit.backends.operators._plain import model_of, optional_rows, rows, shaped_like
 from polyfit.backends.results import LossSums, Wants
@@ -34,9 +33,6 @@ def _objective_eager(
     wants: Wants,
     scale: float = 1.0,
 ) -> LossSums:
-    is_plain = impl == "torch" and weight is None and upstream is None and isinstance(model.loss, losses.MSE)
-    if is_plain and wants == _WANTS_COEF and chunked.is_short(x, y, coef):
-        return chunked.short(x, y, coef, model.affine_map, model.basis, scale)
     x_rows, y_rows, coef_rows, weight_rows = rows(x), rows(y), rows(coef), optional_rows(weight)
     if impl == "triton":
         from polyfit.backends import triton

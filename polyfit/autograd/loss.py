@@ -289,15 +289,8 @@ class LossGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """By the curvature of the loss where nothing else is asked, or through values and pointwise losses."""
-        grad, *operands = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:5]
-        if _is_of_coef_alone(operands, needs, upstream):
-            to_coef = _hessian_product(ctx.terms, grad, *operands, upstream[2])  # pyright: ignore[reportCallIssue]
-            return None, None, None, to_coef, *(None,) * 9
-        is_batched = any(map(is_in_batches, upstream))
-        losses = ctx.terms.formula if is_batched else ctx.terms.composed
-        found = pull_back_twice(losses, grad, operands, ctx.wants, needs, upstream)
+        """See `second_derivatives`."""
+        found = second_derivatives(ctx.saved_tensors, ctx.terms, ctx.wants, ctx.needs_input_grad[:5], upstream)
         return *found, *(None,) * 8
 
     @staticmethod
@@ -326,6 +319,24 @@ class LossGradients(torch.autograd.Function):
             wants,
         )
         return vmap_results(*(split_examples(rows, batch, n_axes) for rows, n_axes in zip(found, axes, strict=True)))
+
+
+def second_derivatives(
+    saved: Sequence[Any],
+    terms: Reduced,
+    wants: Sequence[bool],
+    needs: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+) -> Sequence[Tensor | None]:
+    """Pull the upstream gradients of the gradients that are wanted back to what is saved: grad, x, y, coef and weight.
+
+    By the curvature of the loss where it is a matter of coef alone, otherwise through values and pointwise losses.
+    """
+    grad, *operands = saved
+    if _is_of_coef_alone(operands, needs, upstream):
+        return None, None, None, _hessian_product(terms, grad, *operands, upstream[2]), None  # pyright: ignore[reportCallIssue]
+    losses = terms.formula if any(map(is_in_batches, upstream)) else terms.composed
+    return pull_back_twice(losses, grad, operands, wants, needs, upstream)
 
 
 def _is_of_coef_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from polyfit.autograd._batching import Tensors, count_axes, merge_examples, spli
 from polyfit.autograd._pullback import pull_back
 from polyfit.autograd._torch import (
     apply,
+    is_eager,
     is_few_under_transforms,
     is_in_batches,
     is_transformed,
@@ -121,7 +123,15 @@ def polyval_gradients(
 
 def _derivative_matrix(coef: Tensor, model: Model) -> Tensor:
     """The matrix (degree, degree + 1) that takes coefficients to those of dp/dx, in float64."""
-    return derivative_matrix(BASES[model.basis], coef.shape[-1] - 1).to(coef.device) * model.slope
+    degree = coef.shape[-1] - 1
+    if coef.is_cpu and is_eager() and not torch.is_inference_mode_enabled():
+        return _known_matrix(model.basis, degree, model.slope)  # pyright: ignore[reportArgumentType]
+    return derivative_matrix(BASES[model.basis], degree).to(coef.device) * model.slope
+
+
+@functools.lru_cache(maxsize=64)
+def _known_matrix(basis: str, degree: int, slope: float) -> Tensor:
+    return derivative_matrix(BASES[basis], degree) * slope
 
 
 def _derivative(coef: Tensor, model: Model) -> Tensor:

@@ -4,12 +4,12 @@ A call of torch takes three times as long as one of numpy. And from some ten tho
 wake all threads of their library, which takes milliseconds where other processes keep the cores busy: here no thread is
 woken.
 
-The workspace of a thread holds rows of samples. For very few samples, and for bases other than powers, the values P_k(t)
-are such rows: one product gives p, and another one all sums. Otherwise they would leave the cache. Then Horner's rule
-gives p, and the sums follow from repeated products with t, all in place.
+The workspace of a thread holds rows of samples. For very few samples, and for bases other than powers, the values
+P_k(t) are such rows: one product gives p, and another one all sums. Otherwise they would leave the cache. Then Horner's
+rule gives p, and the sums follow from repeated products with t, all in place.
 
-A row holds blocks of equal length, the last one filled up with zeros. Sums are taken in the dtype that computes within a
-block and in float64 over blocks.
+A row holds blocks of equal length, the last one filled up with zeros. Sums are taken in the dtype that computes within
+a block and in float64 over blocks.
 """
 
 from __future__ import annotations

@@ -210,11 +210,20 @@ def polynomial_loss(
     References:
         torch.nn.functional for the losses and their reductions; see polyfit.losses.
     """
-    if impl in _PLAIN_IMPLS and reduction in _PLAIN_REDUCTIONS and (type(loss) is str or isinstance(loss, losses.Loss)):
+    is_named = type(loss) is str or isinstance(loss, losses.Loss)
+    is_one = reduction in _PLAIN_REDUCTIONS
+    if (
+        impl in _PLAIN_IMPLS
+        and (is_named or _is_function(loss))
+        and (is_one or (reduction == "none" and not per_series))
+    ):
         samples = (x, y) if weight is None else (x, y, weight)
         if _is_plain(coef, *samples) and type(basis) is str and _is_plain_domain(domain):
-            terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
-            return autograd.short_loss(x, y, coef, weight, terms)
+            if is_named and is_one:
+                terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
+                return autograd.short_loss(x, y, coef, weight, terms)
+            model = _plain_model(basis, domain, x.dtype, loss if is_named else None)  # pyright: ignore[reportArgumentType]
+            return _composed(x, y, coef, weight, model if is_named else model._replace(loss=loss), reduction)
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
@@ -247,6 +256,24 @@ def polynomial_loss(
 
         result = autograd.composed_loss(*operands, model, reduction, n_losses, values)
     return result if n_losses is None else result.view(problem.batch)
+
+
+def _is_function(loss: object) -> bool:
+    """Whether a loss is a function of the user's own."""
+    return callable(loss) and not isinstance(loss, (type, losses.Loss))
+
+
+def _composed(
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: formula.Model, reduction: str
+) -> Tensor:
+    """A loss of the user's own, or the loss of each sample, for plain operands of one short series."""
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return autograd.short_polyval(x, coef, model)
+
+    if reduction == "none":
+        return autograd.loss_of_each(x, y, coef, weight, model, values)
+    return autograd.composed_loss(x, y, coef, weight, model, reduction, None, values)
 
 
 def _loss_of_each(

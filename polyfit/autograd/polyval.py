@@ -21,6 +21,7 @@ from polyfit.autograd._torch import (
     runs_formula,
 )
 from polyfit.backends import operators
+from polyfit.backends.chunked import short
 from polyfit.backends.results import Wants
 from polyfit.bases import BASES, derivative_matrix
 from polyfit.formula import Model
@@ -92,10 +93,9 @@ class PolyvalGradients(torch.autograd.Function):
             to_x = None if to_x is None else grad * to_x
             to_x = to_x if to_x is None or to_x.dim() == x.dim() else to_x.sum(0)
         if need_coef and along_x is not None and coef.shape[-1] > 1:
-            slopes = _derivative(coef, model)
-            _, to_slopes = polyval_gradients(grad * along_x, x, slopes, model, impl, (False, True))
-            assert to_slopes is not None
-            to_coef = (to_slopes.double() @ _derivative_matrix(coef, model)).to(coef.dtype)
+            _, sums = polyval_gradients(grad * along_x, x, coef, model, impl, (False, True))
+            assert sums is not None
+            to_coef = (sums[..., :-1].double() @ _derivative_matrix(coef, model)).to(coef.dtype)
         return to_grad, to_x, to_coef, None, None, None
 
     @staticmethod
@@ -138,6 +138,8 @@ def _derivative(coef: Tensor, model: Model) -> Tensor:
     """The coefficients of dp/dx, at least one."""
     if coef.shape[-1] == 1:
         return torch.zeros_like(coef)
+    if not torch.is_grad_enabled() and short.is_short(coef, coef) and is_eager() and not is_in_batches(coef):
+        return torch.from_numpy(short.derivative(short.array(coef), model))
     return (coef.double() @ _derivative_matrix(coef, model).t()).to(coef.dtype)
 
 

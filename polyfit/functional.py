@@ -169,8 +169,8 @@ def polynomial_loss(
         loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
             with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
             takes predictions and targets of one shape and returns losses of that shape, as torch's own losses do with
-            reduction="none". Your function must be differentiable PyTorch. It runs on the differentiable formula
-            and not in the one pass, whatever `impl` is.
+            reduction="none". Your function must be differentiable PyTorch. The values and their gradients take
+            one pass each, your function runs on the values by autograd.
         weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1. A sample of weight zero is left
             out, whatever else it holds: NaN or infinity there reach neither the loss nor the gradients to x, y and
             coef. In the gradient to its weight, its loss counts as 0 if it is not finite.
@@ -187,8 +187,8 @@ def polynomial_loss(
         Differentiable in x, y, coef and weight, to any order and in forward mode, under every transform of torch.func
         and torch.compile. For "mean" and "sum" the pass that gives the value also gives the gradients that are needed,
         and backward only scales them. (With per_series, an operand that series share takes one more pass in backward,
-        since each series has its own upstream gradient.) Second derivatives and forward mode use the differentiable
-        formula.
+        since each series has its own upstream gradient.) Second derivatives take further passes; forward mode, and few
+        samples under a transform of torch.func, take operations on whole tensors.
 
     dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64. A float32 sum has a bounded number of
     terms, and sums of these sums are float64: the relative error does not grow with N. All operands must agree. (Under
@@ -211,11 +211,20 @@ def polynomial_loss(
     References:
         torch.nn.functional for the losses and their reductions; see polyfit.losses.
     """
-    if impl in _PLAIN_IMPLS and reduction in _PLAIN_REDUCTIONS and (type(loss) is str or isinstance(loss, losses.Loss)):
+    is_named = type(loss) is str or isinstance(loss, losses.Loss)
+    is_one = reduction in _PLAIN_REDUCTIONS
+    if (
+        impl in _PLAIN_IMPLS
+        and (is_named or _is_function(loss))
+        and (is_one or (reduction == "none" and not per_series))
+    ):
         samples = (x, y) if weight is None else (x, y, weight)
         if _is_plain(coef, *samples) and type(basis) is str and _is_plain_domain(domain):
-            terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
-            return autograd.short_loss(x, y, coef, weight, terms)
+            if is_named and is_one:
+                terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
+                return autograd.short_loss(x, y, coef, weight, terms)
+            model = _plain_model(basis, domain, x.dtype, loss if is_named else None)  # pyright: ignore[reportArgumentType]
+            return _composed(x, y, coef, weight, model if is_named else model._replace(loss=loss), reduction)
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
@@ -242,8 +251,30 @@ def polynomial_loss(
     if isinstance(model.loss, losses.Loss):
         result = autograd.polynomial_loss(*operands, autograd.Reduced(model, reduction, n_losses, problem.impl))
     else:
-        result = formula.polynomial_loss(*operands, model, reduction, n_losses)
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return autograd.polyval(x, coef, model, problem.impl)
+
+        result = autograd.composed_loss(*operands, model, reduction, n_losses, values)
     return result if n_losses is None else result.view(problem.batch)
+
+
+def _is_function(loss: object) -> bool:
+    """Whether a loss is a function of the user's own."""
+    return callable(loss) and not isinstance(loss, (type, losses.Loss))
+
+
+def _composed(
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: formula.Model, reduction: str
+) -> Tensor:
+    """A loss of the user's own, or the loss of each sample, for plain operands of one short series."""
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return autograd.short_polyval(x, coef, model)
+
+    if reduction == "none":
+        return autograd.loss_of_each(x, y, coef, weight, model, values)
+    return autograd.composed_loss(x, y, coef, weight, model, reduction, None, values)
 
 
 def _loss_of_each(
@@ -256,14 +287,8 @@ def _loss_of_each(
     impl: str,
 ) -> Tensor:
     """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
-    wide = formula.compute_dtype(x.dtype)
-    operands = x.to(wide), y.to(wide), coef.to(wide)
-    is_out = wide_weight = None
-    if weight is not None:
-        wide_weight = weight.to(wide)
-        is_out = formula.left_out(*operands, wide_weight, model)
-    wide_x, wide_y, wide_coef = operands
-    if is_out is not None:
-        wide_x = torch.where(is_out, model.harmless_x, wide_x)
-    p = polyval(wide_x, wide_coef, basis=model.basis, domain=domain, impl=impl)
-    return formula.elementwise_loss(p, wide_y, wide_weight, model.pointwise, is_out).to(x.dtype)
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return polyval(x, coef, basis=model.basis, domain=domain, impl=impl)
+
+    return autograd.loss_of_each(x, y, coef, weight, model, values).to(x.dtype)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyfit.autograd._torch import apply, is_eager, pulls_back_formula
-from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, without_sums
+from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_formula
+from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
 from polyfit.backends.chunked import short
 from polyfit.backends.chunked.short_loss import loss as loss_and_gradients
@@ -42,10 +42,30 @@ class ShortLoss(torch.autograd.Function):
         if grad is None:
             return (None,) * 5
         saved = ctx.saved_tensors
+        wants = Wants(*ctx.needs_input_grad[:4])
+        if torch.is_grad_enabled() and is_eager() and not is_in_batches(grad):
+            return *apply(ShortLossGradients, grad, *saved, ctx.terms, wants), None
         if torch.is_grad_enabled() or pulls_back_formula(grad):
-            wants = Wants(*ctx.needs_input_grad[:4])
             return *loss_gradients(grad, saved[:4], without_sums(saved[3]), ctx.terms, wants), None
         return *(None if part is None else part * grad for part in saved[4:]), None
+
+
+class ShortLossGradients(torch.autograd.Function):
+    """The gradients of `ShortLoss`, where a graph of the backward is made."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, *args: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scale the gradients of the forward pass; args are the operands, the gradients, terms and wants."""
+        *tensors, ctx.terms, ctx.wants = args
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad, *tensors[:4])
+        return tuple(None if part is None else part * grad for part in tensors[4:])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See `polyfit.autograd.loss.second_derivatives`."""
+        found = second_derivatives(ctx.saved_tensors, ctx.terms, ctx.wants, ctx.needs_input_grad[:5], upstream)
+        return *found, *(None,) * 6
 
 
 class ShortPolyval(torch.autograd.Function):

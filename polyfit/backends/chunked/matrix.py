@@ -92,15 +92,22 @@ class BasisMatrix(Rows):
         shape, size = self._shape(n_matrices, self.width, degree), self.size(n_matrices, n, block, degree)
         self._all = memory[:size].view(shape)[..., : self.width]
         self._rows = self._all.unbind(0)  # P_k, the residuals and a second buffer: (g, width)
-        self._rows[0].fill_(1.0)
-        if self.is_filled:
-            self._all[:2, :, n:] = 0.0  # P_0 and P_1; all others follow from them
         # All rows but the last, and those of the functions: (K, width), or (s, K, width) where each series has its own.
         whole = self._all[:-1]
         self._whole = whole.squeeze(1) if is_shared else whole.transpose(0, 1)
         self._functions = self._whole.narrow(0 if is_shared else 1, 0, degree + 1)
         self._values: Tensor | None = None
         self._weighted: Tensor | None = None
+
+    def prepare(self) -> None:
+        """Write P_0, and the filling of P_0 and P_1. The filling of all others follows from these."""
+        self._rows[0].fill_(1.0)
+        if self.is_filled:
+            self._all[:2, :, self.n :] = 0.0
+
+    def release(self) -> None:
+        """Let go of buffers that lie outside of the memory."""
+        self._values = self._weighted = None
 
     @staticmethod
     def _shape(n_matrices: int, width: int, degree: int) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from polyfit.backends import sizes
 from polyfit.backends.chunked.matrix import BasisMatrix, internal_dtype, steps_of
 from polyfit.backends.chunked.samples import Samples
-from polyfit.backends.chunked.workspace import borrow, give_back
+from polyfit.backends.chunked.workspace import Workspace, borrow, give_back
 from polyfit.bases import AffineMap
 from polyfit.formula import compute_dtype
 
@@ -142,13 +142,13 @@ class Parts:
         if not self._n_samples or not self._n_series:
             return
         if self._is_kept:
-            yield from self._parts(self._x.new_empty(self._size(), dtype=self.dtype))
+            yield from self._parts(Workspace(self._x.new_empty(self._size(), dtype=self.dtype)))
             return
-        memory = borrow(self._size(), self._x, self.dtype)
+        workspace = borrow(self._size(), self._x, self.dtype)
         try:
-            yield from self._parts(memory)
+            yield from self._parts(workspace)
         finally:
-            give_back(memory)
+            give_back(workspace)
 
     def _size(self) -> int:
         """Elements of the memory that a part needs."""
@@ -157,17 +157,13 @@ class Parts:
             return Samples.size(n, self._block)
         return BasisMatrix.size(1 if self.is_shared else n_series, n, self._block, self._degree)
 
-    def _parts(self, memory: Tensor) -> Iterator[Part]:
-        made = None, None  # the shape of the last matrix, and the matrix
+    def _parts(self, workspace: Workspace) -> Iterator[Part]:
         everything = slice(None)
         for samples in _slices(self._n_samples, self._sample_step):
             is_laid_out = False
             for series in _slices(self._n_series, self._series_step):
                 shape = (1 if self.is_shared else series.stop - series.start, samples.stop - samples.start)
-                if shape != made[0]:
-                    made = shape, self._matrix(memory, *shape)
-                matrix = made[1]
-                assert matrix is not None
+                matrix = self._matrix(workspace, *shape)
                 if not (self.is_shared and is_laid_out):
                     self._fill(matrix, series, samples)
                     is_laid_out = True
@@ -185,10 +181,15 @@ class Parts:
             x = torch.where(part_of(self._is_out), 0.0 if self._mapping is None else self._mapping.center, x)
         matrix.lay_out(x, self._steps, self._mapping, is_signed=self._is_signed)
 
-    def _matrix(self, memory: Tensor, n_matrices: int, n: int) -> BasisMatrix | Samples:
+    def _matrix(self, workspace: Workspace, n_matrices: int, n: int) -> BasisMatrix | Samples:
+        block = self._block
         if not self._has_functions:
-            return Samples(memory, n, self._block)
-        return BasisMatrix(memory, n_matrices, n, self._block, self._degree, is_shared=self.is_shared)
+            return workspace.get((n, block), lambda memory: Samples(memory, n, block))
+        kind = (n_matrices, n, block, self._degree, self.is_shared, sizes.current().few_blocks)
+        return workspace.get(
+            kind,
+            lambda memory: BasisMatrix(memory, n_matrices, n, block, self._degree, is_shared=self.is_shared),
+        )
 
 
 def _even(size: int, longest: int) -> int:

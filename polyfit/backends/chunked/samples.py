@@ -111,6 +111,13 @@ class Samples(Rows):
         self._memory = memory
         self._t, self._steps = memory, ()
 
+    def prepare(self) -> None:
+        """Nothing: no row is expected to hold anything."""
+
+    def release(self) -> None:
+        """Let go of x."""
+        self._t = self._memory
+
     @staticmethod
     def size(n: int, block: int) -> int:
         """Elements of the memory that n samples need."""

@@ -86,10 +86,14 @@ class Loss(abc.ABC):
     Attributes:
         name: a key of `LOSSES`.
         parameter: the field whose value a kernel takes as an argument; None for a loss without one.
+        is_product: what `slope_and_loss_` gives.
+        is_of_residual: whether the loss is a function of p - y, and with it dl/dy = -dl/dp.
     """
 
     name: ClassVar[str] = ""
     parameter: ClassVar[str | None] = None
+    is_product: ClassVar[bool] = False
+    is_of_residual: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         if cls.__module__ != __name__:
@@ -133,6 +137,15 @@ class Loss(abc.ABC):
         """dl/dp alone, written over p."""
         return p.copy_(self.slopes(p, y)[0])
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:
+        """Write dl/dp to `slope`, and over p the loss; or, with `is_product`, the factor f of l = f dl/dp.
+
+        A sum of such losses is a dot product with the slopes. Both have the digits of `value` and of `slope_`.
+        """
+        value = self.value(p, y)
+        self.slope_(slope.copy_(p), y)
+        p.copy_(value)
+
 
 @dataclass(frozen=True)
 class MSE(Loss):
@@ -156,6 +169,7 @@ class L1(Loss):
     """Absolute error: torch.nn.functional.l1_loss. The derivative at zero is zero."""
 
     name: ClassVar[str] = "l1"
+    is_product: ClassVar[bool] = True
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return _size(p - y)
@@ -170,6 +184,9 @@ class L1(Loss):
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return _sign_(p.sub_(y))
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        _sign_(slope.copy_(p.sub_(y)))
+
 
 @dataclass(frozen=True)
 class Huber(Loss):
@@ -181,6 +198,7 @@ class Huber(Loss):
 
     delta: float = 1.0
     name: ClassVar[str] = "huber"
+    is_product: ClassVar[bool] = True
     parameter: ClassVar[str | None] = "delta"
 
     def __post_init__(self) -> None:
@@ -205,6 +223,11 @@ class Huber(Loss):
         delta = within(self.delta, p.dtype)
         return p.sub_(y).clamp_(-delta, delta)
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        delta = within(self.delta, p.dtype)
+        torch.clamp(p.sub_(y), -delta, delta, out=slope)
+        p.sub_(slope, alpha=0.5)
+
 
 @dataclass(frozen=True)
 class SmoothL1(Loss):
@@ -216,6 +239,7 @@ class SmoothL1(Loss):
 
     beta: float = 1.0
     name: ClassVar[str] = "smooth_l1"
+    is_product: ClassVar[bool] = True
     parameter: ClassVar[str | None] = "beta"
 
     def __post_init__(self) -> None:
@@ -255,6 +279,15 @@ class SmoothL1(Loss):
             return _sign_(residual)
         return residual.mul_(1.0 / within(self.beta, p.dtype)).clamp_(-1.0, 1.0)
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        residual = p.sub_(y)
+        if self.beta == 0:
+            _sign_(slope.copy_(residual))
+            return
+        beta = within(self.beta, p.dtype)
+        torch.mul(residual, 1.0 / beta, out=slope).clamp_(-1.0, 1.0)
+        residual.sub_(slope, alpha=0.5 * beta)
+
 
 @dataclass(frozen=True)
 class LogCosh(Loss):
@@ -283,6 +316,16 @@ class LogCosh(Loss):
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return p.sub_(y).tanh_()
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        residual = torch.sub(p, y, out=p)
+        torch.tanh(residual, out=slope)
+        # As log(1 + sinh(r)**2) / 2, whose square may overflow: from `limit` on the loss grows like abs(r).
+        limit = 20.0 if p.dtype == torch.float64 else 10.0  # exp(-2 limit) is below half an ulp of the loss
+        near = residual.clamp(-limit, limit)
+        residual.sub_(near).abs_()
+        near.sinh_()
+        residual.add_(near.mul_(near).log1p_(), alpha=0.5)
+
 
 @dataclass(frozen=True)
 class Quantile(Loss):
@@ -296,6 +339,7 @@ class Quantile(Loss):
 
     q: float = 0.5
     name: ClassVar[str] = "quantile"
+    is_product: ClassVar[bool] = True
     parameter: ClassVar[str | None] = "q"
 
     def __post_init__(self) -> None:
@@ -313,7 +357,17 @@ class Quantile(Loss):
         return _nan_of(p - y)
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        return _sign_(p.sub_(y)).mul_(0.5).add_(0.5 - self.q)
+        # The middle 1/2 - q in two numbers of the dtype: added to +-1/2 one after the other they give 1 - q and -q with
+        # all digits, for q near 0 and 1 too.
+        middle = 0.5 - self.q
+        high = torch.tensor(middle, dtype=p.dtype).item()
+        slope = _sign_(p.sub_(y)).mul_(0.5).add_(high)
+        low = (0.5 - high) - self.q
+        return slope.add_(low) if low else slope
+
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        self.slope_(slope.copy_(p), y)
+        p.sub_(y)
 
 
 @dataclass(frozen=True)
@@ -326,6 +380,7 @@ class BCEWithLogits(Loss):
 
     pos_weight: float = 1.0
     name: ClassVar[str] = "bce_with_logits"
+    is_of_residual: ClassVar[bool] = False
     parameter: ClassVar[str | None] = "pos_weight"
 
     def __post_init__(self) -> None:
@@ -349,6 +404,15 @@ class BCEWithLogits(Loss):
     def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return (1.0 - y + self.pos_weight * y) * torch.sigmoid(p) * torch.sigmoid(-p)
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        if self.pos_weight != 1.0:
+            super().slope_and_loss_(p, y, slope)
+            return
+        torch.sigmoid(p, out=slope).sub_(y)
+        # log(1 + exp(p)) - y p as max(p, 0) - y p, exact where y is 0 or 1, and log(1 + exp(-abs(p)))
+        softplus = p.abs().neg_().exp_().log1p_()
+        p.copy_(torch.addcmul(p.clamp(min=0.0), p, y, value=-1.0)).add_(softplus)
+
 
 @dataclass(frozen=True)
 class PoissonNLL(Loss):
@@ -364,6 +428,7 @@ class PoissonNLL(Loss):
     full: bool = False
     eps: float = 1e-8
     name: ClassVar[str] = "poisson_nll"
+    is_of_residual: ClassVar[bool] = False
     parameter: ClassVar[str | None] = "eps"
 
     def __post_init__(self) -> None:
@@ -408,6 +473,14 @@ class PoissonNLL(Loss):
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return p.exp_().sub_(y) if self.log_input else super().slope_(p, y)
 
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        if not self.log_input or self.full:
+            super().slope_and_loss_(p, y, slope)
+            return
+        rate = torch.exp(p, out=slope)
+        torch.addcmul(rate, p, y, value=-1.0, out=p)
+        rate.sub_(y)
+
 
 @dataclass(frozen=True)
 class Cauchy(Loss):
@@ -449,6 +522,23 @@ class Cauchy(Loss):
         limit = torch.finfo(p.dtype).max ** 0.25
         square = ((p - y) * (1.0 / within(self.scale, p.dtype))).clamp(-limit, limit) ** 2
         return (1.0 - square) / (1.0 + square) ** 2
+
+    def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
+        if p.device.type != "cpu" or not _SMALLEST_PLAIN <= self.scale <= 1.0 / _SMALLEST_PLAIN:
+            super().slope_and_loss_(p, y, slope)
+            return
+        residual = torch.sub(p, y, out=slope)
+        square = torch.mul(residual, 1.0 / self.scale)
+        square.mul_(square)
+        if not bool(square.amax() < _far(p.dtype) ** 2):  # or one is NaN
+            super().slope_and_loss_(p, y, slope)
+            return
+        torch.log1p(square, out=p).mul_(0.5 * self.scale * self.scale)
+        residual.div_(square.add_(1.0))
+
+
+# Scales from this one to its inverse have squares, and ratios to usual residuals, that are numbers of every dtype.
+_SMALLEST_PLAIN = 1e-3
 
 
 def _far(dtype: torch.dtype) -> float:

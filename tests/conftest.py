@@ -136,7 +136,13 @@ def small_chunks(set_sizes: Callable[..., None]) -> None:
     """Chunks of 24 elements in blocks of 4, so that a few dozen samples meet every kind of border."""
     chunk = -(-24 // torch.get_num_threads())
     set_sizes(
-        chunk_of_a_thread=chunk, activation_of_a_thread=chunk, short_activation=0, kept=0, block=4, longest_block=7
+        chunk_of_a_thread=chunk,
+        values_of_a_thread=chunk,
+        activation_of_a_thread=chunk,
+        short_activation=0,
+        kept=0,
+        block=4,
+        longest_block=7,
     )
 
 

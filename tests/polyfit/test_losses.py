@@ -308,3 +308,59 @@ def test_a_prediction_on_the_scale_of_y_has_the_smallest_loss(loss):
     y = loss.to_scale_of_y(p.detach())
     (slope,) = torch.autograd.grad(loss.value(p, y).sum(), p)
     assert slope.abs().max() < 1e-14  # roundings of terms up to exp(3)
+
+
+def value_and_slope(loss: losses.Loss, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of `slope_and_loss_`."""
+    first, slope = p.clone(), torch.empty_like(p)
+    loss.slope_and_loss_(first, y, slope)
+    return (first * slope if loss.is_product else first), slope
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_slope_and_loss_in_one_have_the_digits_of_both(name, dtype):
+    case, (p, y) = LOSSES[name], sample(name)
+    eps = torch.finfo(dtype).eps
+    if name in OF_RESIDUALS:
+        p = torch.cat((p, y[:60] + torch.logspace(-12, 3, 60, dtype=F64)))
+        y = torch.cat((y, y[:60]))
+    p, y = p.to(dtype), y.to(dtype)
+    value, slope = value_and_slope(case.loss, p, y)
+    # The residual is rounded before anything else.
+    wide_p, wide_y = p.double(), y.double()
+    if name in OF_RESIDUALS:
+        wide_p, wide_y = (p - y).double(), torch.zeros_like(wide_p)
+    atol = 0.0 if name in OF_RESIDUALS else 4 * eps * float(1 + (wide_p.abs() * (1 + wide_y.abs())).max())
+    torch.testing.assert_close(value.double(), case.loss.value(wide_p, wide_y), rtol=8 * eps, atol=atol)
+    torch.testing.assert_close(slope.double(), case.loss.slopes(wide_p, wide_y)[0], rtol=8 * eps, atol=max(atol, eps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", OF_RESIDUALS)
+def test_slope_and_loss_in_one_of_residuals_that_are_not_finite(name, dtype):
+    p = torch.tensor([math.nan, math.inf, -math.inf, 0.0, 1e30, -1e30], dtype=dtype)
+    loss = LOSSES[name].loss
+    value, slope = value_and_slope(loss, p, torch.zeros_like(p))
+    torch.testing.assert_close(value, loss.value(p, torch.zeros_like(p)), rtol=1e-5, atol=0, equal_nan=True)
+    expected = loss.slope_(p.clone(), torch.zeros_like(p))
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-29, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("q", [1e-6, 0.01, 0.5, 0.99, 1 - 1e-6])
+def test_quantiles_near_the_ends_keep_their_digits(q, dtype):
+    p, y = torch.tensor([2.0, -3.0, 0.0], dtype=dtype), torch.zeros(3, dtype=dtype)
+    value, slope = value_and_slope(losses.Quantile(q), p, y)
+    expected = torch.tensor([1.0 - q, -q, 0.5 - q], dtype=F64)
+    rtol = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(slope.double(), expected, rtol=rtol, atol=0)
+    torch.testing.assert_close(value.double(), expected * p.double(), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_cross_entropy_of_large_logits_keeps_its_digits(target):
+    p = torch.tensor([-50.0, -20.0, -1.0, 0.0, 1.0, 20.0, 50.0])
+    y = torch.full_like(p, target)
+    value, _ = value_and_slope(losses.BCEWithLogits(), p, y)
+    torch.testing.assert_close(value.double(), losses.BCEWithLogits().value(p.double(), y.double()), rtol=1e-6, atol=0)

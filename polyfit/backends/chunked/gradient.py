@@ -26,7 +26,7 @@ class Gradient:
     def __init__(self, objective: Objective) -> None:
         assert objective.kept is not None
         part, y, weight, is_out = objective.kept
-        matrix, n_series, n = part.matrix, part.n_series, part.matrix.n
+        matrix, n_series, n = part.functions, part.n_series, part.matrix.n
         n_blocks, block = matrix.n_blocks, matrix.block
         self._functions = functions = matrix.rows.numpy()  # (K, width)
         self._loss = objective.loss

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked.samples import PLAIN_STEP, Rows, Steps, map_
 from polyfit.bases import BASES, AffineMap
 from polyfit.formula import compute_dtype
 
@@ -26,10 +28,6 @@ def internal_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return compute_dtype(dtype) if is_exact else torch.float64
 
 
-Steps = tuple[tuple[float, float, float], ...]
-_PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
-
-
 @functools.lru_cache(maxsize=256)
 def steps_of(basis: str, degree: int) -> Steps:
     """The steps of the recurrence up to P_degree."""
@@ -39,11 +37,9 @@ def steps_of(basis: str, degree: int) -> Steps:
 def lay_out(rows: Sequence[Tensor], samples: Tensor, steps: Steps, mapping: AffineMap | None) -> None:
     """Fill rows[1:] by the recurrence of the basis; `samples` is a view of rows[1] that holds x."""
     if mapping is not None:
-        samples.sub_(mapping.center).mul_(mapping.scale)
-        if mapping.shift:
-            samples.add_(mapping.shift)
+        map_(samples, mapping)
     t = rows[1]
-    if steps[0] != _PLAIN_STEP:
+    if steps[0] != PLAIN_STEP:
         t = t.clone()
         samples.mul_(steps[0][0]).add_(steps[0][1])
     for k, (a, b, c) in enumerate(steps[1:], start=1):
@@ -61,10 +57,8 @@ def _lay_out_signed(rows: Sequence[Tensor], samples: Tensor, mapping: AffineMap 
     With signs +, +, -, -, +, ... the recurrence is S_{k+1} = S_{k-1} -+ 2 t S_k.
     """
     if mapping is not None:
-        samples.sub_(mapping.center).mul_(mapping.scale)
-        if mapping.shift:
-            samples.add_(mapping.shift)
-    for k in range(1, len(rows) - 2):
+        map_(samples, mapping)
+    for k in range(1, len(rows) - 3):
         torch.addcmul(rows[k - 1], rows[k], rows[1], value=-2.0 if k % 2 else 2.0, out=rows[k + 1])
 
 
@@ -73,45 +67,57 @@ def signs(like: Tensor, size: int) -> Tensor:
     return like.new_tensor([1.0 if k % 4 < 2 else -1.0 for k in range(size)], dtype=torch.float64)
 
 
-class BasisMatrix:
+class BasisMatrix(Rows):
     """The matrix P of n samples that all series share, or of n samples of each of s series.
 
     It holds whole blocks of B samples. The columns behind the n samples, the filling, are zero: they add nothing to a
     product. Values and residuals are rows (s, width), one a series; their first n columns are samples.
 
-    One more row lies below the rows of the functions. The residuals go there when a matrix has one series. The product
-    that gives their moments then gives the sum of their squares, too.
+    Two more rows lie below the rows of the functions. The residuals go to the first of them when a matrix has one
+    series. The product that gives the moments of some rows then gives their dot products with these, too.
 
     Args:
-        like: a tensor on the device.
+        memory: at least as many elements as `size` says, in the dtype of the matrix.
         n_matrices: 1 where all series share the samples, s otherwise.
         n: samples.
         block: B, samples of a block.
         degree: of the polynomial.
-        dtype: of the matrix.
         is_shared: whether all series share the samples.
     """
 
-    def __init__(
-        self, like: Tensor, n_matrices: int, n: int, block: int, degree: int, dtype: torch.dtype, is_shared: bool
-    ) -> None:
-        self.n, self.block, self._is_shared, self._n_matrices = n, block, is_shared, n_matrices
+    def __init__(self, memory: Tensor, n_matrices: int, n: int, block: int, degree: int, *, is_shared: bool) -> None:
+        super().__init__(n, block)
+        self._is_shared, self._n_matrices = is_shared, n_matrices
         self._few_blocks = sizes.current().few_blocks
-        self.n_blocks = max(1, -(-n // block))
-        self.width = self.n_blocks * block
-        self.is_filled = self.width > n
-        # Rows a power of two apart would share the same sets of a cache: up to 3 times slower from 12 rows on.
-        apart = self.width + (_APART if n_matrices == 1 else 0)
-        self._all = like.new_empty((degree + 2, n_matrices, apart), dtype=dtype)[..., : self.width]
-        self._rows = self._all.unbind(0)  # P_k, and the residuals: (g, width)
-        self._rows[0].fill_(1.0)
-        if self.is_filled:
-            self._all[:2, :, n:] = 0.0  # P_0 and P_1; all others follow from them
-        # All rows, and those of the functions: (K, width), or (s, K, width) where each series has its own.
-        self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
+        shape, size = self._shape(n_matrices, self.width, degree), self.size(n_matrices, n, block, degree)
+        self._all = memory[:size].view(shape)[..., : self.width]
+        self._rows = self._all.unbind(0)  # P_k, the residuals and a second buffer: (g, width)
+        # All rows but the last, and those of the functions: (K, width), or (s, K, width) where each series has its own.
+        whole = self._all[:-1]
+        self._whole = whole.squeeze(1) if is_shared else whole.transpose(0, 1)
         self._functions = self._whole.narrow(0 if is_shared else 1, 0, degree + 1)
         self._values: Tensor | None = None
         self._weighted: Tensor | None = None
+
+    def prepare(self) -> None:
+        """Write P_0, and the filling of P_0 and P_1. The filling of all others follows from these."""
+        self._rows[0].fill_(1.0)
+        if self.is_filled:
+            self._all[:2, :, self.n :] = 0.0
+
+    def release(self) -> None:
+        """Let go of buffers that lie outside of the memory."""
+        self._values = self._weighted = None
+
+    @staticmethod
+    def _shape(n_matrices: int, width: int, degree: int) -> tuple[int, int, int]:
+        # Rows a power of two apart would share the same sets of a cache: up to 3 times slower from 12 rows on.
+        return degree + 3, n_matrices, width + (_APART if n_matrices == 1 else 0)
+
+    @classmethod
+    def size(cls, n_matrices: int, n: int, block: int, degree: int) -> int:
+        """Elements of the memory of such a matrix."""
+        return math.prod(cls._shape(n_matrices, Rows(n, block).width, degree))
 
     def lay_out(self, x: Tensor, steps: Steps, mapping: AffineMap | None, *, is_signed: bool = False) -> None:
         """Fill it for x (g, n)."""
@@ -119,10 +125,6 @@ class BasisMatrix:
             _lay_out_signed(self._rows, self.samples(self._rows[1]).copy_(x), mapping)
         elif steps:
             lay_out(self._rows, self.samples(self._rows[1]).copy_(x), steps, mapping)
-
-    def samples(self, padded: Tensor) -> Tensor:
-        """The n columns of (..., width) that are samples."""
-        return padded[..., : self.n] if self.is_filled else padded
 
     def pad(self, values: Tensor) -> Tensor:
         """Rows (s, n) as (s, width), contiguous."""
@@ -151,7 +153,7 @@ class BasisMatrix:
     def _buffer(self, n_series: int) -> Tensor | None:
         """A buffer for the values of so many series, written again by the next call; None where there is none yet."""
         if n_series == self._n_matrices:
-            self._values = self._rows[-1]
+            self._values = self._rows[-2]
         elif self._values is not None and self._values.shape[0] != n_series:
             self._values = None
         return self._values
@@ -169,17 +171,13 @@ class BasisMatrix:
 
     def residuals(self, coef: Tensor, y: Tensor) -> Tensor:
         """Values minus y (s or 1, n) for coef (s, degree + 1): (s, width), zero in the filling, in the same buffer."""
-        if self._is_shared and not self.is_filled:
-            self._values = torch.addmm(y, coef, self._functions, beta=-1, out=self._buffer(coef.shape[0]))
-            return self._values
         values = self.values(coef)
         self.samples(values).sub_(y)
         return values
 
-    def clear_filling(self, padded: Tensor) -> None:
-        """Set the filling of (s, width) to zero."""
-        if self.is_filled:
-            padded[..., self.n :].zero_()
+    def second(self, n_series: int) -> Tensor:
+        """A second buffer (s, width)."""
+        return self._rows[-1] if n_series == self._n_matrices else self._all.new_empty(n_series, self.width)
 
     def moments(self, delta: Tensor) -> Tensor:
         """Sums of delta P_k for delta (s, width): (s, degree + 1) float64."""
@@ -223,7 +221,7 @@ class BasisMatrix:
         """
         padded = None if weight is None else self.pad(weight)
         n_series = residuals.shape[0]
-        left = [self._rows[0], self._rows[-2], residuals] if want_gram else [residuals]
+        left = [self._rows[0], self._rows[-3], residuals] if want_gram else [residuals]
         if self._is_shared and n_series == 1:
             # A buffer that stays: to get a megabyte from the system for each chunk would take as long as its sums.
             if self._weighted is None:
@@ -243,10 +241,3 @@ class BasisMatrix:
         else:
             parts = [self.moments(values.expand(n_series, -1).contiguous()) for values in left]
         return torch.cat((*parts, self.dots(left[-1], residuals)), 1)
-
-    def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Dot products of matching rows (s, width): (s, 1), in float64 over blocks."""
-        if self.n_blocks == 1:
-            return torch.linalg.vecdot(left, right).double().unsqueeze(1)
-        shape = (-1, self.n_blocks, self.block)
-        return torch.linalg.vecdot(left.view(shape), right.view(shape)).sum(1, keepdim=True, dtype=torch.float64)

@@ -41,7 +41,7 @@ def moments(
         if is_out is not None:
             part.matrix.samples(residuals).masked_fill_(part.rows(is_out), 0.0)
         part_weight = None if weight is None else part.operand(weight)
-        total = part.add(part.matrix.normal(residuals, part_weight, want_gram=want_gram), total)
+        total = part.add(part.functions.normal(residuals, part_weight, want_gram=want_gram), total)
     if total is None:  # no samples
         total = x.new_zeros((n_series, (3 if want_gram else 1) * size + 1), dtype=torch.float64)
     of_residuals, squares = total[:, -size - 1 : -1] * signs_of_rows, total[:, -1]
@@ -62,7 +62,7 @@ def triangle(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap |
     factor = x.new_zeros((degree + 1, degree + 1), dtype=torch.float64)
     is_out = left_out.zeros(weight)
     for part in Parts(x, 1, degree, mapping, "chebyshev", dtype=torch.float64, is_out=is_out):
-        rows = part.matrix.functions()[0].T
+        rows = part.functions.functions()[0].T
         if weight is not None:
             rows = rows * part.operand(weight)[0].sqrt().unsqueeze(1)
         factor = torch.linalg.qr(torch.cat((factor, rows)), mode="r").R
@@ -75,7 +75,7 @@ def gram(x: Tensor, weight: Tensor | None, degree: int, mapping: AffineMap | Non
     total = x.new_zeros((n_series, (degree + 1) ** 2), dtype=torch.float64)
     x, is_out = left_out.apart(x, left_out.zeros(weight), degree, Model(basis, mapping))
     for part in Parts(x, n_series, degree, mapping, basis, dtype=torch.float64, is_out=is_out):
-        rows = part.matrix.functions()
+        rows = part.functions.functions()
         left = rows if weight is None else rows * part.operand(weight).unsqueeze(1)
         total = part.add((left @ rows.transpose(1, 2)).flatten(1), total)
     return total.unflatten(1, (degree + 1, degree + 1))

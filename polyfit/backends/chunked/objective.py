@@ -20,8 +20,8 @@ from polyfit.losses import MSE, Loss
 class _Terms(NamedTuple):
     """What the samples of a part give.
 
-    For the squared error, delta lacks its factor 2: it is cheaper to multiply the sums. Its losses and its slopes to y
-    are None: they follow from the residual where they are wanted.
+    For the squared error, delta lacks its factor 2: it is cheaper to multiply the sums. Its losses are None: they
+    follow from the residual where they are wanted. Slopes to y are None where they are -delta.
     """
 
     delta: Tensor  # (s, width): w dl/dp
@@ -55,41 +55,53 @@ def _squared_error(data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
     if data.is_out is not None:
         matrix.samples(residual).masked_fill_(data.is_out, 0.0)
     if weight is not None and (wanted.value or wanted.losses):
-        delta = matrix.pad(matrix.samples(residual) * weight)
+        delta = matrix.second(len(residual))
+        torch.mul(matrix.samples(residual), weight, out=matrix.samples(delta))
+        matrix.clear_filling(delta)
     elif weight is not None:
         matrix.samples(residual).mul_(weight)
-    sums = None
+    return _Terms(delta, residual, _sums(data.part, delta, residual if wanted.value else None, wanted))
+
+
+def _sums(part: Part, delta: Tensor, factor: Tensor | None, wanted: _Wanted) -> Tensor | None:
+    """Sums of delta P_k and, for losses that are products of delta and a factor, of these losses."""
     if wanted.coef:
-        sums = matrix.moments_and_dots(delta, residual) if wanted.value else matrix.moments(delta)
-    elif wanted.value:
-        sums = matrix.dots(delta, residual)
-    return _Terms(delta, residual, sums)
+        functions = part.functions
+        return functions.moments(delta) if factor is None else functions.moments_and_dots(delta, factor)
+    return None if factor is None else part.matrix.dots(delta, factor)
 
 
 def _other_loss(loss: Loss, data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
     matrix, weight = data.part.matrix, data.weight
-    values = matrix.values(coef)
+    values = delta = matrix.values(coef)
     p = matrix.samples(values)
     y = data.y.expand_as(p)
     if data.is_out is not None:
         p.masked_fill_(data.is_out, HARMLESS_PREDICTION)
         y = y.masked_fill(data.is_out, HARMLESS_TARGET)
-    losses = loss.value(p, y) if wanted.value or wanted.losses else None
-    to_y = None
-    if wanted.to_y:
-        slope, to_y = loss.slopes(p, y)
-        p.copy_(slope)
+    to_y = loss.slopes(p, y)[1] if wanted.to_y and not loss.is_of_residual else None
+    losses = None
+    if wanted.value or wanted.losses:
+        delta = matrix.second(len(values))
+        slope = matrix.samples(delta)
+        loss.slope_and_loss_(p, y, slope)
+        matrix.clear_filling(delta)
+        if wanted.losses:
+            losses = p * slope if loss.is_product else p.clone()
     else:
-        loss.slope_(p, y)
-    if weight is not None:
-        p.mul_(weight)
-        to_y = to_y if to_y is None else to_y * weight
+        slope = loss.slope_(p, y)
     matrix.clear_filling(values)
-    sums = [matrix.moments(values)] if wanted.coef else []
-    if wanted.value and losses is not None:
-        weighted = losses if weight is None else losses * weight
-        sums.append(weighted.sum(1, keepdim=True, dtype=torch.float64))
-    return _Terms(values, values, torch.cat(sums, 1) if sums else None, to_y, losses)
+    if weight is not None:
+        slope.mul_(weight)
+        to_y = to_y if to_y is None else to_y * weight
+    is_product = wanted.value and loss.is_product
+    sums = _sums(data.part, delta, values if is_product else None, wanted)
+    if wanted.value and not is_product:
+        if weight is not None:
+            p.mul_(weight)
+        total = matrix.total(values)
+        sums = total if sums is None else torch.cat((sums, total), 1)
+    return _Terms(delta, values, sums, to_y, losses)
 
 
 class Objective:
@@ -141,12 +153,19 @@ class Objective:
         is_on_cpu = self._x.device.type == "cpu"
         return self._kept[0] if is_on_cpu and self._kept and self._parts.is_shared else None
 
-    def _cut(self, is_out: Tensor | None) -> Parts:
+    def _cut(self, is_out: Tensor | None, *, has_functions: bool = True) -> Parts:
         """The data in parts, without the samples that are left out."""
         model = self._model
         x, is_out = left_out.apart(self._x, is_out, self._degree, model)
         return Parts(
-            x, self._n_series, self._degree, model.affine_map, model.basis, at_once=self._at_once, is_out=is_out
+            x,
+            self._n_series,
+            self._degree,
+            model.affine_map,
+            model.basis,
+            at_once=self._at_once if has_functions else 0,
+            is_out=is_out,
+            has_functions=has_functions,
         )
 
     def _load(self, part: Part, is_out: Tensor | None) -> _Data:
@@ -158,20 +177,23 @@ class Objective:
         if self._is_out is None:
             return None
         losses = self._x.new_zeros((self._n_series, self._x.shape[1]), dtype=self._parts.dtype)
-        for part in self._cut(None):
-            p = part.matrix.samples(part.matrix.values(part.coefficients(coef)))
+        parts = self._cut(None, has_functions=False)
+        wide = coef.to(parts.dtype)
+        for part in parts:
+            p = part.matrix.samples(part.matrix.values(part.coefficients(wide)))
             losses[part.series, part.samples] = self.loss.value(p, part.operand(self._y).expand_as(p))
         return left_out.not_finite(self._is_out, losses)
 
-    def _data(self, coef: Tensor, wants: Wants) -> Iterator[_Data]:
-        """The parts with their operands."""
+    def _data(self, coef: Tensor, wants: Wants) -> tuple[torch.dtype, Iterator[_Data]]:
+        """The dtype that computes, and the parts with their operands."""
         if self._kept is not None and not wants.weight:
-            return iter(self._kept)
-        is_out, parts = self._is_out, self._parts
-        if wants.weight:  # the loss of a sample of weight zero is its gradient to the weight
-            is_out = self._not_finite(coef)
-            parts = self._cut(is_out)
-        return (self._load(part, is_out) for part in parts)
+            return self._parts.dtype, iter(self._kept)
+        # The loss of a sample of weight zero is its gradient to the weight.
+        is_out = self._not_finite(coef) if wants.weight else self._is_out
+        parts = self._parts
+        if wants.weight or not wants.coef:
+            parts = self._cut(is_out, has_functions=wants.coef)
+        return parts.dtype, (self._load(part, is_out) for part in parts)
 
     def __call__(
         self,
@@ -194,13 +216,14 @@ class Objective:
         def zeros(like: Tensor | None, is_wanted: bool) -> Tensor | None:
             return None if like is None or not is_wanted else like.new_zeros(like.shape, dtype=out_dtype)
 
-        wide = coef.to(self._parts.dtype)
+        dtype, parts = self._data(coef, wants)
+        wide = coef.to(dtype)
         derivative = Derivative(wide, self._model) if wants.x else None
         grad_x, grad_y = zeros(self._x, wants.x), zeros(self._y, wants.y)
         grad_weight = zeros(self._weight, wants.weight)
         wanted = _Wanted(wants.coef, want_value, losses=wants.weight, to_y=wants.y)
         sums = total_weight = None
-        for data in self._data(wide, wants):
+        for data in parts:
             part, weight = data.part, data.weight
             terms = self._terms(data, part.coefficients(wide), wanted)
             if terms.sums is not None:

@@ -10,18 +10,30 @@ from torch import Tensor
 
 from polyfit.backends import sizes
 from polyfit.backends.chunked.matrix import BasisMatrix, internal_dtype, steps_of
+from polyfit.backends.chunked.samples import Samples
+from polyfit.backends.chunked.workspace import Workspace, borrow, give_back
 from polyfit.bases import AffineMap
+from polyfit.formula import compute_dtype
+
+# Samples of a block in memory: some vectors.
+_ALIGNED = 16
 
 
 class Part(NamedTuple):
-    """Some samples of some series, and the matrix of their basis functions."""
+    """Some samples of some series, and the matrix of their basis functions, or what gives their values alone."""
 
     series: slice
     samples: slice
-    matrix: BasisMatrix
+    matrix: BasisMatrix | Samples
     dtype: torch.dtype  # of the matrix
     n_series: int  # of all parts
     is_all: bool  # whether this is the only part
+
+    @property
+    def functions(self) -> BasisMatrix:
+        """The matrix, where sums with the functions are wanted."""
+        assert isinstance(self.matrix, BasisMatrix)
+        return self.matrix
 
     def operand(self, rows: Tensor) -> Tensor:
         """Rows (S or 1, N) of y, weight or an upstream gradient: (s or 1, n), in the dtype of the matrix."""
@@ -74,6 +86,8 @@ class Parts:
         at_once: elements (series x samples) up to which there is one part, if that is more than a chunk.
         is_signed: whether the functions are multiplied by `signs`.
         is_out: samples whose x is replaced by a harmless one, one row for each row of x or one for all; or None.
+        has_functions: whether sums with the basis functions are wanted, and not only values: those of one series do
+            without a matrix.
 
     Attributes:
         dtype: of the matrices.
@@ -93,67 +107,94 @@ class Parts:
         at_once: int = 0,
         is_signed: bool = False,
         is_out: Tensor | None = None,
+        has_functions: bool = True,
     ) -> None:
         self._is_signed, self._is_out = is_signed, is_out
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, steps_of(basis, degree)
         self.is_shared = x.shape[0] == 1
-        self.dtype = internal_dtype(x.dtype, x.device) if dtype is None else dtype
+        self._has_functions = has_functions or n_series != 1
+        if dtype is None:
+            dtype = internal_dtype(x.dtype, x.device) if self._has_functions else compute_dtype(x.dtype)
+        self.dtype, self._is_kept = dtype, at_once > 0
         lengths = sizes.current()
-        n, size, longest = self._n_samples, lengths.chunk(x.device), lengths.longest_block
+        n, longest = self._n_samples, lengths.longest_block
+        size = lengths.chunk(x.device) if self._has_functions else lengths.values_chunk(x.device)
         self.is_one = n_series * n <= max(size, at_once)
+        self._series_step, self._sample_step = max(1, n_series), max(1, n)
         if self.is_one:  # in blocks of one length
-            self._block = -(-n // -(-n // longest)) if n else 1
-            self._series_step, self._sample_step = max(1, n_series), max(1, n)
-            return
-        self._block = lengths.block if n > longest else n
-        n_blocks = max(1, min(size, n) // self._block)  # as many as there are, or as fit
-        self._series_step = min(n_series, max(1, size // (self._block * n_blocks)))
-        if self.is_shared:  # more series in a product, fewer products
-            self._series_step = min(n_series, max(1, size // self._block))
-            n_blocks = max(1, min(n_blocks, size // (self._block * self._series_step)))
-        self._sample_step = self._block * n_blocks
+            self._block = _even(n, longest)
+        elif n_series == 1:  # in chunks of one length, too
+            of_chunk = _even(n, size)
+            self._block = min(longest, -(-_even(of_chunk, longest) // _ALIGNED) * _ALIGNED)
+            self._sample_step = -(-of_chunk // self._block) * self._block
+        else:
+            self._block = lengths.block if n > longest else n
+            n_blocks = max(1, min(size, n) // self._block)  # as many as there are, or as fit
+            self._series_step = min(n_series, max(1, size // (self._block * n_blocks)))
+            if self.is_shared:  # more series in a product, fewer products
+                self._series_step = min(n_series, max(1, size // self._block))
+                n_blocks = max(1, min(n_blocks, size // (self._block * self._series_step)))
+            self._sample_step = self._block * n_blocks
 
     def __iter__(self) -> Iterator[Part]:
-        """The parts in order; each is good until the next is asked for."""
-        if self.is_one:
-            if self._n_samples and self._n_series:
-                matrix = self._matrix(self._n_series, self._n_samples)
-                everything = slice(None)
-                self._fill(matrix, everything, everything)
-                yield Part(everything, everything, matrix, self.dtype, self._n_series, True)
+        """The parts in order; each is good until the next is asked for, if the data are not kept at once."""
+        if not self._n_samples or not self._n_series:
             return
-        made: dict[tuple[int, int], BasisMatrix] = {}
+        if self._is_kept:
+            yield from self._parts(Workspace(self._x.new_empty(self._size(), dtype=self.dtype)))
+            return
+        workspace = borrow(self._size(), self._x, self.dtype)
+        try:
+            yield from self._parts(workspace)
+        finally:
+            give_back(workspace)
+
+    def _size(self) -> int:
+        """Elements of the memory that a part needs."""
+        n, n_series = min(self._sample_step, self._n_samples), min(self._series_step, self._n_series)
+        if not self._has_functions:
+            return Samples.size(n, self._block)
+        return BasisMatrix.size(1 if self.is_shared else n_series, n, self._block, self._degree)
+
+    def _parts(self, workspace: Workspace) -> Iterator[Part]:
+        everything = slice(None)
         for samples in _slices(self._n_samples, self._sample_step):
             is_laid_out = False
             for series in _slices(self._n_series, self._series_step):
-                shape = (series.stop - series.start, samples.stop - samples.start)
-                if self.is_shared:
-                    shape = (1, shape[1])
-                if shape not in made:
-                    made[shape] = self._matrix(*shape)
-                matrix = made[shape]
+                shape = (1 if self.is_shared else series.stop - series.start, samples.stop - samples.start)
+                matrix = self._matrix(workspace, *shape)
                 if not (self.is_shared and is_laid_out):
                     self._fill(matrix, series, samples)
                     is_laid_out = True
-                yield Part(series, samples, matrix, self.dtype, self._n_series, False)
+                places = (everything, everything) if self.is_one else (series, samples)
+                yield Part(*places, matrix, self.dtype, self._n_series, self.is_one)
 
-    def _fill(self, matrix: BasisMatrix, series: slice, samples: slice) -> None:
+    def _fill(self, matrix: BasisMatrix | Samples, series: slice, samples: slice) -> None:
         """Lay the basis functions of these samples out."""
 
         def part_of(rows: Tensor) -> Tensor:
-            return (rows[series] if rows.shape[0] > 1 else rows)[:, samples]
+            return rows if self.is_one else (rows[series] if rows.shape[0] > 1 else rows)[:, samples]
 
         x = part_of(self._x)
         if self._is_out is not None:
             x = torch.where(part_of(self._is_out), 0.0 if self._mapping is None else self._mapping.center, x)
         matrix.lay_out(x, self._steps, self._mapping, is_signed=self._is_signed)
 
-    def _matrix(self, n_series: int, n_samples: int) -> BasisMatrix:
-        n_matrices = 1 if self.is_shared else n_series
-        return BasisMatrix(
-            self._x, n_matrices, n_samples, self._block, self._degree, self.dtype, is_shared=self.is_shared
+    def _matrix(self, workspace: Workspace, n_matrices: int, n: int) -> BasisMatrix | Samples:
+        block = self._block
+        if not self._has_functions:
+            return workspace.get((n, block), lambda memory: Samples(memory, n, block))
+        kind = (n_matrices, n, block, self._degree, self.is_shared, sizes.current().few_blocks)
+        return workspace.get(
+            kind,
+            lambda memory: BasisMatrix(memory, n_matrices, n, block, self._degree, is_shared=self.is_shared),
         )
+
+
+def _even(size: int, longest: int) -> int:
+    """The length of the fewest equal pieces, of at most the longest length."""
+    return -(-size // -(-size // longest)) if size else 1
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:

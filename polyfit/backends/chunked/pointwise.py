@@ -99,10 +99,7 @@ def _slopes_of_residuals(loss: Loss, p: Row, y: Array, residual: Array) -> float
         np.maximum(slope, -1.0, out=slope)
         np.minimum(slope, 1.0, out=slope)
         return 0.5 * beta
-    np.sign(residual, out=slope)
-    if isinstance(loss, Quantile):
-        slope *= 0.5
-        slope += 0.5 - loss.q
+    loss.slope_(p.tensor, torch.from_numpy(y))
     return 0.0
 
 

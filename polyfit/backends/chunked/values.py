@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polyfit.backends import sizes
+from polyfit.backends.chunked.matrix import steps_of
 from polyfit.backends.chunked.parts import Part, Parts
+from polyfit.backends.chunked.samples import Samples, clenshaw, is_powers
 from polyfit.backends.results import Wants
 from polyfit.bases import BASES, derivative_matrix
 from polyfit.formula import Model, compute_dtype
@@ -39,15 +42,38 @@ class Derivative:
 
 def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """p(x) for all series, (S, N), in the dtype of x."""
-    parts = Parts(x, coef.shape[0], coef.shape[1] - 1, model.affine_map, model.basis)
+    n_series, n_coef = coef.shape
+    out = x.new_empty(n_series, x.shape[1])
+    if n_series == 1:
+        _evaluate_one(x, coef, model, out)
+        return out
+    parts = Parts(x, n_series, n_coef - 1, model.affine_map, model.basis)
     wide = coef.to(parts.dtype)
-    out = x.new_zeros(coef.shape[0], x.shape[1])
     for part in parts:
         values = part.matrix.samples(part.matrix.series(part.coefficients(wide)))
         if part.is_all and values.dtype == x.dtype:
             return values.contiguous()
         out[part.series, part.samples] = values
     return out
+
+
+def _evaluate_one(x: Tensor, coef: Tensor, model: Model, out: Tensor) -> None:
+    """Write p(x) of one series to `out`, (1, N) in the dtype of x."""
+    dtype, degree = compute_dtype(x.dtype), coef.shape[1] - 1
+    numbers, steps = coef.to(dtype).squeeze(0).unbind(), steps_of(model.basis, degree)
+    is_wide = x.dtype == dtype
+    if model.mapping is None and is_wide and is_powers(steps) and x.is_contiguous():  # without a buffer
+        size = sizes.current().values_chunk(x.device)
+        for t, place in zip(x.squeeze(0).split(size), out.squeeze(0).split(size), strict=True):
+            clenshaw(t, numbers, steps, place)
+        return
+    for part in Parts(x, 1, degree, model.affine_map, model.basis, has_functions=False):
+        assert isinstance(part.matrix, Samples)
+        place = out if part.is_all else out[:, part.samples]
+        if is_wide:
+            part.matrix.write(numbers, place)
+        else:
+            place.copy_(part.matrix.series(coef.to(dtype)))
 
 
 def evaluate_backward(
@@ -60,7 +86,7 @@ def evaluate_backward(
         was not wanted.
     """
     n_series = coef.shape[0]
-    parts = Parts(x, n_series, coef.shape[1] - 1, model.affine_map, model.basis)
+    parts = Parts(x, n_series, coef.shape[1] - 1, model.affine_map, model.basis, has_functions=wants.coef)
     derivative = Derivative(coef.to(parts.dtype), model) if wants.x else None
     grad_x = x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) if wants.x else None
     grad_coef = None
@@ -69,7 +95,7 @@ def evaluate_backward(
         if grad_x is not None and derivative is not None:
             part.deposit(derivative(part).mul_(delta), grad_x)
         if wants.coef:
-            grad_coef = part.add(part.matrix.moments(part.matrix.pad(delta)), grad_coef)
+            grad_coef = part.add(part.functions.moments(part.functions.pad(delta)), grad_coef)
     if wants.coef and grad_coef is None:  # no samples
         grad_coef = coef.new_zeros(coef.shape, dtype=torch.float64)
     return grad_x, grad_coef

@@ -8,8 +8,10 @@ from oracle import polyval as plain_polyval
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.memory import peak
 from polyfit import bases
 from polyfit.backends import chunked, sizes
+from polyfit.backends.chunked.parts import Parts
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
 from polyfit.losses import MSE, Huber, PoissonNLL, Quantile
@@ -132,3 +134,36 @@ def test_the_gradient_to_x_of_many_series_takes_a_chunk():
     plain_loss(wide, y.double(), coef.double(), reduction="sum").backward()
     assert grad_x is not None
     torch.testing.assert_close(grad_x.double(), wide.grad, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("domain", [None, (-1.5, 2.0)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, F64])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 6, 7])
+@pytest.mark.parametrize("basis", bases.BASES)
+def test_values_of_one_series_are_those_of_float64(basis, degree, dtype, domain, small_chunks):
+    lo, hi = bases.BASES[basis].window if domain is None else domain
+    x = (torch.rand(53) * (hi - lo) + lo).to(dtype)
+    x[:2] = torch.tensor([lo, hi])
+    coef = (torch.randn(degree + 1) / 2 ** torch.arange(degree + 1)).to(dtype)
+    model = Model(basis, bases.affine_map(domain, bases.BASES[basis], torch.float64 if dtype == F64 else torch.float32))
+    for strided in (x, x.repeat_interleave(2)[::2]):
+        values = chunked.evaluate(strided.unsqueeze(0), coef.unsqueeze(0), model)
+        exact = plain_polyval(x.double(), coef.double(), domain, basis)
+        size = plain_polyval(x.double(), coef.double().abs(), domain, basis).abs().max() + exact.abs().max()
+        torch.testing.assert_close(values[0].double(), exact, rtol=0, atol=float(size) * 8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("basis", ["power", "chebyshev"])
+def test_values_of_long_data_take_a_chunk(basis):
+    n = 4 * sizes.current().values_chunk(torch.device("cpu"))
+    x, coef = torch.rand(1, n), torch.randn(1, 6)
+    model = Model(basis, bases.affine_map((0.0, 1.0), bases.BASES[basis], torch.float32))
+    assert peak(lambda: chunked.evaluate(x, coef, model)) <= 2 * x.nbytes + 4096
+
+
+def test_a_pass_inside_of_another_one_has_memory_of_its_own():
+    x, coef, model = torch.rand(1, 100), torch.randn(1, 6), Model("chebyshev")
+    expected = chunked.evaluate(x, coef, model)
+    for part in Parts(x, 1, 5, None, "chebyshev"):
+        chunked.evaluate(x + 1.0, coef, model)
+        torch.testing.assert_close(part.matrix.series(coef)[:, :100], expected)

@@ -10,10 +10,10 @@ than the products. Here a step of a recurrence takes all series of a chunk at on
 A chunk lies as (s, n), a series after the other. Where series have few samples, it lies as (n, s): the coefficients of
 all series are then a long row, which vector instructions can take.
 
-A chunk is small enough for a cache. Its steps are operations of torch, on all threads where it has more than 2**15
-elements: half as many as Horner's rule written out takes. The sums over the samples of a series are products with
-ones, which numpy takes at the speed of memory. They have at most `Sizes.longest_block` terms in the dtype that
-computes; sums of these sums are float64.
+A chunk is small enough for a cache. The steps of its recurrences are operations of torch, on all threads where it has
+more than 2**15 elements: half as many as Horner's rule written out takes. The sums over the samples of a series are
+products with ones, which numpy takes at the speed of memory. They have at most `Sizes.longest_block` terms in the dtype
+that computes; sums of these sums are float64.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from polyfit.losses import MSE, Loss
 Array = NDArray[Any]
 _DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _FEW = 64  # samples of a row that one product with ones adds up for all series
-_GRAIN = 1 << 15  # elements from which on an elementwise operation of torch takes more than one thread
 _quiet = np.errstate(all="ignore")  # as torch: an overflow is infinite, without a warning
 
 
@@ -103,6 +102,12 @@ class _Chunk(NamedTuple):
             return np.dot(ones, values)
         # The product of a matrix and a long vector adds up in order: 4e-6 for 2048 equal terms, a dot product 1e-7.
         return np.dot(values, ones) if len(ones) <= _FEW else np.vecdot(values, ones)
+
+    def dots(self, left: Array, right: Array) -> Array:
+        """Sums over the samples of each series of the products of two arrays: (s,)."""
+        if self.is_turned:
+            return np.einsum("ns,ns->s", left, right)
+        return np.einsum("sn,sn->s", left, right) if left.shape[1] <= _FEW else np.vecdot(left, right)
 
     def ones(self) -> Array:
         return np.ones(self.samples.stop - self.samples.start, _DTYPES[self.dtype])
@@ -191,14 +196,6 @@ def _clenshaw(t: Tensor, columns: list[Tensor], basis: str, out: Tensor) -> None
         out.copy_(newer)
 
 
-def _multiply(values: Array, factor: Array) -> None:
-    """Multiply in place: numpy's call is shorter, and torch takes two threads for long arrays."""
-    if values.size <= _GRAIN:
-        values *= factor
-    else:
-        torch.from_numpy(values).mul_(torch.from_numpy(factor))
-
-
 class _Slope:
     """The derivative dp/dx of the samples of a chunk. Its coefficients are made for the series of the chunk only."""
 
@@ -225,7 +222,7 @@ def _moments(chunk: _Chunk, t: Array, delta: Array, basis: str, ones: Array, sum
     found[0] = chunk.sums(delta, ones)
     if basis == "power":
         for k in range(1, len(found)):
-            _multiply(delta, t)
+            delta *= t
             found[k] = chunk.sums(delta, ones)
     elif len(found) > 1:
         steps = steps_of(basis, len(found) - 1)
@@ -283,7 +280,7 @@ def evaluate_backward(
         t, upstream = _to_window(chunk, x, model), chunk.operand(grad)
         if slope is not None and grad_x is not None:
             found = slope(chunk, t)
-            _multiply(found, upstream)
+            found *= upstream
             chunk.deposit(found, grad_x)
         if sums is not None:
             _moments(chunk, t, np.array(upstream, order="C"), model.basis, chunk.ones(), sums)
@@ -324,35 +321,39 @@ class _Terms(NamedTuple):
     """What the samples of a chunk give, each as the chunk lies."""
 
     delta: Array  # w dl/dp; half of it for the squared error
-    losses: Array  # l
+    residual: Array  # p - y for the squared error; without meaning for others
+    losses: Array | None  # l; None for the squared error, where they are the squares of the residuals
     to_y: Array | None  # w dl/dy; None for that of the squared error, and where it is not wanted
+
+    def of_samples(self) -> Array:
+        """The loss of each sample."""
+        return np.square(self.residual) if self.losses is None else self.losses
 
 
 def _terms(operands: _Operands, coef: Tensor, model: Model, wants: Wants) -> _Terms:
     """The loss of each sample and its slopes."""
-    loss, weights, to_y = model.loss, operands.weight, None
+    loss, weights = model.loss, operands.weight
+    losses = to_y = None
     delta = operands.predict(coef, model.basis)
     if isinstance(loss, MSE):
-        if delta.size <= _GRAIN:
-            delta -= operands.y
-        else:
-            torch.from_numpy(delta).sub_(torch.from_numpy(operands.y))
+        delta -= operands.y
         operands.put(delta, 0.0)
-        losses = delta.copy() if any(wants) else delta
-        _multiply(losses, delta)
     else:
         assert isinstance(loss, Loss)
         p, targets = torch.from_numpy(delta), torch.from_numpy(operands.y).expand(delta.shape)
-        losses = loss.value(p, targets).numpy()
         if wants.y:
-            slope, slope_of_y = loss.slopes(p, targets)
-            delta, to_y = slope.numpy(), slope_of_y.numpy()
+            to_y = loss.slopes(p, targets)[1].numpy()
             to_y = to_y if weights is None else to_y * weights
-        elif wants.x or wants.coef:
-            loss.slope_(p, targets)
-    if weights is not None and any(wants):
-        _multiply(delta, weights)
-    return _Terms(delta, losses, to_y)
+        losses, delta = delta, operands.chunk.new()
+        loss.slope_and_loss_(p, targets, torch.from_numpy(delta))
+        if loss.is_product:
+            losses *= delta
+    residual = delta
+    if weights is not None and losses is None:
+        delta = delta * weights
+    elif weights is not None:
+        delta *= weights
+    return _Terms(delta, residual, losses, to_y)
 
 
 class _LossPass:
@@ -391,17 +392,19 @@ class _LossPass:
 
     def add(self, operands: _Operands, terms: _Terms) -> None:
         """Add a chunk; its terms are overwritten."""
-        chunk, (delta, losses, to_y), weights, upstream = operands.chunk, terms, operands.weight, self._upstream
-        ones = chunk.ones()
+        chunk, (delta, residual, losses, to_y), weights = operands.chunk, terms, operands.weight
+        ones, upstream = chunk.ones(), self._upstream
         if self.grad_weight is not None:
-            found = losses if upstream is None else losses * chunk.of_series(upstream)
+            found = terms.of_samples()
+            found = found if upstream is None else found * chunk.of_series(upstream)
             if operands.is_out is not None:
                 found = np.where(operands.is_out, found.dtype.type(0.0), found)
             chunk.deposit(found, self.grad_weight)
         if weights is not None and self.total_weight is not None:
-            _multiply(losses, weights)
             self.total_weight[chunk.series] += chunk.sums(weights, ones)
-        self.value[chunk.series] += chunk.sums(losses, ones)
+            if losses is not None:
+                losses *= weights
+        self.value[chunk.series] += chunk.dots(delta, residual) if losses is None else chunk.sums(losses, ones)
         if self._wants_slopes:
             self._add_slopes(operands, delta, to_y)
         if self.sums is not None:
@@ -419,7 +422,7 @@ class _LossPass:
             chunk.deposit(-delta if to_y is None else to_y, self.grad_y)
         if self._slope is not None and self.grad_x is not None:
             found = self._slope(chunk, operands.t)
-            _multiply(found, delta)
+            found *= delta
             chunk.deposit(found, self.grad_x)
 
     def results(self, scale: float) -> LossSums:
@@ -463,5 +466,5 @@ def _not_finite(x: Tensor, y: Tensor, coef: Tensor, is_out: Tensor, model: Model
     losses = torch.empty(x.shape, dtype=compute_dtype(x.dtype), device="cpu")
     for chunk in _chunks(x.shape[0], x.shape[1], losses.dtype, x.shape[1]):
         terms = _terms(_Operands(chunk, x, y, None, None, model), coef, model, Wants())
-        chunk.deposit(terms.losses, losses)
+        chunk.deposit(terms.of_samples(), losses)
     return left_out.not_finite(is_out, losses)

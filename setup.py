@@ -35,7 +35,7 @@ setup(
     # `kernels` itself is no package: a top-level import of that name would overwrite another project's.
     package_dir={"polyfit_kernels": "kernels/polyfit_kernels"},
     package_data={"polyfit": ["py.typed"], "polyfit.backends": ["descent.cpp"]},
-    install_requires=["numpy>=1.26", "torch>=2.11"],
+    install_requires=["numpy>=2.0", "torch>=2.11"],
     extras_require={
         "cli": CLI,
         "stats": STATS,

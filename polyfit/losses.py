@@ -360,7 +360,7 @@ class Quantile(Loss):
         # The middle 1/2 - q in two numbers of the dtype: added to +-1/2 one after the other they give 1 - q and -q with
         # all digits, for q near 0 and 1 too.
         middle = 0.5 - self.q
-        high = torch.tensor(middle, dtype=p.dtype).item()
+        high = torch.tensor(middle, dtype=p.dtype, device="cpu").item()
         slope = _sign_(p.sub_(y)).mul_(0.5).add_(high)
         low = (0.5 - high) - self.q
         return slope.add_(low) if low else slope

@@ -137,7 +137,8 @@ def small_chunks(set_sizes: Callable[..., None]) -> None:
     chunk = -(-24 // torch.get_num_threads())
     set_sizes(
         chunk_of_a_thread=chunk,
-        values_of_a_thread=chunk,
+        long_chunk=1,
+        long_chunk_of_values=1,
         activation_of_a_thread=chunk,
         short_activation=0,
         kept=0,

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def _lay_out_signed(rows: Sequence[Tensor], samples: Tensor, mapping: AffineMap 
     """
     if mapping is not None:
         map_(samples, mapping)
-    for k in range(1, len(rows) - 3):
+    for k in range(1, len(rows) - 2):
         torch.addcmul(rows[k - 1], rows[k], rows[1], value=-2.0 if k % 2 else 2.0, out=rows[k + 1])
 
 
@@ -73,8 +74,8 @@ class BasisMatrix(Rows):
     It holds whole blocks of B samples. The columns behind the n samples, the filling, are zero: they add nothing to a
     product. Values and residuals are rows (s, width), one a series; their first n columns are samples.
 
-    Two more rows lie below the rows of the functions. The residuals go to the first of them when a matrix has one
-    series. The product that gives the moments of some rows then gives their dot products with these, too.
+    One more row lies below the rows of the functions. The residuals go there when a matrix has one series. The product
+    that gives the moments of some rows then gives their dot products with these, too.
 
     Args:
         memory: at least as many elements as `size` says, in the dtype of the matrix.
@@ -91,13 +92,16 @@ class BasisMatrix(Rows):
         self._few_blocks = sizes.current().few_blocks
         shape, size = self._shape(n_matrices, self.width, degree), self.size(n_matrices, n, block, degree)
         self._all = memory[:size].view(shape)[..., : self.width]
-        self._rows = self._all.unbind(0)  # P_k, the residuals and a second buffer: (g, width)
-        # All rows but the last, and those of the functions: (K, width), or (s, K, width) where each series has its own.
-        whole = self._all[:-1]
-        self._whole = whole.squeeze(1) if is_shared else whole.transpose(0, 1)
+        self._rows = self._all.unbind(0)  # P_k, and the residuals: (g, width)
+        # All rows, and those of the functions: (K, width), or (s, K, width) where each series has its own.
+        self._whole = self._all.squeeze(1) if is_shared else self._all.transpose(0, 1)
         self._functions = self._whole.narrow(0 if is_shared else 1, 0, degree + 1)
         self._values: Tensor | None = None
+        self._second: Tensor | None = None
         self._weighted: Tensor | None = None
+        # (K + 1, width) in numpy, whose products of such sizes wake no threads; those of torch do.
+        is_small = is_shared and self.width <= sizes.current().chunk_of_a_thread and memory.device.type == "cpu"
+        self._array = self._whole.numpy() if is_small else None
 
     def prepare(self) -> None:
         """Write P_0, and the filling of P_0 and P_1. The filling of all others follows from these."""
@@ -106,13 +110,15 @@ class BasisMatrix(Rows):
             self._all[:2, :, self.n :] = 0.0
 
     def release(self) -> None:
-        """Let go of buffers that lie outside of the memory."""
+        """Let go of buffers that lie outside of the memory, but for one row."""
         self._values = self._weighted = None
+        if self._second is not None and self._second.shape[0] > 1:
+            self._second = None
 
     @staticmethod
     def _shape(n_matrices: int, width: int, degree: int) -> tuple[int, int, int]:
         # Rows a power of two apart would share the same sets of a cache: up to 3 times slower from 12 rows on.
-        return degree + 3, n_matrices, width + (_APART if n_matrices == 1 else 0)
+        return degree + 2, n_matrices, width + (_APART if n_matrices == 1 else 0)
 
     @classmethod
     def size(cls, n_matrices: int, n: int, block: int, degree: int) -> int:
@@ -146,6 +152,9 @@ class BasisMatrix(Rows):
     def series(self, coef: Tensor) -> Tensor:
         """Values for coef (s, K <= degree + 1): (s, width)."""
         n_coef = coef.shape[1]
+        if self._array is not None and coef.shape[0] == 1:
+            with np.errstate(all="ignore"):
+                return torch.from_numpy(np.matmul(coef.numpy(), self._array[:n_coef]))
         if self._is_shared:
             return torch.mm(coef, self._whole[:n_coef])
         return torch.bmm(coef.unsqueeze(1), self._whole[:, :n_coef]).squeeze(1)
@@ -153,7 +162,7 @@ class BasisMatrix(Rows):
     def _buffer(self, n_series: int) -> Tensor | None:
         """A buffer for the values of so many series, written again by the next call; None where there is none yet."""
         if n_series == self._n_matrices:
-            self._values = self._rows[-2]
+            self._values = self._rows[-1]
         elif self._values is not None and self._values.shape[0] != n_series:
             self._values = None
         return self._values
@@ -161,7 +170,10 @@ class BasisMatrix(Rows):
     def values(self, coef: Tensor) -> Tensor:
         """`series` for coef (s, degree + 1), in a buffer that the next call of this or of `residuals` overwrites."""
         held = self._buffer(coef.shape[0])
-        if self._is_shared:
+        if self._array is not None and coef.shape[0] == 1:
+            with np.errstate(all="ignore"):
+                np.matmul(coef.numpy(), self._array[:-1], out=self._array[-1:])
+        elif self._is_shared:
             self._values = torch.mm(coef, self._functions, out=held)
         else:
             assert held is not None
@@ -177,7 +189,9 @@ class BasisMatrix(Rows):
 
     def second(self, n_series: int) -> Tensor:
         """A second buffer (s, width)."""
-        return self._rows[-1] if n_series == self._n_matrices else self._all.new_empty(n_series, self.width)
+        if self._second is None or self._second.shape[0] != n_series:
+            self._second = self._all.new_empty(n_series, self.width)
+        return self._second
 
     def moments(self, delta: Tensor) -> Tensor:
         """Sums of delta P_k for delta (s, width): (s, degree + 1) float64."""
@@ -196,6 +210,11 @@ class BasisMatrix(Rows):
 
     def _products(self, delta: Tensor, rows: Tensor) -> Tensor:
         """Products of delta (s, width) with rows of the matrix: in its dtype within a block, in float64 over blocks."""
+        if self._array is not None and delta.shape[0] == 1:
+            shape = (self.n_blocks, self.block)
+            left, right = delta.numpy().reshape(shape), self._array[: len(rows)].reshape(-1, *shape)
+            with np.errstate(all="ignore"):
+                return torch.from_numpy(np.vecdot(left, right).sum(1, dtype=np.float64)).unsqueeze(0)
         if self._is_shared and self.n_blocks == 1:
             return torch.mm(delta, rows.t()).double()
         if self._is_shared and self.n_blocks <= self._few_blocks:
@@ -221,7 +240,7 @@ class BasisMatrix(Rows):
         """
         padded = None if weight is None else self.pad(weight)
         n_series = residuals.shape[0]
-        left = [self._rows[0], self._rows[-3], residuals] if want_gram else [residuals]
+        left = [self._rows[0], self._rows[-2], residuals] if want_gram else [residuals]
         if self._is_shared and n_series == 1:
             # A buffer that stays: to get a megabyte from the system for each chunk would take as long as its sums.
             if self._weighted is None:

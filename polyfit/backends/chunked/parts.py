@@ -119,7 +119,9 @@ class Parts:
         self.dtype, self._is_kept = dtype, at_once > 0
         lengths = sizes.current()
         n, longest = self._n_samples, lengths.longest_block
-        size = lengths.chunk(x.device) if self._has_functions else lengths.values_chunk(x.device)
+        size = lengths.chunk(x.device)
+        if n_series == 1:
+            size = lengths.chunk_of_one(x.device, n, has_functions=has_functions)
         self.is_one = n_series * n <= max(size, at_once)
         self._series_step, self._sample_step = max(1, n_series), max(1, n)
         if self.is_one:  # in blocks of one length

@@ -63,7 +63,7 @@ def _evaluate_one(x: Tensor, coef: Tensor, model: Model, out: Tensor) -> None:
     numbers, steps = coef.to(dtype).squeeze(0).unbind(), steps_of(model.basis, degree)
     is_wide = x.dtype == dtype
     if model.mapping is None and is_wide and is_powers(steps) and x.is_contiguous():  # without a buffer
-        size = sizes.current().values_chunk(x.device)
+        size = sizes.current().chunk_of_one(x.device, x.shape[1], has_functions=False)
         for t, place in zip(x.squeeze(0).split(size), out.squeeze(0).split(size), strict=True):
             clenshaw(t, numbers, steps, place)
         return

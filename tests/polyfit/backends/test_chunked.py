@@ -155,7 +155,7 @@ def test_values_of_one_series_are_those_of_float64(basis, degree, dtype, domain,
 
 @pytest.mark.parametrize("basis", ["power", "chebyshev"])
 def test_values_of_long_data_take_a_chunk(basis):
-    n = 4 * sizes.current().values_chunk(torch.device("cpu"))
+    n = 1_000_000
     x, coef = torch.rand(1, n), torch.randn(1, 6)
     model = Model(basis, bases.affine_map((0.0, 1.0), bases.BASES[basis], torch.float32))
     assert peak(lambda: chunked.evaluate(x, coef, model)) <= 2 * x.nbytes + 4096
@@ -167,3 +167,34 @@ def test_a_pass_inside_of_another_one_has_memory_of_its_own():
     for part in Parts(x, 1, 5, None, "chebyshev"):
         chunked.evaluate(x + 1.0, coef, model)
         torch.testing.assert_close(part.matrix.series(coef)[:, :100], expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [MSE(), Huber(), PoissonNLL()])
+@pytest.mark.parametrize("want_coef", [False, True])
+def test_a_loss_of_long_data_takes_a_chunk(want_coef, loss, weighted):
+    n = 2 * sizes.current().with_two_threads
+    x, y = torch.rand(1, n), torch.rand(1, n)
+    weight = torch.rand(1, n) if weighted else None
+    model = Model("chebyshev", None, loss)
+    run = chunked.Objective(x, y, weight, 1, 5, model)
+    chunk = 4 * sizes.current().chunk_of_one(x.device, n, has_functions=want_coef)
+    assert peak(lambda: run(torch.rand(1, 6), None, Wants(coef=want_coef))) <= 12 * chunk
+
+
+def test_few_samples_of_one_series_take_no_product_of_torch():
+    # Its products wake all threads from some 8192 x 6 elements on, and wait for them: milliseconds on busy cores.
+    names = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if any(isinstance(part, Tensor) and part.numel() > 1000 for part in args):
+                names.add(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    x, coef = torch.rand(1, sizes.current().chunk_of_a_thread), torch.rand(1, 6)
+    with Watch():
+        for loss in (MSE(), Huber(), PoissonNLL()):
+            chunked.Objective(x, x, x, 1, 5, Model("legendre", None, loss))(coef, None, Wants(coef=True, x=True))
+    assert "mul" in names
+    assert not names & {"mm", "bmm", "addmm", "addmv", "mv", "dot"}

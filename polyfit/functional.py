@@ -47,13 +47,13 @@ def _is_plain(coef: Tensor, x: Tensor, *others: Tensor) -> bool:
     if type(coef) not in _PLAIN_TYPES or type(x) not in _PLAIN_TYPES:
         return False
     dtype = x.dtype
-    if coef.dtype != dtype or not coef.is_cpu or coef.shape == _EMPTY or not autograd.is_short(x, coef, "torch"):
+    if coef.dtype != dtype or coef.shape == _EMPTY or not autograd.is_short(x, coef, "torch"):
         return False
     shape = x.shape
     for other in others:
-        if type(other) not in _PLAIN_TYPES or other.dtype != dtype or other.shape != shape or not other.is_cpu:
+        if type(other) not in _PLAIN_TYPES or other.dtype != dtype or other.shape != shape:
             return False
-    return True
+    return all(tensor.is_cpu and tensor.layout is torch.strided for tensor in (coef, x, *others))
 
 
 def _is_plain_domain(domain: Sequence[float] | None) -> bool:

@@ -1,6 +1,7 @@
 """The losses of few samples and their slopes, in numpy where it is exact and in place: see `short`.
 
-Functions of the exponential are torch's, on the same memory: those of numpy have vectors on few processors only.
+Functions of the exponential are torch's, on the same memory: those of numpy have vectors on few processors only. From
+some 4000 numbers on MKL, which torch asks, takes several threads for them: a call takes a block.
 """
 
 from __future__ import annotations
@@ -103,6 +104,18 @@ def _slopes_of_residuals(loss: Loss, p: Row, y: Array, residual: Array) -> float
     return 0.0
 
 
+_BLOCK = 2048
+
+
+def _apply(function: Callable[[Tensor], object], row: Tensor) -> None:
+    """Apply a function that works in place, a block at a time."""
+    if row.shape[0] <= _BLOCK:
+        function(row)
+        return
+    for block in row.split(_BLOCK):
+        function(block)
+
+
 # Each of the others writes both rows and returns True; or it returns False, and p still holds the predictions.
 
 
@@ -114,12 +127,12 @@ def _log_cosh(_: LogCosh, p: Row, y: Array, losses: Row) -> bool:
     np.minimum(size, far, out=values)
     size -= values
     values *= 0.5
-    losses.tensor.sinh_()
+    _apply(Tensor.sinh_, losses.tensor)
     values *= values
     values *= 2.0
-    losses.tensor.log1p_()
+    _apply(Tensor.log1p_, losses.tensor)
     values += size
-    p.tensor.tanh_()
+    _apply(Tensor.tanh_, p.tensor)
     return True
 
 
@@ -129,8 +142,8 @@ def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row) -> bool
     is_plain = loss.pos_weight == 1.0
     of_one, of_zero = y if is_plain else loss.pos_weight * y, 1.0 - y
     np.copysign(logits, -1.0, out=values)
-    losses.tensor.exp_()
-    losses.tensor.log1p_()
+    _apply(Tensor.exp_, losses.tensor)
+    _apply(Tensor.log1p_, losses.tensor)
     if not is_plain:
         values *= of_one + of_zero
     part = np.maximum(logits, 0.0)
@@ -154,13 +167,13 @@ def _poisson_nll(loss: PoissonNLL, p: Row, y: Array, losses: Row) -> bool:
     predictions, values = p.array, losses.array
     if loss.log_input:
         np.multiply(predictions, y, out=values)
-        p.tensor.exp_()
+        _apply(Tensor.exp_, p.tensor)
         np.subtract(predictions, values, out=values)
         predictions -= y
         return True
     rates = predictions + loss.eps
     np.copyto(values, rates)
-    losses.tensor.log_()
+    _apply(Tensor.log_, losses.tensor)
     values *= y
     np.subtract(predictions, values, out=values)
     np.divide(y, rates, out=predictions)
@@ -178,7 +191,7 @@ def _cauchy(loss: Cauchy, p: Row, y: Array, losses: Row) -> bool:
         return False
     values = losses.array
     np.copyto(values, ratio)
-    losses.tensor.log1p_()
+    _apply(Tensor.log1p_, losses.tensor)
     values *= 0.5 * loss.scale * loss.scale
     ratio += 1.0
     np.divide(residual, ratio, out=p.array)

@@ -33,6 +33,9 @@ _DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float
 _PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
 # Numbers between the rows of a workspace: rows a power of two apart share the sets of a cache, and are 3 times slower.
 _APART = 64
+# Numbers of a matrix up to which a product with it takes one thread: OpenBLAS takes more from some 4e5 on, and older
+# versions from 2**13 on.
+_PRODUCT = 1 << 17
 quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infinite, without a warning
 
 
@@ -82,10 +85,13 @@ class Workspace:
 
     def evaluate(self, coef: Array, out: Array) -> None:
         """Write the values of at most as many coefficients to `out`."""
-        if self.is_held:
-            np.dot(coef, self._functions[: len(coef)], out=out)
-        else:
+        if not self.is_held:
             horner(self._rows[0], coef, out)
+            return
+        functions = self._functions[: len(coef)]
+        step = _PRODUCT // len(coef)
+        for first in range(0, out.shape[0], step):
+            np.dot(coef, functions[:, first : first + step], out=out[first : first + step])
 
     def moments(self) -> Array:
         """Sums of P_k times the row p, (degree + 1,) float64."""
@@ -186,8 +192,8 @@ def derivative(coef: Array, model: Model) -> Array:
 
 
 def array(tensor: Tensor) -> Array:
-    """The same memory in numpy."""
-    return tensor.detach().numpy()
+    """The numbers in numpy: the same memory, or a copy of a view that torch negates lazily."""
+    return tensor.numpy(force=True)
 
 
 @quiet

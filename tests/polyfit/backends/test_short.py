@@ -121,7 +121,7 @@ def test_equal_terms_do_not_add_up_roundings():
         expected.backward()
         assert coef.grad is not None
         assert wide.grad is not None
-        assert abs(float(loss) / float(expected) - 1.0) <= 1e-6
+        assert abs(loss.item() / expected.item() - 1.0) <= 1e-6
         assert (coef.grad.double() / wide.grad - 1.0).abs().max() <= 1e-6
 
 
@@ -155,8 +155,15 @@ def _compare_pointwise(loss: losses.Loss, p: Tensor, y: Tensor) -> None:
     for found, exact in zip((other, slope), truth, strict=True):
         expected = torch.where(exact.abs() > largest, torch.sign(exact) * torch.inf, exact)
         unit = eps * (expected.abs() + (wide_p.abs() + wide_y.abs()) * (slope.double().abs() + eps))
+        if loss.name == "poisson_nll":  # a difference of rates
+            unit = unit + eps * (torch.exp(wide_p) + wide_y)
         is_near = (found.double() - expected).abs() <= 8 * unit + tiny
-        assert (is_near | (found == expected) | (found.isnan() & expected.isnan())).all(), (p, y, found, expected)
+        assert (is_near | (found == expected) | (found.isnan() & expected.isnan())).all(), (
+            loss,
+            p,
+            y,
+            found - expected,
+        )
 
 
 def test_weight_zero_leaves_out_what_is_not_finite():
@@ -193,12 +200,14 @@ def test_results_do_not_share_the_workspace():
 def test_what_is_not_plain_takes_the_general_way():
     """Same numbers for lists of bounds, several axes, strided samples, half types; and the same errors."""
     x, y, coef = torch.rand(6, 8), torch.rand(6, 8), torch.randn(3, requires_grad=True)
-    plain = polyfit.polynomial_loss(x.flatten(), y.flatten(), coef, domain=(0.0, 1.0))
+    plain = polyfit.polynomial_loss(x.flatten(), y.flatten(), coef, domain=(0.0, 1.0)).detach()
     for others in ((x, y), (x.t(), y.t())):
-        torch.testing.assert_close(polyfit.polynomial_loss(*others, coef, domain=[0.0, 1.0]), plain, rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            polyfit.polynomial_loss(*others, coef.detach(), domain=[0.0, 1.0]), plain, rtol=1e-6, atol=0
+        )
     half = polyfit.polynomial_loss(x.half(), y.half(), coef.half(), domain=(0.0, 1.0))
     assert half.dtype == torch.float16
-    assert abs(float(half) - float(plain)) < 0.05 * float(plain)
+    assert abs(half.item() - plain.item()) < 0.05 * plain.item()
     with pytest.raises(ValueError, match="basis"):
         polyfit.polyval(x.flatten(), coef, basis="fourier")
     with pytest.raises(ValueError, match="not an interval"):

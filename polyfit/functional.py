@@ -36,18 +36,17 @@ def _promoted(*tensors: Any) -> Sequence[Any]:
 # What the short way takes, see `_is_plain`; everything else is checked, and refused or taken, by the general way.
 _PLAIN_TYPES = {Tensor, torch.nn.Parameter}
 _PLAIN_IMPLS, _PLAIN_REDUCTIONS = ("auto", "torch"), ("mean", "sum")
-_EMPTY = torch.Size((0,))
 
 
 def _is_plain(coef: Tensor, x: Tensor, *others: Tensor) -> bool:
-    """Whether the operands are plain tensors of one short series, which have nothing that could be wrong.
+    """Whether the operands are plain tensors of one short series, or of series with samples of their own.
 
-    Then only names and numbers are left to check, which is done once for each set of them.
+    They have nothing that could be wrong. Only names and numbers are left to check, once for each set of them.
     """
     if type(coef) not in _PLAIN_TYPES or type(x) not in _PLAIN_TYPES:
         return False
     dtype = x.dtype
-    if coef.dtype != dtype or coef.shape == _EMPTY or not autograd.is_short(x, coef, "torch"):
+    if coef.dtype != dtype or not autograd.is_short(x, coef, "torch") or coef.shape[-1] == 0:
         return False
     shape = x.shape
     for other in others:
@@ -219,7 +218,8 @@ def polynomial_loss(
         and (is_one or (reduction == "none" and not per_series))
     ):
         samples = (x, y) if weight is None else (x, y, weight)
-        if _is_plain(coef, *samples) and type(basis) is str and _is_plain_domain(domain):
+        is_plain = _is_plain(coef, *samples) and not (per_series and coef.dim() == 2)
+        if is_plain and type(basis) is str and _is_plain_domain(domain):
             if is_named and is_one:
                 terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
                 return autograd.short_loss(x, y, coef, weight, terms)

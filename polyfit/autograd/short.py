@@ -1,4 +1,4 @@
-"""The autograd Functions of one series of few samples on a CPU.
+"""The autograd Functions of few samples of one series, and of series with samples of their own, on a CPU.
 
 A call on few samples takes as long as the layers between the user and numpy. These Functions are for eager calls only,
 without transforms, tracers and forward mode, and there is one layer less: the forward pass of the loss gives its
@@ -15,14 +15,27 @@ from torch import Tensor
 from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_formula
 from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
-from polyfit.backends.chunked import short
-from polyfit.backends.chunked.short_loss import loss as loss_and_gradients
-from polyfit.backends.results import Wants
+from polyfit.backends.chunked import many, short
+from polyfit.backends.chunked.many_loss import loss as loss_of_many
+from polyfit.backends.chunked.short_loss import loss as loss_of_few
+from polyfit.backends.results import Gradients, Wants
 from polyfit.formula import Model
 
 
+def _loss(
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced, wants: Wants
+) -> tuple[Tensor, Gradients]:
+    is_few = coef.dim() == 1 or short.are_short(x, coef, terms.model.basis)
+    return (loss_of_few if is_few else loss_of_many)(x, y, coef, weight, terms.model, terms.reduction, wants)
+
+
+def _way(x: Tensor, coef: Tensor, model: Model) -> Any:
+    """The module that evaluates the polynomials."""
+    return short if coef.dim() == 1 or short.are_short(x, coef, model.basis) else many
+
+
 class ShortLoss(torch.autograd.Function):
-    """The reduced loss of one series."""
+    """The reduced loss."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -30,7 +43,7 @@ class ShortLoss(torch.autograd.Function):
     ) -> Tensor:
         """One pass over the data for the value and for the gradients that are wanted."""
         wants = Wants(*ctx.needs_input_grad[:4])
-        value, gradients = loss_and_gradients(x, y, coef, weight, terms.model, terms.reduction, wants)
+        value, gradients = _loss(x, y, coef, weight, terms, wants)
         ctx.terms = terms
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, coef, weight, *gradients)
@@ -69,14 +82,14 @@ class ShortLossGradients(torch.autograd.Function):
 
 
 class ShortPolyval(torch.autograd.Function):
-    """p(x) of one series."""
+    """p(x)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, coef: Tensor, model: Model) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `polyfit.backends.operators.evaluate`."""
         ctx.model = model
         ctx.save_for_backward(x, coef)
-        return short.evaluate(x, coef, model)
+        return _way(x, coef, model).evaluate(x, coef, model)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -85,33 +98,38 @@ class ShortPolyval(torch.autograd.Function):
         wants = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or pulls_back_formula(grad):
             return *polyval_gradients(grad, x, coef, ctx.model, "torch", wants), None
-        found = short.evaluate_backward(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
-        return *found, None
+        way = _way(x, coef, ctx.model)
+        found = way.evaluate_backward(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
+        return *(None if part is None else part.to(coef.dtype) for part in found), None
 
 
 def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:
-    """Whether the Functions here take the samples x and the coefficients."""
-    return impl == "torch" and is_eager() and short.is_short(x, coef)
+    """Whether the Functions here take the samples x and the coefficients.
+
+    They are x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1).
+    """
+    return impl == "torch" and is_eager() and (short.is_short(x, coef) or many.is_plain(x, coef))
 
 
 def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
-    """The reduced loss of one short series, as a scalar."""
+    """The reduced loss as a scalar, for y and weight in the shape of x; see `is_short`."""
     needs = x.requires_grad or y.requires_grad or coef.requires_grad or (weight is not None and weight.requires_grad)
     if needs and torch.is_grad_enabled():
         return apply(ShortLoss, x, y, coef, weight, terms)
-    return loss_and_gradients(x, y, coef, weight, terms.model, terms.reduction, Wants())[0]
+    return _loss(x, y, coef, weight, terms, Wants())[0]
 
 
 def short_polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """p(x) of one short series."""
+    """p(x); see `is_short`."""
     if (x.requires_grad or coef.requires_grad) and torch.is_grad_enabled():
         return apply(ShortPolyval, x, coef, model)
-    return short.evaluate(x, coef, model)
+    return _way(x, coef, model).evaluate(x, coef, model)
 
 
 def polynomial_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
-    if terms.n_losses is None and is_short(x, coef, terms.impl):
+    is_alike = x.dim() == y.dim() and (weight is None or x.dim() == weight.dim())
+    if is_alike and terms.n_losses is None and is_short(x, coef, terms.impl):
         return short_loss(x, y, coef, weight, terms)
     return general_loss(x, y, coef, weight, terms)
 

@@ -16,6 +16,15 @@ class Wants(NamedTuple):
     weight: bool = False
 
 
+class Gradients(NamedTuple):
+    """Gradients of a reduced loss, each in the shape and the dtype of its operand; None where none was wanted."""
+
+    x: Tensor | None
+    y: Tensor | None
+    coef: Tensor | None
+    weight: Tensor | None
+
+
 class LossSums(NamedTuple):
     """What one pass over the data gives of a loss; None for what was not wanted.
 

@@ -45,6 +45,11 @@ def is_many(x: Tensor, coef: Tensor) -> bool:
     return coef.dim() == x.dim() == 2 and x.shape[0] > 1 and x.numel() > 0 and x.device.type == "cpu"
 
 
+def is_plain(x: Tensor, coef: Tensor) -> bool:
+    """Whether these are such series in the dtype that computes, as many of one as of the other."""
+    return is_many(x, coef) and x.dtype in _DTYPES and x.shape[0] == coef.shape[0]
+
+
 class _Chunk(NamedTuple):
     """Some samples of some series, as (s, n) or (n, s).
 

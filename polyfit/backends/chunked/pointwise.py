@@ -109,6 +109,7 @@ _BLOCK = 2048
 
 def _apply(function: Callable[[Tensor], object], row: Tensor) -> None:
     """Apply a function that works in place, a block at a time."""
+    row = row.view(-1)
     if row.shape[0] <= _BLOCK:
         function(row)
         return

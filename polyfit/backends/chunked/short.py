@@ -36,14 +36,30 @@ _APART = 64
 # Numbers of a matrix up to which a product with it takes one thread: OpenBLAS takes more from some 4e5 on, and older
 # versions from 2**13 on.
 _PRODUCT = 1 << 17
+# Samples of a series, of several, below which numpy takes longer to go from row to row than to compute.
+_FEWEST_OF_A_ROW = 16
 quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infinite, without a warning
 
 
 def is_short(x: Tensor, coef: Tensor) -> bool:
     """Whether samples x (N,) and coefficients (degree + 1,) can be taken here."""
+    return x.dim() == 1 and coef.dim() == 1 and 0 < x.shape[0] <= sizes.current().short and _is_plain(x)
+
+
+def are_short(x: Tensor, coef: Tensor, basis: str) -> bool:
+    """Whether samples x (S, N) and coefficients (S, degree + 1) can be taken here."""
     return (
-        x.dim() == 1 and coef.dim() == 1 and 0 < x.shape[0] <= sizes.current().short and x.dtype in _DTYPES and x.is_cpu
+        x.dim() == coef.dim() == 2
+        and basis == "power"
+        and 0 < x.numel() <= sizes.current().short
+        and _FEWEST_OF_A_ROW <= x.shape[1] <= sizes.current().longest_block
+        and x.shape[0] == coef.shape[0]
+        and _is_plain(x)
     )
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.dtype in _DTYPES and x.is_cpu
 
 
 class Workspace:
@@ -97,6 +113,10 @@ class Workspace:
         """Sums of P_k times the row p, (degree + 1,) float64."""
         if self.is_held:
             return _over_blocks(np.vecdot(self._blocks[: self._n_coef], self._blocks[-2]))
+        return _over_blocks(self._moments())
+
+    def _moments(self) -> Array:
+        """Sums of t**k times the row p within the blocks, (degree + 1, blocks)."""
         t, power, after = self._blocks[0], self._blocks[-2], self._blocks[1]
         found = np.empty((self._n_coef, t.shape[0]), t.dtype)
         power.sum(1, out=found[0])
@@ -104,7 +124,7 @@ class Workspace:
             np.vecdot(power, t, out=found[k])
             if k + 1 < self._n_coef:
                 power = np.multiply(power, t, out=after)
-        return _over_blocks(found)
+        return found
 
     def product(self, i: int, j: int) -> float:
         """The dot product of two of the rows p (0) and other (1)."""
@@ -113,6 +133,35 @@ class Workspace:
     def total(self) -> float:
         """The sum of `other`. In a block numpy adds up in pairs: the error grows with the logarithm of its length."""
         return float(self._blocks[-1].sum(1).sum(dtype=np.float64))
+
+
+class SeriesWorkspace(Workspace):
+    """The same for S series with as many samples each, in powers: a series is a block.
+
+    Args:
+        n_coef: degree + 1.
+        shape: S and N.
+        dtype: of the rows.
+    """
+
+    def __init__(self, n_coef: int, shape: torch.Size, dtype: np.dtype[Any]) -> None:
+        self._blocks = np.zeros((4, *shape), dtype)
+        self._rows, tensors = list(self._blocks), torch.from_numpy(self._blocks).unbind(0)
+        self.p, self.other = (Row(self._rows[i], tensors[i]) for i in (-2, -1))
+        self._n_coef, self.is_held = n_coef, False
+
+    def evaluate(self, coef: Array, out: Array) -> None:
+        """Write the values of coefficients (S, K) to `out`."""
+        horner(self._rows[0], columns(coef), out)
+
+    def moments(self) -> Array:
+        """Sums of P_k times the row p, (S, degree + 1) float64."""
+        return self._moments().T.astype(np.float64)
+
+
+def columns(coef: Array) -> Array:
+    """Coefficients (K,), or (S, K) as (K, S, 1)."""
+    return coef if coef.ndim == 1 else coef.T[..., None]
 
 
 def _over_blocks(sums: Array) -> Array:
@@ -125,6 +174,11 @@ _last = threading.local()
 
 def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
     """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
+    if coef.dim() == 2:
+        key = (coef.shape[1], x.shape, x.dtype)
+        if getattr(_last, "key", None) != key:
+            _last.key, _last.workspace = key, SeriesWorkspace(*key[:2], _DTYPES[x.dtype])
+        return _last.workspace
     n, lengths = x.shape[0], sizes.current()
     is_held = model.basis != "power" or n <= lengths.held
     key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held)
@@ -168,7 +222,7 @@ def horner(t: Array, coef: Array, out: Array) -> None:
     """Write the sum of coef[k] t**k to `out`."""
     degree = len(coef) - 1
     if degree < 1:
-        out.fill(coef[0] if degree == 0 else 0.0)
+        out[...] = coef[0] if degree == 0 else 0.0
         return
     np.multiply(t, coef[degree], out=out)
     for k in range(degree - 1, 0, -1):
@@ -185,10 +239,11 @@ def _derivative(basis: str, degree: int, slope: float) -> Array:
 
 def derivative(coef: Array, model: Model) -> Array:
     """Coefficients of dp/dx, at least one."""
-    if len(coef) == 1:
+    degree = coef.shape[-1] - 1
+    if degree == 0:
         return np.zeros_like(coef)
-    matrix = _derivative(model.basis, len(coef) - 1, 1.0 if model.affine_map is None else model.affine_map.scale)
-    return (matrix @ coef.astype(np.float64)).astype(coef.dtype)
+    matrix = _derivative(model.basis, degree, 1.0 if model.affine_map is None else model.affine_map.scale)
+    return (coef.astype(np.float64) @ matrix.T).astype(coef.dtype)
 
 
 def array(tensor: Tensor) -> Array:
@@ -198,7 +253,7 @@ def array(tensor: Tensor) -> Array:
 
 @quiet
 def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """p(x) for x (N,) and coef (degree + 1,)."""
+    """p(x) for x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1)."""
     values = torch.empty_like(x, memory_format=torch.contiguous_format)
     out, t = values.numpy(), array(x)
     if model.basis != "power":
@@ -209,7 +264,7 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     if model.affine_map is not None:
         t = np.empty_like(out)
         _to_window(array(x), model.affine_map, t)
-    horner(t, array(coef), out)
+    horner(t, columns(array(coef)), out)
     return values
 
 
@@ -217,7 +272,7 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
 def evaluate_backward(
     grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of sum(grad * p(x)) for grad (N,): to x (N,) and to coef (degree + 1,), in their dtype."""
+    """Gradients of sum(grad * p(x)) for grad in the shape of x, to x and to coef, in their dtype."""
     workspace, factors, upstream = workspace_for(x, coef, model), array(coef), array(grad)
     workspace.load(array(x), model)
     grad_x = grad_coef = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,18 +9,9 @@ from torch import Tensor
 from polyfit.backends.chunked import pointwise
 from polyfit.backends.chunked.pointwise import Array
 from polyfit.backends.chunked.short import Workspace, array, derivative, quiet, workspace_for
-from polyfit.backends.results import Wants
+from polyfit.backends.results import Gradients, Wants
 from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model
 from polyfit.losses import Loss
-
-
-class Gradients(NamedTuple):
-    """Gradients of a loss, each in the shape and the dtype of its operand; None where none was wanted."""
-
-    x: Tensor | None
-    y: Tensor | None
-    coef: Tensor | None
-    weight: Tensor | None
 
 
 def _left_out(
@@ -60,7 +49,7 @@ def _total(workspace: Workspace, terms: pointwise.Terms | None) -> float:
 def loss(
     x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
 ) -> tuple[Tensor, Gradients]:
-    """The reduced loss as a scalar, and its gradients, for x, y and weight (N,) and coef (degree + 1,)."""
+    """The reduced loss as a scalar, and its gradients, for operands as in `short.evaluate`."""
     assert isinstance(model.loss, Loss)
     workspace = workspace_for(x, coef, model)
     samples, targets, factors = array(x), array(y), array(coef)
@@ -89,7 +78,7 @@ def loss(
         total = workspace.total()
     scale = 1.0
     if reduction == "mean":
-        scale = 1.0 / (len(samples) if weights is None else weights.sum(dtype=np.float64))
+        scale = 1.0 / (samples.size if weights is None else weights.sum(dtype=np.float64))
     value = torch.from_numpy(np.array(total * scale, factors.dtype))
 
     factor = scale if terms is None else terms.factor * scale

@@ -184,6 +184,27 @@ def test_weight_zero_leaves_out_what_is_not_finite():
         assert mine[3].isfinite().all()
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("shape", [(10, 64), (3, 16), (2, 2048), (5, 7), (2, 2049), (700, 50)], ids=_ids)
+def test_several_series(shape: tuple[int, int], weighted: bool):
+    """One loss over all of them: in numpy up to a size, else a chunk at a time."""
+    for loss in (losses.MSE(), losses.Huber(0.3), losses.BCEWithLogits()):
+        for degree, wanted in ((3, "xycw"), (1, "c"), (0, "yc")):
+            x, y, _, weight = (part.view(shape) for part in _operands(loss, shape[0] * shape[1], torch.float64)[:2] * 2)
+            weight = weight.abs() + 0.1
+            coef = 0.4 * torch.randn(shape[0], degree + 1, dtype=torch.float64)
+            for reduction in ("mean", "sum"):
+                arguments = {"loss": loss, "basis": "power", "reduction": reduction, "weighted": weighted}
+                _check(*_both([x, y, coef, weight], wanted if weighted else wanted.strip("w"), **arguments), 1e-12)
+            expected = formula.polyval(x, coef, formula.Model("power"))
+            assert (polyfit.polyval(x, coef) - expected).abs().max() <= 1e-13 * expected.abs().max()
+            leaf, samples = coef.clone().requires_grad_(), x.clone().requires_grad_()
+            mine = torch.autograd.grad(polyfit.polyval(samples, leaf), (samples, leaf), y)
+            formal = formula.polyval(samples, leaf, formula.Model("power"))
+            truth = torch.autograd.grad(formal, (samples, leaf), y, allow_unused=True, materialize_grads=True)
+            _check(list(mine), list(truth), 1e-12)
+
+
 def test_results_do_not_share_the_workspace():
     x, y = torch.linspace(-1, 1, 50), torch.rand(50)
     leaves = [torch.randn(4, requires_grad=True) for _ in range(2)]

@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Workers have threads of their own, as many as cores: those that wait must not spin, or they keep others from working.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full gpu-codegen ceilings wheel bench gpu clean
+.PHONY: setup demo test lint format reference matrix attack interpreter codegen codegen-full gpu-codegen ceilings wheel bench bench-full gpu clean
 
 setup: $(STAMP)
 
@@ -88,6 +88,12 @@ wheel: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+# The map of a CPU with all points, with one and two threads, quiet and beside busy neighbours: an hour on a machine that
+# does nothing else. It goes on where it was stopped. `python -m bench.map` is the quick form, of three minutes.
+bench-full: setup
+	$(BIN)/python -m bench.map --full --threads 1,2 --busy both --record
+	$(BIN)/python -m bench.report
 
 # PYTHONPATH instead of an installation: the machine may have no network and no pip to write with. Where there is no GPU
 # that torch can use, it says so at once, with status 1.

@@ -71,15 +71,23 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout; None without git, or outside a checkout. POLYFIT_COMMIT names that of a bare copy."""
+    """The commit of the checkout; None without git, or outside a checkout. POLYFIT_COMMIT names that of a bare copy.
+
+    It ends in "-dirty" where files are not as committed. Those of bench/results do not count: a run appends to them.
+    """
     if commit := os.environ.get("POLYFIT_COMMIT"):
         return commit
-    command = ["git", "describe", "--always", "--dirty"]
     try:
-        described = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
+        described = _git("describe", "--always")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results")
     except OSError:
         return None
-    return described.stdout.strip() or None
+    return f"{described}-dirty" if described and changed else described or None
+
+
+def _git(*words: str) -> str:
+    """What a command of git prints; nothing where it fails."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, cwd=HERE, check=False).stdout.strip()
 
 
 def _triton_version() -> str | None:

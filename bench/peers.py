@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from polyfit.bases import BASES
 from polyfit.optimizers import SGD, Adam
@@ -25,18 +28,24 @@ def formula(x: Tensor, y: Tensor, coef: Tensor) -> Gradient:
 def recurrence(x: Tensor, y: Tensor, coef: Tensor, basis: str) -> Gradient:
     """The basis's three-term recurrence as one writes it down, without what is zero; a parameter a coefficient."""
     parameters = [value.clone().requires_grad_() for value in coef]
-    terms: list[Tensor] = []
     p = parameters[0]
-    for k, (a, b, c) in enumerate(BASES[basis].steps(len(coef) - 1)):
-        slope = (x if a == 1 else a * x) + b if b else x if a == 1 else a * x
-        term = slope * terms[-1] if terms else slope
-        if c:
-            term = term - c * (terms[-2] if k > 1 else 1.0)
-        terms.append(term)
-        p = p + parameters[k + 1] * term
+    for parameter, term in zip(parameters[1:], terms(x, basis, len(coef) - 1), strict=True):
+        p = p + parameter * term
     loss = (p - y).pow(2).mean()
     loss.backward()
     return loss.detach(), torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def terms(x: Tensor, basis: str, degree: int) -> list[Tensor]:
+    """P_1(x) .. P_degree(x) of a basis, without what is zero in its recurrence."""
+    found: list[Tensor] = []
+    for k, (a, b, c) in enumerate(BASES[basis].steps(degree)):
+        slope = (x if a == 1 else a * x) + b if b else x if a == 1 else a * x
+        term = slope * found[-1] if found else slope
+        if c:
+            term = term - c * (found[-2] if k > 1 else 1.0)
+        found.append(term)
+    return found
 
 
 def horner_loss(x: Tensor, y: Tensor, coef: Tensor) -> Tensor:
@@ -240,3 +249,91 @@ class ChebyshevActivation(torch.nn.Module):
         value = value + at_hi * torch.relu(t - 1.0) - at_lo * torch.relu(-1.0 - t)
         assert isinstance(value, Tensor)
         return value
+
+
+# --- any basis, any loss: the peers of bench.map ---
+
+
+def polynomial(x: Tensor, coef: Tensor, basis: str = "power") -> Tensor:
+    """Values on one tensor of coefficients, (p,), or (S, p) for many series: Horner's rule, or the recurrence."""
+    columns = [coef[k] if coef.dim() == 1 else coef[:, k : k + 1] for k in range(coef.shape[-1])]
+    if len(columns) == 1:
+        return columns[0].expand(torch.broadcast_shapes(columns[0].shape, x.shape))
+    if basis == "power":
+        p = columns[-1]
+        for column in columns[-2::-1]:
+            p = p * x + column
+        return p
+    p = columns[0]
+    for column, term in zip(columns[1:], terms(x, basis, len(columns) - 1), strict=True):
+        p = p + column * term
+    return p
+
+
+def pseudo_huber(p: Tensor, y: Tensor) -> Tensor:
+    """A loss of a user's own, of each sample."""
+    return torch.sqrt(1.0 + (p - y) ** 2) - 1.0
+
+
+def _log_cosh(p: Tensor, y: Tensor) -> Tensor:
+    return torch.log(torch.cosh(p - y))
+
+
+def _pinball(p: Tensor, y: Tensor) -> Tensor:
+    short = y - p
+    return torch.maximum(0.5 * short, -0.5 * short)
+
+
+def _cauchy(p: Tensor, y: Tensor) -> Tensor:
+    return 0.5 * torch.log1p((p - y) ** 2)
+
+
+_OF_TORCH: dict[str, Callable[..., Tensor]] = {
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+    "huber": functional.huber_loss,
+    "smooth_l1": functional.smooth_l1_loss,
+    "bce_with_logits": functional.binary_cross_entropy_with_logits,
+    "poisson_nll": functional.poisson_nll_loss,
+}
+_BY_HAND = {"log_cosh": _log_cosh, "quantile": _pinball, "cauchy": _cauchy, "own": pseudo_huber}
+
+
+def mean_loss(p: Tensor, y: Tensor, loss: str, weight: Tensor | None = None) -> Tensor:
+    """The mean of a loss, or its weighted mean: torch's own function where torch has the loss."""
+    if weight is None:
+        return _OF_TORCH[loss](p, y) if loss in _OF_TORCH else _BY_HAND[loss](p, y).mean()
+    return (weight * loss_of_each(p, y, loss)).sum() / weight.sum()
+
+
+def loss_of_each(p: Tensor, y: Tensor, loss: str) -> Tensor:
+    """The loss of every sample."""
+    return _OF_TORCH[loss](p, y, reduction="none") if loss in _OF_TORCH else _BY_HAND[loss](p, y)
+
+
+class HornerLayer(torch.nn.Module):
+    """A polynomial in powers of x by Horner's rule: coef (p,) for one, (C, p) for one a channel of the last axis."""
+
+    def __init__(self, coef: Tensor) -> None:
+        super().__init__()
+        self.coef = torch.nn.Parameter(coef.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """p(x)."""
+        p = self.coef[..., -1]
+        for k in range(self.coef.shape[-1] - 2, -1, -1):
+            p = p * x + self.coef[..., k]
+        return p
+
+
+class EinsumKAN(torch.nn.Module):
+    """The KAN layer as `kan_by_einsum`; coef (degree, in, out), bias (out,)."""
+
+    def __init__(self, coef: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.coef = torch.nn.Parameter(coef.detach().clone())
+        self.bias = torch.nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, out)."""
+        return kan_by_einsum(x, self.coef, self.bias)

@@ -1,9 +1,10 @@
-"""Tables and a picture from the results of a GPU: `python -m bench.report [FOLDER] [--check]`.
+"""Tables and pictures from recorded results: `python -m bench.report [FOLDER] [--check]`.
 
-Of each device in FOLDER/gpu.jsonl the newest run that has times counts, and earlier ones for what it did not reach;
-FOLDER is bench/results by default. Later runs without times are named. README.md and
-docs/benchmarks.md get a table each, between two comments. bench/results/gpu.png shows each kernel beside a copy of as
-many bytes. With --check nothing is written: the status is 1 if one of the three is not what the results give.
+The map of a CPU, FOLDER/map.jsonl: see `bench.map`; without that file the pages keep what they have. Runs on a GPU: of
+each device in FOLDER/gpu.jsonl the newest run that has times counts, and earlier ones for what it did not reach. Later
+runs without times are named. FOLDER is bench/results by default. README.md and docs/benchmarks.md get a table of each,
+between two comments. bench/results/gpu.png shows each kernel beside a copy of as many bytes. With --check nothing is
+written: the status is 1 if a page or a picture is not what the results give.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import re
 import sys
 import textwrap
@@ -38,6 +38,8 @@ from bench.gpu.results import (
     read,
     title,
 )  # fmt: skip
+from bench.map import pages
+from bench.words import duration, table, two_digits, wrapped
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu results: begin, by python -m bench.report -->", "<!-- gpu results: end -->"
@@ -60,18 +62,6 @@ IN_README = (
 
 
 # Words.
-
-
-def duration(seconds: float) -> str:
-    """Two digits with a unit."""
-    unit, size = ("s", 1.0) if seconds >= 0.0995 else ("ms", 1e-3) if seconds >= 0.0995e-3 else ("us", 1e-6)
-    return f"{two_digits(seconds / size)} {unit}"
-
-
-def two_digits(value: float) -> str:
-    """A positive number rounded to two digits, without an exponent."""
-    rounded = float(f"{value:.1e}")
-    return f"{rounded:.{max(0, 1 - math.floor(math.log10(rounded)))}f}"
 
 
 def share_in_words(name: str, line: dict[str, Any]) -> str:
@@ -103,11 +93,6 @@ def _copy_rate(run: Run) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
-
-
 def short_table(runs: Sequence[Run]) -> str:
     """README's table: the device with most times."""
     if not runs:
@@ -137,7 +122,7 @@ def short_table(runs: Sequence[Run]) -> str:
     ]
     text = " ".join(sentences)
     picture = f"![{_alternative(run)}]({PICTURE.as_posix()})" if run.shares() else f"The picture: {MISSING}."
-    return "\n\n".join([_table(head, rows), _wrapped(text), picture])
+    return "\n\n".join([table(head, rows), wrapped(text), picture])
 
 
 def _alternative(run: Run) -> str:
@@ -149,9 +134,7 @@ def long_table(runs: Sequence[Run]) -> str:
     """The table of docs/benchmarks.md: all times of all devices."""
     if not runs:
         return NO_RUN
-    parts = [
-        _wrapped(f"Medians, by `make gpu`. {SIZES} {HEADS} An empty cell: it does not apply, or was not measured.")
-    ]
+    parts = [wrapped(f"Medians, by `make gpu`. {SIZES} {HEADS} An empty cell: it does not apply, or was not measured.")]
     head = ("what", "time", "GB/s", "share of the copy", "eager", "torch.compile", "CPU")
     for run in runs:
         rows = []
@@ -166,14 +149,10 @@ def long_table(runs: Sequence[Run]) -> str:
         missing = [title(name) for name in (PASSES | SERIES | TRAINING | KAN | FITS) if name not in measured]
         absent = [f"{MISSING.capitalize()}: {'; '.join(missing)}."] if missing else []
         text = " ".join([f"**{facts(run)}.**", _copy_rate(run), *checks(run), *absent])
-        parts += [_wrapped(text), *([_table(head, rows)] if rows else [])]
+        parts += [wrapped(text), *([table(head, rows)] if rows else [])]
     if runs[0].shares():
         parts.append(f"![{_alternative(runs[0])}](../{PICTURE.as_posix()})")
     return "\n\n".join(parts)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 # The picture.
@@ -241,14 +220,26 @@ def outputs(folder: Path, root: Path) -> Iterator[tuple[Path, bool, str]]:
         ValueError: a page lacks the two comments.
     """
     runs = read(folder / "gpu.jsonl")
-    for page, block in ((root / "README.md", short_table(runs)), (root / "docs" / "benchmarks.md", long_table(runs))):
+    results, before = pages.load(folder)
+    blocks = {
+        root / "README.md": (short_table(runs), pages.short_table(results) if results else None),
+        root / "docs" / "benchmarks.md": (long_table(runs), pages.long_table(results, before) if results else None),
+    }
+    for page, (of_gpu, of_cpu) in blocks.items():
         text = page.read_text(encoding="utf-8")
-        before, begin, rest = text.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}: put them where the table is to stand")
-        new = f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
+        new = _filled(page, text, of_gpu, BEGIN, END)
+        if of_cpu is not None:
+            new = _filled(page, new, of_cpu, pages.BEGIN, pages.END)
         yield page, new == text, new
+
+
+def _filled(page: Path, text: str, block: str, begin: str, end: str) -> str:
+    """The text of a page with a block between two comments."""
+    before, has_begin, rest = text.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
+        raise ValueError(f"{page} lacks the lines {begin!r} and {end!r}: put them where the table is to stand")
+    return f"{before}{begin}\n\n{block}\n\n{end}{after}"
 
 
 def picture_is_current(folder: Path, root: Path) -> bool:
@@ -279,6 +270,10 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
         stale.append(root / PICTURE)
         if not options.check:
             save(read(options.folder / "gpu.jsonl")[0], root / PICTURE)
+    if not pages.is_current(options.folder, root):
+        stale.append(root / pages.PICTURE)
+        if not options.check:
+            pages.redraw(options.folder, root)
     for path in stale:
         print(f"{path}: {'out of date; run python -m bench.report' if options.check else 'written'}")
     return 1 if stale and options.check else 0

@@ -198,6 +198,8 @@ def data_tensor(name: str, value: object) -> Tensor:
 
 def _tensor_of_data(name: str, tensor: Tensor) -> Tensor:
     """`data_tensor` of a tensor."""
+    if type(tensor) is Tensor and tensor.layout == torch.strided and tensor.dtype in DTYPES and not tensor.is_nested:
+        return tensor.resolve_neg()  # numpy, and views of another dtype, refuse what torch negates lazily
     if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized:
         layout = "nested" if tensor.is_nested else "quantised" if tensor.is_quantized else str(tensor.layout)
         remedy = f"{name}.dequantize()" if tensor.is_quantized else f"{name}.to_dense()"
@@ -208,7 +210,7 @@ def _tensor_of_data(name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point():
         return tensor.double()
     check_tensor(name, tensor)
-    return tensor.resolve_neg()  # numpy, and views of another dtype, refuse what torch negates lazily
+    return tensor.resolve_neg()
 
 
 def data_tensors(named: Mapping[str, object]) -> dict[str, Tensor | None]:
@@ -228,8 +230,11 @@ def data_tensors(named: Mapping[str, object]) -> dict[str, Tensor | None]:
                 f"{name} is on {tensor.device} and {first} is on {reference.device}; they must agree: pass tensors on"
                 " one device (arrays and lists are on the CPU)"
             )
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return {name: None if tensor is None else tensor.to(dtype) for name, tensor in found.items()}
+        if tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return {
+        name: tensor if tensor is None or tensor.dtype == dtype else tensor.to(dtype) for name, tensor in found.items()
+    }
 
 
 def check_tensors(named: dict[str, Tensor | None]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from polyfit import bases, formula, losses
+from polyfit._channels import memory_order
 from polyfit._checks import check_choice, check_coef, check_tensor, check_tensors
 from polyfit.backends import resolve_impl
 
@@ -59,6 +60,9 @@ def batch_shape(coef: Tensor, samples: dict[str, Tensor]) -> torch.Size:
             )
     if coef.dim() == 1 and all(tensor.dim() <= 1 for tensor in samples.values()):
         return torch.Size(())
+    batch = coef.shape[:-1]
+    if all(tensor.shape[:-1] == batch for tensor in samples.values()):  # torch.broadcast_shapes takes 10 us
+        return batch
     try:
         return torch.broadcast_shapes(coef.shape[:-1], *(tensor.shape[:-1] for tensor in samples.values()))
     except RuntimeError:
@@ -73,23 +77,6 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 1 else tensor.reshape(-1)
 
 
-def memory_order(samples: Sequence[Tensor]) -> list[int] | None:
-    """The order of axes in which all samples, of one shape, lie in memory without gaps; None for the order they have.
-
-    In this order a view gives them on one axis. Samples that have no such order in common are copied in theirs.
-    """
-    first = samples[0]
-    if first.dim() < 2 or all(tensor.is_contiguous() for tensor in samples):
-        return None
-    order: list[int] = []
-    for axis in range(first.dim()):  # a sort: torch.compile can compare symbolic strides, but not sort by them
-        place = len(order)
-        while place > 0 and first.stride(order[place - 1]) < first.stride(axis):
-            place -= 1
-        order.insert(place, axis)
-    return order if all(tensor.permute(order).is_contiguous() for tensor in samples) else None
-
-
 def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
     """Whether all samples belong to one series and have one shape: they are then put on one axis."""
     return coef.dim() == 1 and all(tensor.shape == samples[0].shape for tensor in samples)
@@ -98,6 +85,8 @@ def is_flat(coef: Tensor, samples: Sequence[Tensor]) -> bool:
 def _as_rows(tensor: Tensor, batch: torch.Size, n_series: int) -> Tensor:
     """A tensor (*batch, K) as rows (S, K), or (K,) where one row serves all series."""
     width = tensor.shape[-1]
+    if tensor.dim() == 2 and tensor.shape[0] == n_series > 1:
+        return tensor
     if all(size == 1 for size in tensor.shape[:-1]):
         return flat(tensor)
     return tensor.expand(*batch, width).reshape(n_series, width)
@@ -107,42 +96,9 @@ def broadcast(coef: Tensor, samples: Sequence[Tensor | None], batch: torch.Size)
     """Canonical operands for a batch: coef (S, degree + 1), each of the samples (N,) or (S, N)."""
     n_series = math.prod(batch)
     rows = [None if tensor is None else _as_rows(tensor, batch, n_series) for tensor in samples]
-    return coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1]), rows
-
-
-class Channels(NamedTuple):
-    """How the elements of a tensor lie in memory by group of channels: a group after the other, again and again.
-
-    Attributes:
-        shape: (outer, groups, inner). Element ``[i, g, j]`` belongs to group g.
-        order: the axes in the order in which they lie in memory, or None where that is their own order.
-    """
-
-    shape: tuple[int, int, int]
-    order: list[int] | None
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """(outer, groups, inner), a view where x has no gaps."""
-        return (x if self.order is None else x.permute(self.order)).reshape(self.shape)
-
-    def restore(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Values (outer, groups, inner) in the shape and in the memory format of x."""
-        if self.order is None:
-            return values.view(shape)
-        order = self.order
-        return values.view([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(len(order))])
-
-
-def channels_of(x: Tensor, channel_dim: int, n_groups: int) -> Channels:
-    """The layout of x for n_groups groups of as many neighbouring channels each; for one group any channel_dim."""
-    order = memory_order([x])
-    if n_groups == 1:
-        return Channels((1, 1, x.numel()), order)
-    axes = list(range(x.dim())) if order is None else order
-    place = axes.index(channel_dim % x.dim())
-    sizes = [x.shape[axis] for axis in axes]
-    group = sizes[place] // n_groups
-    return Channels((math.prod(sizes[:place]), n_groups, group * math.prod(sizes[place + 1 :])), order)
+    if coef.dim() != 2 or coef.shape[0] != n_series:
+        coef = coef.expand(*batch, coef.shape[-1]).reshape(n_series, coef.shape[-1])
+    return coef, rows
 
 
 class Problem(NamedTuple):

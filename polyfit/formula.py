@@ -1,6 +1,7 @@
 """Every operation as whole-tensor, differentiable PyTorch: the definition that all backends are compared with.
 
-Written for clarity and for derivatives of any order, not for speed: each step of the recurrence makes a tensor.
+Written for clarity and for derivatives of any order: each step of the recurrence makes a tensor. Powers are summed by
+Horner's rule, the functions of other bases one by one.
 float16 and bfloat16 compute in float32 and return in their own dtype, as everywhere in polyfit.
 
 Shapes: x (..., N) and coef (..., degree + 1) broadcast over what stands before the last axis; a 1-D coef takes x of any
@@ -112,9 +113,16 @@ def polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
 
 def _series(t: Tensor, columns: Sequence[Tensor], basis: str) -> Tensor:
     """The sum of columns[k] P_k(t)."""
-    value = columns[0] * torch.ones_like(t)
+    if len(columns) == 1:
+        return columns[0] + torch.zeros_like(t)
+    if basis == "power":
+        value = torch.addcmul(columns[-2], columns[-1], t)
+        for column in columns[-3::-1]:
+            value = torch.addcmul(column, value, t)
+        return value
+    value = columns[0]
     for column, term in zip(columns[1:], functions(t, basis, len(columns) - 1), strict=True):
-        value = value + column * term
+        value = torch.addcmul(value, column, term)
     return value
 
 
@@ -161,11 +169,25 @@ def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -
 
 
 def functions(t: Tensor, basis: str, degree: int) -> list[Tensor]:
-    """The values P_1(t) .. P_degree(t), each in the shape of t."""
-    terms = [torch.zeros_like(t), torch.ones_like(t)]
-    for a, b, c in BASES[basis].steps(degree):
-        terms.append((a * t + b) * terms[-1] - c * terms[-2])
-    return terms[2:]
+    """The values P_1(t) .. P_degree(t), each in the shape of t: P_{k+1} = (a t + b) P_k - c P_{k-1}."""
+    terms: list[Tensor] = []
+    for k, (a, b, c) in enumerate(BASES[basis].steps(degree)):
+        line = t if a == 1.0 else a * t
+        line = line + b if b else line
+        if k == 0:
+            terms.append(line)
+        elif k == 1:
+            terms.append(line * terms[0] - c if c else line * terms[0])
+        elif c:
+            terms.append(torch.sub(line * terms[-1], terms[-2], alpha=c))
+        else:
+            terms.append(line * terms[-1])
+    return terms
+
+
+def harmless(x: Tensor, is_out: Tensor, model: Model) -> Tensor:
+    """The samples x, those that are left out replaced by a harmless one."""
+    return torch.where(is_out, model.harmless_x, x)
 
 
 def left_out(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor, model: Model) -> Tensor:
@@ -202,7 +224,8 @@ def elementwise_loss(
     """The weighted loss w l(p, y) of every sample; zero where `is_out`."""
     if is_out is not None:
         p, y = torch.where(is_out, HARMLESS_PREDICTION, p), torch.where(is_out, HARMLESS_TARGET, y)
-    p, y = torch.broadcast_tensors(p, y)
+    if p.shape != y.shape:
+        p, y = torch.broadcast_tensors(p, y)
     values = _losses(p, y, loss)
     if is_out is not None:
         values = torch.where(is_out, 0.0, values)
@@ -228,14 +251,24 @@ def polynomial_loss(
     out_dtype = coef.dtype
     x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
-    is_out = None if weight is None else left_out(x, y, coef, weight, model)
-    x = x if is_out is None else torch.where(is_out, model.harmless_x, x)
+    is_out = None
+    if weight is not None:
+        is_out = left_out(x, y, coef, weight, model)
+        x = harmless(x, is_out, model)
     terms = elementwise_loss(polyval(x, coef, model), y, weight, model.pointwise, is_out)
+    return reduced(terms, weight, reduction, n_losses).to(out_dtype)
+
+
+def reduced(terms: Tensor, weight: Tensor | None, reduction: str, n_losses: int | None) -> Tensor:
+    """The sum of the weighted losses of the samples, or with "mean" that divided by the sum of the weights."""
+    if reduction == "mean" and weight is None and n_losses is None:
+        return terms.mean()
     total = _total(terms, n_losses)
-    if reduction == "mean":
-        count = torch.ones_like(terms) if weight is None else weight.expand_as(terms)
-        total = total / _total(count, n_losses)
-    return total.to(out_dtype)
+    if reduction == "sum":
+        return total
+    if weight is None:
+        return total / (terms.numel() // (n_losses or 1))
+    return total / _total(weight.to(terms.dtype).expand_as(terms), n_losses)
 
 
 def _total(terms: Tensor, n_losses: int | None) -> Tensor:

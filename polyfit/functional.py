@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from polyfit import autograd, bases, formula, losses
+from polyfit._channels import memory_order
 from polyfit._checks import DTYPES
-from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat, memory_order
+from polyfit._problem import batch_shape, broadcast, canonical_problem, check_operands, flat, is_flat
 from polyfit.backends import resolve_impl
 
 
@@ -30,6 +31,50 @@ def _promoted(*tensors: Any) -> Sequence[Any]:
         return tensors
     widest = functools.reduce(torch.promote_types, dtypes)
     return [tensor.to(widest) if isinstance(tensor, Tensor) else tensor for tensor in tensors]
+
+
+# What the short way takes, see `_is_plain`; everything else is checked, and refused or taken, by the general way.
+_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
+_PLAIN_IMPLS, _PLAIN_REDUCTIONS = ("auto", "torch"), ("mean", "sum")
+_EMPTY = torch.Size((0,))
+
+
+def _is_plain(coef: Tensor, x: Tensor, *others: Tensor) -> bool:
+    """Whether the operands are plain tensors of one short series, which have nothing that could be wrong.
+
+    Then only names and numbers are left to check, which is done once for each set of them.
+    """
+    if type(coef) not in _PLAIN_TYPES or type(x) not in _PLAIN_TYPES:
+        return False
+    dtype = x.dtype
+    if coef.dtype != dtype or coef.shape == _EMPTY or not autograd.is_short(x, coef, "torch"):
+        return False
+    shape = x.shape
+    for other in others:
+        if type(other) not in _PLAIN_TYPES or other.dtype != dtype or other.shape != shape:
+            return False
+    return all(tensor.is_cpu and tensor.layout is torch.strided for tensor in (coef, x, *others))
+
+
+def _is_plain_domain(domain: Sequence[float] | None) -> bool:
+    """Whether it cannot change: the key of a cache."""
+    return domain is None or (type(domain) is tuple and all(type(bound) in {float, int} for bound in domain))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_model(
+    basis: str, domain: tuple[float, float] | None, dtype: torch.dtype, loss: str | losses.Loss | None = None
+) -> formula.Model:
+    """The model of arguments that are checked."""
+    mapping = bases.affine_map(domain, bases.resolve(basis), dtype)
+    return formula.Model(basis, mapping, None if loss is None else losses.resolve(loss))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_terms(
+    loss: str | losses.Loss, reduction: str, basis: str, domain: tuple[float, float] | None, dtype: torch.dtype
+) -> autograd.Reduced:
+    return autograd.Reduced(_plain_model(basis, domain, dtype, loss), reduction, None, "torch")
 
 
 def polyval(
@@ -74,6 +119,8 @@ def polyval(
     References:
         numpy.polynomial for names, normalisations and conventions; Clenshaw, Math. Comp. 9 (1955), for the kernel.
     """
+    if impl in _PLAIN_IMPLS and _is_plain(coef, x) and type(basis) is str and _is_plain_domain(domain):
+        return autograd.short_polyval(x, coef, _plain_model(basis, domain, x.dtype))  # pyright: ignore[reportArgumentType]
     x, coef = _promoted(x, coef)
     check_operands({"x": x, "coef": coef})
     x, coef = autograd.tied(x, coef)
@@ -122,8 +169,8 @@ def polynomial_loss(
         loss: "mse", "l1", "huber", "smooth_l1", "log_cosh", "quantile", "bce_with_logits", "poisson_nll" or "cauchy"
             with their defaults; an object from polyfit.losses with other parameters; or a function of your own, which
             takes predictions and targets of one shape and returns losses of that shape, as torch's own losses do with
-            reduction="none". Your function must be differentiable PyTorch. It runs on the differentiable formula
-            and not in the one pass, whatever `impl` is.
+            reduction="none". Your function must be differentiable PyTorch. The values and their gradients take
+            one pass each, your function runs on the values by autograd.
         weight: multiplies the loss of a sample (1/sigma**2), shape as y; None for 1. A sample of weight zero is left
             out, whatever else it holds: NaN or infinity there reach neither the loss nor the gradients to x, y and
             coef. In the gradient to its weight, its loss counts as 0 if it is not finite.
@@ -140,8 +187,8 @@ def polynomial_loss(
         Differentiable in x, y, coef and weight, to any order and in forward mode, under every transform of torch.func
         and torch.compile. For "mean" and "sum" the pass that gives the value also gives the gradients that are needed,
         and backward only scales them. (With per_series, an operand that series share takes one more pass in backward,
-        since each series has its own upstream gradient.) Second derivatives and forward mode use the differentiable
-        formula.
+        since each series has its own upstream gradient.) Second derivatives take further passes; forward mode, and few
+        samples under a transform of torch.func, take operations on whole tensors.
 
     dtypes: float16, bfloat16 and float32 compute in float32, float64 in float64. A float32 sum has a bounded number of
     terms, and sums of these sums are float64: the relative error does not grow with N. All operands must agree. (Under
@@ -164,6 +211,20 @@ def polynomial_loss(
     References:
         torch.nn.functional for the losses and their reductions; see polyfit.losses.
     """
+    is_named = type(loss) is str or isinstance(loss, losses.Loss)
+    is_one = reduction in _PLAIN_REDUCTIONS
+    if (
+        impl in _PLAIN_IMPLS
+        and (is_named or _is_function(loss))
+        and (is_one or (reduction == "none" and not per_series))
+    ):
+        samples = (x, y) if weight is None else (x, y, weight)
+        if _is_plain(coef, *samples) and type(basis) is str and _is_plain_domain(domain):
+            if is_named and is_one:
+                terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
+                return autograd.short_loss(x, y, coef, weight, terms)
+            model = _plain_model(basis, domain, x.dtype, loss if is_named else None)  # pyright: ignore[reportArgumentType]
+            return _composed(x, y, coef, weight, model if is_named else model._replace(loss=loss), reduction)
     if per_series and reduction == "none":
         raise ValueError("per_series=True reduces over samples, reduction='none' does not; pass one of the two")
     x, y, coef, weight = _promoted(x, y, coef, weight)
@@ -188,10 +249,32 @@ def polynomial_loss(
     )  # one series without a batch: a scalar
     operands, model = (problem.x, problem.y, problem.coef, problem.weight), problem.model
     if isinstance(model.loss, losses.Loss):
-        result = autograd.polynomial_loss(*operands, model, reduction, n_losses, problem.impl)
+        result = autograd.polynomial_loss(*operands, autograd.Reduced(model, reduction, n_losses, problem.impl))
     else:
-        result = formula.polynomial_loss(*operands, model, reduction, n_losses)
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return autograd.polyval(x, coef, model, problem.impl)
+
+        result = autograd.composed_loss(*operands, model, reduction, n_losses, values)
     return result if n_losses is None else result.view(problem.batch)
+
+
+def _is_function(loss: object) -> bool:
+    """Whether a loss is a function of the user's own."""
+    return callable(loss) and not isinstance(loss, (type, losses.Loss))
+
+
+def _composed(
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: formula.Model, reduction: str
+) -> Tensor:
+    """A loss of the user's own, or the loss of each sample, for plain operands of one short series."""
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return autograd.short_polyval(x, coef, model)
+
+    if reduction == "none":
+        return autograd.loss_of_each(x, y, coef, weight, model, values)
+    return autograd.composed_loss(x, y, coef, weight, model, reduction, None, values)
 
 
 def _loss_of_each(
@@ -204,14 +287,8 @@ def _loss_of_each(
     impl: str,
 ) -> Tensor:
     """The weighted loss of every sample: first the values, then the loss, both differentiable; nothing is reduced."""
-    wide = formula.compute_dtype(x.dtype)
-    operands = x.to(wide), y.to(wide), coef.to(wide)
-    is_out = wide_weight = None
-    if weight is not None:
-        wide_weight = weight.to(wide)
-        is_out = formula.left_out(*operands, wide_weight, model)
-    wide_x, wide_y, wide_coef = operands
-    if is_out is not None:
-        wide_x = torch.where(is_out, model.harmless_x, wide_x)
-    p = polyval(wide_x, wide_coef, basis=model.basis, domain=domain, impl=impl)
-    return formula.elementwise_loss(p, wide_y, wide_weight, model.pointwise, is_out).to(x.dtype)
+
+    def values(x: Tensor, coef: Tensor) -> Tensor:
+        return polyval(x, coef, basis=model.basis, domain=domain, impl=impl)
+
+    return autograd.loss_of_each(x, y, coef, weight, model, values).to(x.dtype)

@@ -54,7 +54,7 @@ def within(parameter: float, dtype: torch.dtype) -> float:
 
 def _sign(residual: Tensor) -> Tensor:
     """The sign: zero at zero, NaN where the residual is NaN (for which torch.sign gives zero)."""
-    return torch.where(residual.isnan(), residual, torch.sign(residual))
+    return _with_nan_slope(torch.where(residual.isnan(), residual, torch.sign(residual)), residual)
 
 
 def _sign_(residual: Tensor) -> Tensor:
@@ -67,6 +67,11 @@ def _nan_of(residual: Tensor) -> Tensor:
     """Zero, with derivatives of zero; NaN, with derivatives of NaN, where the residual is NaN."""
     nan = torch.where(residual.isnan(), residual, 0.0)
     return nan * nan
+
+
+def _with_nan_slope(slope: Tensor, residual: Tensor) -> Tensor:
+    """A slope, with a derivative of NaN where the residual is NaN, if autograd records it."""
+    return slope + _nan_of(residual) if residual.requires_grad and torch.is_grad_enabled() else slope
 
 
 def _size(residual: Tensor) -> Tensor:
@@ -124,6 +129,10 @@ class Loss(abc.ABC):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """dl/dp and dl/dy."""
 
+    @abc.abstractmethod
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:
+        """The second derivative of l to p."""
+
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:
         """dl/dp alone, written over p."""
         return p.copy_(self.slopes(p, y)[0])
@@ -145,12 +154,14 @@ class MSE(Loss):
     name: ClassVar[str] = "mse"
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102 - see Loss
-        residual = p - y
-        return residual * residual
+        return torch.square(p - y)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = 2.0 * (p - y)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.full_like(p, 2.0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,9 @@ class L1(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = _sign(p - y)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return _nan_of(p - y)
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return _sign_(p.sub_(y))
@@ -191,16 +205,19 @@ class Huber(Loss):
         check_number("delta", self.delta, 0.0, is_open=True)
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        residual = p - y
-        size, delta = _size(residual), within(self.delta, p.dtype)
-        is_near = size <= delta
-        near = torch.where(is_near, residual, 0.0)
-        return torch.where(is_near, 0.5 * near * near, delta * (size - 0.5 * delta))
+        # With s the residual clamped to [-delta, delta]: r s - s**2 / 2.
+        residual, delta = p - y, within(self.delta, p.dtype)
+        slope = _with_nan_slope(residual.clamp(-delta, delta), residual)
+        return slope * torch.sub(residual, slope, alpha=0.5)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        delta = within(self.delta, p.dtype)
-        slope = (p - y).clamp(-delta, delta)
+        delta, residual = within(self.delta, p.dtype), p - y
+        slope = _with_nan_slope(residual.clamp(-delta, delta), residual)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        residual = p - y
+        return _nan_of(residual) + (residual.abs() <= within(self.delta, p.dtype))
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         delta = within(self.delta, p.dtype)
@@ -234,13 +251,11 @@ class SmoothL1(Loss):
 
     def value(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p - y
-        size = _size(residual)
         if self.beta == 0:
-            return size
+            return _size(residual)
         beta = within(self.beta, p.dtype)
-        is_near = size < beta
-        near = torch.where(is_near, residual, 0.0)
-        return torch.where(is_near, (0.5 / beta) * near * near, size - 0.5 * beta)
+        slope = _with_nan_slope((residual * (1.0 / beta)).clamp(-1.0, 1.0), residual)
+        return slope * torch.sub(residual, slope, alpha=0.5 * beta)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         residual = p - y
@@ -248,7 +263,15 @@ class SmoothL1(Loss):
             slope = _sign(residual)
             return slope, -slope
         slope = (residual * (1.0 / within(self.beta, p.dtype))).clamp(-1.0, 1.0)
+        slope = _with_nan_slope(slope, residual)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        residual = p - y
+        if self.beta == 0:
+            return _nan_of(residual)
+        beta = within(self.beta, p.dtype)
+        return (_nan_of(residual) + (residual.abs() < beta)) * (1.0 / beta)
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         residual = p.sub_(y)
@@ -284,6 +307,11 @@ class LogCosh(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = torch.tanh(p - y)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        # Of exp(-2 abs(r)): 1 - tanh(r)**2 cancels for large residuals.
+        decay = torch.exp(-2.0 * (p - y).abs())
+        return 4.0 * decay / (1.0 + decay) ** 2
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return p.sub_(y).tanh_()
@@ -324,6 +352,9 @@ class Quantile(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         slope = 0.5 * _sign(p - y) + (0.5 - self.q)
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return _nan_of(p - y)
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         # The middle 1/2 - q in two numbers of the dtype: added to +-1/2 one after the other they give 1 - q and -q with
@@ -369,6 +400,9 @@ class BCEWithLogits(Loss):
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         to_y = -p if self.pos_weight == 1.0 else (self.pos_weight - 1.0) * _softplus(-p) - p
         return (1.0 - y) * torch.sigmoid(p) - self.pos_weight * y * torch.sigmoid(-p), to_y
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return (1.0 - y + self.pos_weight * y) * torch.sigmoid(p) * torch.sigmoid(-p)
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
         if self.pos_weight != 1.0:
@@ -433,6 +467,9 @@ class PoissonNLL(Loss):
             to_y = to_y + torch.where(y > 1, torch.log(large) + 0.5 / large, 0.0)
         return to_p, to_y
 
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(p) if self.log_input else y / (p + self.eps) ** 2
+
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return p.exp_().sub_(y) if self.log_input else super().slope_(p, y)
 
@@ -476,8 +513,15 @@ class Cauchy(Loss):
         ratio = residual * (1.0 / scale)
         is_far = ratio.abs() > _far(p.dtype)
         square = torch.where(is_far, 0.0, ratio) ** 2
-        slope = torch.where(is_far, scale * (scale / residual), residual / (1.0 + square))
+        far = torch.where(is_far, residual, scale)  # not zero: the derivative of a quotient by zero is not a number
+        slope = torch.where(is_far, scale * (scale / far), residual / (1.0 + square))
         return slope, -slope
+
+    def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        # With u = (r / scale)**2: (1 - u) / (1 + u)**2, which is zero, rounded, where u**2 would overflow.
+        limit = torch.finfo(p.dtype).max ** 0.25
+        square = ((p - y) * (1.0 / within(self.scale, p.dtype))).clamp(-limit, limit) ** 2
+        return (1.0 - square) / (1.0 + square) ** 2
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
         if p.device.type != "cpu" or not _SMALLEST_PLAIN <= self.scale <= 1.0 / _SMALLEST_PLAIN:

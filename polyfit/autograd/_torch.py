@@ -18,6 +18,8 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from polyfit.backends import sizes
+
 
 def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
@@ -26,6 +28,17 @@ def in_forward_mode() -> bool:
 def is_transformed() -> bool:
     """Whether a transform of torch.func is active."""
     return torch._C._are_functorch_transforms_active()
+
+
+def is_eager() -> bool:
+    """Whether a call is an ordinary one: no tracer, no transform, no forward mode and no export sees it."""
+    return not (
+        torch.compiler.is_compiling()  # first: the compiler does not know the others
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or forward_ad._current_level >= 0
+        or torch.compiler._is_exporting_flag
+    )
 
 
 @contextlib.contextmanager
@@ -47,12 +60,16 @@ def without_transforms(x: Tensor, axis: int) -> Iterator[Tensor]:
         yield x
 
 
-def pulls_back_formula(grad: Tensor) -> bool:
-    """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches.
+def is_in_batches(grad: Tensor | None) -> bool:
+    """Whether a gradient is one of a batch (`is_grads_batched=True`, `torch.autograd.functional`, `vectorize=True`).
 
-    Gradients in batches (`is_grads_batched=True`, `torch.autograd.functional` with `vectorize=True`) come from an older
-    vmap, which does not use the vmap rules of Functions.
+    These come from an older vmap, which does not use the vmap rules of Functions.
     """
+    return grad is not None and not torch.compiler.is_compiling() and is_legacy_batchedtensor(grad)
+
+
+def pulls_back_formula(grad: Tensor) -> bool:
+    """Whether a backward must be plain PyTorch: in forward mode, and for gradients in batches."""
     return not torch.compiler.is_compiling() and (in_forward_mode() or is_legacy_batchedtensor(grad))
 
 
@@ -68,6 +85,24 @@ def is_exporting() -> bool:
 def runs_formula() -> bool:
     """Whether the call must be plain PyTorch: in forward mode, in an export, under a transform that is compiled."""
     return in_forward_mode() or is_exporting() or (torch.compiler.is_compiling() and is_transformed())
+
+
+def _count_of_all(x: Tensor) -> int:
+    """The numbers of x in all examples of vmap."""
+    while is_functorch_wrapped_tensor(x):
+        x = get_unwrapped(x)
+    return x.numel()
+
+
+def is_few_under_transforms(x: Tensor, coef: Tensor) -> bool:
+    """Whether a transform of torch.func sees so few samples that plain PyTorch is faster than a Function.
+
+    A Function takes some 0.5 ms for each transform, whatever it computes: PyTorch makes a class for each call.
+    """
+    if not is_transformed() or x.device.type != "cpu":
+        return False
+    n_series = _count_of_all(coef) // coef.shape[-1]
+    return max(_count_of_all(x), x.shape[-1] * n_series) <= sizes.current().transformed
 
 
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:

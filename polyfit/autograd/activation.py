@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polyfit import formula
+from polyfit._channels import Channels
 from polyfit.autograd._batching import Tensors, vmap_results
 from polyfit.autograd._pullback import pull_back, pull_back_twice
 from polyfit.autograd._tied import tied
@@ -20,13 +21,25 @@ from polyfit.backends.results import Wants
 from polyfit.formula import Model
 
 
+def _formula(x: Tensor, coef: Tensor, model: Model, channels: Channels | None) -> Tensor:
+    """The formula on operands as `Activation` has them."""
+    if channels is None:
+        return formula.polyval(x, coef, model)
+    return channels.restore(formula.polyval(channels.flatten(x), _rows_of(coef), model), x.shape)
+
+
+def _rows_of(coef: Tensor) -> Tensor:
+    """Coefficients with an axis of groups."""
+    return coef if coef.dim() == 2 else coef.unsqueeze(0)
+
+
 class Activation(torch.autograd.Function):
-    """p_g(x)."""
+    """p_g(x). Without transforms it takes the operands of a user, and `channels`; views would take longer than it."""
 
     @staticmethod
-    def forward(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(x: Tensor, coef: Tensor, model: Model, impl: str, channels: Channels | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `polyfit.backends.operators.activate`."""
-        return operators.activate(x, coef, model, impl)
+        return operators.activate(x, coef, model, impl, channels)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -39,14 +52,14 @@ class Activation(torch.autograd.Function):
         """Vector-Jacobian product, in one pass over x and grad."""
         x, coef = ctx.saved_tensors
         wants = ctx.needs_input_grad[:2]
-        model, impl = ctx.constants
+        model, impl, channels = ctx.constants
         if pulls_back_formula(grad):
-            found = pull_back(lambda x, coef: formula.polyval(x, coef, model), (x, coef), wants, grad)
+            found = pull_back(lambda x, coef: _formula(x, coef, model, channels), (x, coef), wants, grad)
         elif torch.is_grad_enabled():
-            found = apply(ActivationGradients, grad, x, coef, model, impl, wants)
+            found = _differentiable_gradients(grad, x, coef, model, impl, wants, channels)
         else:
-            found = ActivationGradients.forward(grad, x, coef, model, impl, wants)
-        return *found, None, None
+            found = _gradients(grad, x, coef, model, impl, wants, channels)
+        return *found, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, coef: Tensor, *constants: Any) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,6 +71,32 @@ class Activation(torch.autograd.Function):
         return apply(Activation, *merged, *constants).unflatten(1, (batch, -1)), 1
 
 
+def _gradients(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool], channels: Channels | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """See `polyfit.backends.operators.activate_backward`; that to coef in its dtype."""
+    want_x, want_coef = wants
+    grad_x, grad_coef = operators.activate_backward(
+        grad, x, coef, model, impl, Wants(x=want_x, coef=want_coef), channels
+    )
+    is_rounded = grad_coef is None or grad_coef.dtype == coef.dtype
+    return grad_x, grad_coef if is_rounded or grad_coef is None else grad_coef.to(coef.dtype)
+
+
+def _differentiable_gradients(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool], channels: Channels | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same, for a graph of second derivatives."""
+    if channels is None:
+        return apply(ActivationGradients, grad, x, coef, model, impl, wants)
+    operands = channels.flatten(grad), channels.flatten(x), _rows_of(coef)
+    grad_x, grad_coef = apply(ActivationGradients, *operands, model, impl, wants)
+    return (
+        None if grad_x is None else channels.restore(grad_x, x.shape),
+        None if grad_coef is None else grad_coef.view(coef.shape),
+    )
+
+
 class ActivationGradients(torch.autograd.Function):
     """Gradients of sum(grad * p_g(x)) to x and coef."""
 
@@ -66,9 +105,7 @@ class ActivationGradients(torch.autograd.Function):
         grad: Tensor, x: Tensor, coef: Tensor, model: Model, impl: str, wants: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `polyfit.backends.operators.activate_backward`."""
-        want_x, want_coef = wants
-        grad_x, grad_coef = operators.activate_backward(grad, x, coef, model, impl, Wants(x=want_x, coef=want_coef))
-        return grad_x, None if grad_coef is None else grad_coef.to(coef.dtype)
+        return _gradients(grad, x, coef, model, impl, wants, None)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, Tensor | None]) -> None:
@@ -131,11 +168,19 @@ def _merge_rows(coef: Tensor, dim: int | None, batch: int) -> Tensor:
     return _examples(coef, dim, batch).flatten(0, 1)
 
 
-def activation(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
-    """p_g(x[o, g, i]) for x (outer, groups, inner) and coef (groups, degree + 1), differentiable, in the dtype of x.
+def activation(x: Tensor, coef: Tensor, model: Model, impl: str, channels: Channels | None = None) -> Tensor:
+    """p_g(x) in the shape and dtype of x, differentiable.
 
-    The dtype of coef is that of x or wider than a half type; it computes in the dtype that x computes in.
+    Args:
+        x: (outer, groups, inner), or with channels of any shape.
+        coef: (groups, degree + 1), or with channels (degree + 1,) for one group. Its dtype is that of x or wider than
+            a half type; it computes in the dtype that x computes in.
+        model: basis, mapping and continuation.
+        impl: resolved.
+        channels: how the elements of x lie in memory; None for canonical x.
     """
+    if channels is not None and (torch.compiler.is_compiling() or is_transformed() or runs_formula()):
+        return channels.restore(activation(channels.flatten(x), _rows_of(coef), model, impl), x.shape)
     if runs_formula():
         return formula.polyval(x, coef, model)
     # One operand that is tied is enough, and x costs a pass over memory: where it is large, coef is tied.
@@ -145,5 +190,5 @@ def activation(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
         (x,) = tied(x)
     wants = torch.is_grad_enabled() and (x.requires_grad or coef.requires_grad)
     if wants or is_transformed():
-        return apply(Activation, x, coef, model, impl)
-    return operators.activate(x, coef, model, impl)
+        return apply(Activation, x, coef, model, impl, channels)
+    return operators.activate(x, coef, model, impl, channels)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from polyfit import formula
+from polyfit.autograd import composed
 from polyfit.autograd._batching import (
     Tensors,
     batch_operand,
@@ -19,10 +21,21 @@ from polyfit.autograd._batching import (
     vmap_results,
 )
 from polyfit.autograd._pullback import pull_back, pull_back_twice
-from polyfit.autograd._torch import apply, is_transformed, pulls_back_formula, runs_formula
+from polyfit.autograd._torch import (
+    apply,
+    in_forward_mode,
+    is_few_under_transforms,
+    is_in_batches,
+    is_transformed,
+    pulls_back_formula,
+    runs_formula,
+)
+from polyfit.autograd.polyval import general_polyval
 from polyfit.backends import operators
 from polyfit.backends.results import Wants
+from polyfit.backends.select import is_traced
 from polyfit.formula import Model
+from polyfit.losses import MSE, Loss
 
 _WANTS_COEF = Wants(coef=True)
 
@@ -45,6 +58,19 @@ class Reduced(NamedTuple):
     def formula(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
         """The losses by polyfit.formula."""
         return formula.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses)
+
+    def composed(self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None) -> Tensor:
+        """The losses by `polyfit.autograd.composed`."""
+
+        def values(x: Tensor, coef: Tensor) -> Tensor:
+            return general_polyval(x, coef, self.model, self.plain_impl)
+
+        return composed.polynomial_loss(x, y, coef, weight, self.model, self.reduction, self.n_losses, values)
+
+    @property
+    def plain_impl(self) -> str:
+        """The way for second derivatives: one that compiles no further loop."""
+        return "torch" if self.impl == "compile" else self.impl
 
     def has_waits(self, n_series: int) -> bool:
         """Whether gradients to operands that series share have to wait for the upstream gradient.
@@ -149,13 +175,7 @@ class PolynomialLoss(torch.autograd.Function):
         if grad is None:
             return (None,) * 6
         saved, wants = ctx.saved_tensors, Wants(*ctx.needs_input_grad[:4])
-        if pulls_back_formula(grad):
-            found = pull_back(ctx.terms.formula, saved[:4], wants, grad)
-        elif torch.is_grad_enabled():
-            found = apply(LossGradients, grad, *saved, ctx.terms, wants)
-        else:
-            found = LossGradients.forward(grad, *saved, ctx.terms, wants)  # pyright: ignore[reportCallIssue]
-        return *found, None, None
+        return *loss_gradients(grad, saved[:4], saved[4:], ctx.terms, wants), None, None
 
     @staticmethod
     def vmap(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -269,10 +289,8 @@ class LossGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> Tensors:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Through the formula."""
-        grad, *operands = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:5]
-        found = pull_back_twice(ctx.terms.formula, grad, operands, ctx.wants, needs, upstream)
+        """See `second_derivatives`."""
+        found = second_derivatives(ctx.saved_tensors, ctx.terms, ctx.wants, ctx.needs_input_grad[:5], upstream)
         return *found, *(None,) * 8
 
     @staticmethod
@@ -303,19 +321,100 @@ class LossGradients(torch.autograd.Function):
         return vmap_results(*(split_examples(rows, batch, n_axes) for rows, n_axes in zip(found, axes, strict=True)))
 
 
-def polynomial_loss(
-    x: Tensor,
-    y: Tensor,
-    coef: Tensor,
-    weight: Tensor | None,
-    model: Model,
-    reduction: str,
-    n_losses: int | None,
-    impl: str,
+def second_derivatives(
+    saved: Sequence[Any],
+    terms: Reduced,
+    wants: Sequence[bool],
+    needs: Sequence[bool],
+    upstream: Sequence[Tensor | None],
+) -> Sequence[Tensor | None]:
+    """Pull the upstream gradients of the gradients that are wanted back to what is saved: grad, x, y, coef and weight.
+
+    By the curvature of the loss where it is a matter of coef alone, otherwise through values and pointwise losses.
+    """
+    grad, *operands = saved
+    if _is_of_coef_alone(operands, needs, upstream):
+        return None, None, None, _hessian_product(terms, grad, *operands, upstream[2]), None  # pyright: ignore[reportCallIssue]
+    losses = terms.formula if any(map(is_in_batches, upstream)) else terms.composed
+    return pull_back_twice(losses, grad, operands, wants, needs, upstream)
+
+
+def _is_of_coef_alone(
+    operands: Sequence[Tensor | None], needs: Sequence[bool], upstream: Sequence[Tensor | None]
+) -> bool:
+    """Whether a second derivative is a product of the Hessian to the coefficients of one series, not differentiated.
+
+    No weight must be zero: the loss of such a sample may not be a number.
+    """
+    (*_, coef, weight), (to_x, to_y, to_coef, to_weight) = operands, upstream
+    return (
+        tuple(needs[:3]) == (False, False, False)
+        and not needs[4]
+        and to_x is to_y is to_weight is None
+        and to_coef is not None
+        and not (torch.is_grad_enabled() or is_transformed() or in_forward_mode() or is_traced())
+        and not is_in_batches(to_coef)
+        and coef is not None
+        and coef.dim() == 1
+        and (weight is None or bool(weight.all()))
+    )
+
+
+def _hessian_product(
+    terms: Reduced, grad: Tensor, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, along: Tensor
 ) -> Tensor:
+    """The Hessian of grad times the loss, to the coefficients of one series, times a vector `along` (degree + 1,).
+
+    With V the basis functions of the samples as rows, p = V^T coef: V (w l'' V^T along), three passes over x.
+    """
+    model, loss, impl = terms.model, terms.model.loss, terms.plain_impl
+    assert isinstance(loss, Loss)
+    dtype = formula.compute_dtype(x.dtype)
+    x, y, coef_wide = x.to(dtype), y.to(dtype), coef.to(dtype)
+    direction = operators.evaluate(x, along.to(dtype), model, impl)
+    if isinstance(loss, MSE):
+        delta = 2.0 * direction  # whatever the values are
+    else:
+        delta = direction * loss.curvature(operators.evaluate(x, coef_wide, model, impl), y)
+    scale: Tensor | float = terms.known_scale(x.shape[-1], 1, weight is not None)
+    if weight is not None:
+        delta = delta * weight
+        if terms.reduction == "mean":
+            scale = 1.0 / weight.sum(dtype=torch.float64)
+    _, product = operators.evaluate_backward(delta, x, coef_wide, model, impl, _WANTS_COEF)
+    assert product is not None
+    return (product * (grad.double() * scale)).to(coef.dtype).view(coef.shape)
+
+
+def loss_gradients(
+    grad: Tensor, operands: Sequence[Any], sums: Sequence[Tensor | None], terms: Reduced, wants: Wants
+) -> Tensors:
+    """Gradients of sum(grad * losses) to x, y, coef and weight, differentiable where a graph is made.
+
+    Args:
+        grad: upstream gradient.
+        operands: x, y, coef and weight.
+        sums: what the forward pass gave: value, total_weight and gradients to coef, x, y, weight. A pass gives those
+            that are None; but with weights the sum of the weights has to be there.
+        terms: what the loss is.
+        wants: which gradients are wanted.
+    """
+    if pulls_back_formula(grad):
+        return tuple(pull_back(terms.formula, operands, wants, grad))
+    if torch.is_grad_enabled():
+        return apply(LossGradients, grad, *operands, *sums, terms, wants)
+    return LossGradients.forward(grad, *operands, *sums, terms, wants)  # pyright: ignore[reportCallIssue]
+
+
+def without_sums(weight: Tensor | None) -> Tensors:
+    """The `sums` of `loss_gradients` for a single loss, where the forward pass kept none."""
+    total_weight = None if weight is None else weight.detach().sum(dtype=torch.float64).unsqueeze(0)
+    return None, total_weight, None, None, None, None
+
+
+def general_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
-    terms = Reduced(model, reduction, n_losses, impl)
-    if runs_formula():
+    if runs_formula() or is_few_under_transforms(x, coef):
         return terms.formula(x, y, coef, weight)
     operands = (x, y, coef, weight)
     wants = _needs(operands) if torch.is_grad_enabled() else Wants()

@@ -25,6 +25,8 @@ class Sizes:
         longest_block: the most samples that are added up in float32; between blocks sums are float64. Relative errors
             of the sums at n = 1e7: on random data 1e-8 with 1024 and 6e-8 with 4096; where all terms are alike, so that
             roundings add up, 1e-6 and 4e-6. Longer blocks were not faster.
+        short: samples of one series up to which a pass is made in numpy. PyTorch takes more than one thread above it.
+        held: samples of one series up to which such a pass holds the powers of all samples.
         block: samples of a block where there are many.
         few_blocks: up to so many blocks take a product each. A batched product wakes all threads, which costs more than
             that, and milliseconds where other processes keep the cores busy.
@@ -43,8 +45,8 @@ class Sizes:
             groups is gone through. It keeps three rows of them, not a matrix (two x86 cores, (4096, 1024) float32, one
             thread, values and gradients with 2**14, 2**15 and 2**16: 64, 49 and 41 ms).
         short_activation: elements, times the number of coefficients, up to which an elementwise polynomial is gone
-            through in numpy (x86, degree 5, float32, values and gradients in numpy / in torch, 2**11, 2**14 and 2**15
-            elements: 0.09 / 0.24, 0.26 / 0.30 and 0.7 / 0.7 ms).
+            through in numpy (two busy x86 cores, degree 5, float32, values and gradients in numpy / in
+            torch, 2**12, 2**14 and 2**15 elements: 0.46 / 1.07, 0.43 / 0.83 and 0.7 / 2.8 ms).
         chunk_elsewhere: elements in a chunk on other devices, which want enough work for a launch. To be measured.
         kept: elements up to which an objective that is bound to its data keeps its basis functions.
         compiled_lane: samples that a vector lane adds up, one after the other, in a loop that Inductor makes. For equal
@@ -56,10 +58,25 @@ class Sizes:
         kan_enough_rows: of such a chunk where inputs and outputs are many: the coefficients, and the gradient to them,
             pass through the cache once a chunk (2000 -> 2000, one thread: 64, 128, 256 rows take 1.4, 1.1 and 1).
             Where one of them is few, more rows only take more memory, and time (20000 -> 10: 1, 1.5 and 2).
+        short_kan: multiplications (rows, at least 4, x in x out x degree) up to which a KAN layer is computed in numpy:
+            above that OpenBLAS uses several threads.
+        many_chunk: elements (series x samples) in a chunk of many series with samples of their own (two x86 cores,
+            squared error and gradient to coef, 15000 series of 64 samples, degree 10, float32, 2**15, 2**16 and 2**18
+            elements: 0.80, 0.61 and 0.52 of the time of Horner's rule written out).
+        many_in_numpy: elements up to which Horner's rule of many series takes numpy instead of torch: two operations a
+            step instead of one, each in a third of the time of a call.
+        many_turned: series of fewer samples lie as (n, s). A column of coefficients is slow to broadcast along a short
+            row (32768 elements, one thread: 38, 11 and 6 us for rows of 4, 16 and 64), and the transpose takes 12 us.
+        transformed: elements (samples x series x examples) up to which a loss, or values, under a transform of
+            torch.func are operations on whole tensors (two x86 cores, degree 5, float32, squared error, one series of
+            64 samples, such operations / autograd Functions: gradient 0.4 / 1.3 ms, gradients of 100 examples 0.6 /
+            2.3 ms).
         few_samples: samples up to which a least-squares fit keeps the basis functions of all of them in numpy.
     """
 
     longest_block: int = 2048
+    short: int = (1 << 15) - 1
+    held: int = 1 << 12
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
@@ -68,19 +85,19 @@ class Sizes:
     long_chunk_of_values: int = 8
     workspace: int = 1 << 24
     activation_of_a_thread: int = 1 << 16
-    short_activation: int = 3 << 15
+    short_activation: int = 3 << 16
     chunk_elsewhere: int = 1 << 22
     kept: int = 1 << 18
     compiled_lane: int = 256
     kan_chunk_of_a_thread: int = 1 << 17
     kan_fewest_rows: int = 64
     kan_enough_rows: int = 256
+    short_kan: int = 1 << 18
+    transformed: int = 1 << 17
     few_samples: int = 1 << 13
-
-    @property
-    def short(self) -> int:
-        """Samples of one series up to which the squared error takes the short way."""
-        return 4 * self.longest_block
+    many_chunk: int = 1 << 18
+    many_in_numpy: int = 1 << 11
+    many_turned: int = 16
 
     @property
     def compiled_row(self) -> int:

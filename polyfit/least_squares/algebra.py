@@ -15,6 +15,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +31,9 @@ _GRAM_ROUNDINGS = 8.0
 
 def to_array(rows: Tensor) -> Array:
     """A tensor as float64 on the CPU; a tensor that is both already shares its memory with the result."""
-    return rows.double().cpu().numpy()
+    if rows.dtype != torch.float64 or not rows.is_cpu:
+        rows = rows.double().cpu()
+    return rows.numpy()
 
 
 def row_lengths(rows: Array) -> Array:
@@ -63,8 +66,8 @@ def _sums_and_differences(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]
 def gram(of_x: Array, degree: int) -> Array:
     """The Gram matrix sum(w T_i T_j), (..., degree + 1, degree + 1), from the moments sum(w T_k), k = 0 .. 2 degree."""
     sums, differences = _sums_and_differences(degree + 1)
-    both = of_x[..., sums]
-    both += of_x[..., differences]
+    both = of_x.take(sums, -1)
+    both += of_x.take(differences, -1)
     both *= 0.5
     return both
 
@@ -105,7 +108,9 @@ def from_gram(gram: Array) -> Directions:
     if not len(gram):
         return _NOTHING_FREE
     scale = 1.0 / np.sqrt(np.maximum(gram.diagonal(), _TINY**2))
-    values, vectors = np.linalg.eigh(gram * scale * scale[:, None])
+    scaled = gram * scale
+    scaled *= scale[:, None]
+    values, vectors = np.linalg.eigh(scaled)
     largest, smallest = float(values[-1]), float(values[0])
     rounding = _GRAM_ROUNDINGS * len(values) * _EPS * largest
     n_undetermined = 0 if smallest > rounding else int((values <= rounding).sum())

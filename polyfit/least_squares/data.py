@@ -128,7 +128,11 @@ def read_series(
     operands = {"x": x, "y": y} if is_number or scale is None else {"x": x, "y": y, name: scale}
     tensors = _checks.data_tensors(operands)
     _checks.check_one_series(tensors)
-    x, y = (tensor.detach() for tensor in (tensors["x"], tensors["y"]) if tensor is not None)
+    x, y = (
+        tensor.detach() if tensor.requires_grad else tensor
+        for tensor in (tensors["x"], tensors["y"])
+        if tensor is not None
+    )
     if is_number and scale is not None:
         scale = scale.to(x.device, torch.float64).repeat(x.shape[0])
     elif scale is not None:

@@ -30,20 +30,20 @@ class DesignMatrix:
     def of_samples(cls, x: Tensor, y: Tensor, weight: Tensor | None, degree: int, domain: Interval) -> DesignMatrix:
         """The matrix for x, y and weight (N,) of any floating-point dtype, on any device."""
         functions = np.empty((degree + 1, x.shape[0]))
-        functions[0] = 1.0
+        rows = list(functions)
+        rows[0].fill(1.0)
         t = to_array(x)
         if degree:
             mapping = affine_map(domain, CHEBYSHEV, torch.float64)
             assert mapping is not None
-            t = np.subtract(t, mapping.center, out=functions[1])
+            t = np.subtract(t, mapping.center, out=rows[1])
             t *= mapping.scale
             if mapping.shift:
                 t += mapping.shift
         twice = t + t
         for k in range(1, degree):  # T_{k+1} = 2 t T_k - T_{k-1}
-            after = functions[k + 1]
-            np.multiply(twice, functions[k], out=after)
-            after -= functions[k - 1]
+            after = np.multiply(twice, rows[k], out=rows[k + 1])
+            after -= rows[k - 1]
         return cls(functions, to_array(y), None if weight is None else to_array(weight))
 
     def moments(self) -> tuple[Array, Array]:
@@ -57,7 +57,8 @@ class DesignMatrix:
 
     def residuals(self, coef: Array) -> tuple[Array, float]:
         """The sums of w r T_k, (degree + 1,), and of w r**2, of the residuals r = y - p(x)."""
-        residual = self._y - coef @ self._functions
+        residual = np.dot(coef, self._functions)
+        np.subtract(self._y, residual, out=residual)
         weighted = residual if self._weight is None else residual * self._weight
         return self._functions @ weighted, float(weighted @ residual)
 

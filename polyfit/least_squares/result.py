@@ -310,7 +310,8 @@ class Fit:
 
     def warn_of_use(self, dtype: torch.dtype = torch.float64) -> Fit:
         """This fit, with a warning if its coefficients overflow a dtype, or lose most of its digits when evaluated."""
-        if not bool(self.__dict__["_coef"].to(dtype).isfinite().all()) and np.isfinite(self.estimate.high).all():
+        coef = self.__dict__["_coef"].to(dtype).tolist()
+        if not all(map(math.isfinite, coef)) and np.isfinite(self.estimate.high).all():
             lo, hi = self.estimate.domain
             where = "x" if self.domain is None else f"the domain {self.domain}"
             warn(

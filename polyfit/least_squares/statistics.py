@@ -59,8 +59,8 @@ def make_fit(
     in_units = math.sqrt(solution.rss / freedom) if freedom else math.nan
     residual_std = in_unit(in_units, unit, sigma_unit)
     estimate = Estimate(
-        unit * solution.high,
-        unit * solution.low,
+        solution.high if unit == 1.0 else unit * solution.high,
+        solution.low if unit == 1.0 else unit * solution.low,
         internal_domain,
         uncertainty.spread,
         uncertainty.undetermined,
@@ -83,7 +83,7 @@ def make_fit(
     if message is not None:
         warn(message)
     return Fit(
-        coef=coef.to(device),
+        coef=coef if coef.device == device else coef.to(device),
         basis=basis,
         domain=domain,
         n_samples=n_samples,
@@ -104,6 +104,8 @@ def make_fit(
 
 def in_unit(value: float, unit: float, sigma_unit: float, *, squared: bool = False) -> float:
     """A value that is measured in ``unit / sigma_unit``, powers of two, or in its square; infinite on overflow."""
+    if unit == sigma_unit:
+        return float(value)
     exponent = math.frexp(unit)[1] - math.frexp(sigma_unit)[1]
     with np.errstate(over="ignore", under="ignore"):
         return float(np.ldexp(value, 2 * exponent if squared else exponent))

@@ -90,6 +90,7 @@ class Unknowns:
 
     def __init__(self, guess: Array) -> None:
         self.high, self.low = guess, np.zeros_like(guess)
+        self._is_zero = not guess.any()
         self._n_samples = 0
 
     def determine(self, gram: Array, data: Data) -> None:
@@ -121,6 +122,9 @@ class Unknowns:
         return change
 
     def _add(self, change: Array) -> None:
+        if self._is_zero:
+            self.high, self._is_zero = change + 0.0, False  # without zeros of negative sign
+            return
         total, error = two_sum(self.high, change)
         error = error + self.low
         self.high = total + error

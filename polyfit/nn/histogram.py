@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polyfit._problem import channels_of
+from polyfit._channels import channels_of
 from polyfit.autograd._torch import is_exporting, is_transformed, without_transforms
 
 # Elements that are counted at a time: about 20 MB beside the input.

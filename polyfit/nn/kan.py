@@ -104,13 +104,14 @@ class PolynomialKAN(CoefficientModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., out_features) for x (..., in_features)."""
-        self._check_input(x)
+        coef = self.coef
+        self._check_input(x, coef)
         impl = resolve_impl(self.impl, x.device, self.degree)
-        rows = x.reshape(-1, self.in_features)
-        y = autograd.kan(rows, self.coef, self.bias, self.basis, self.squash, impl)
-        return y.view(*x.shape[:-1], self.out_features)
+        rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+        y = autograd.kan(rows, coef, self.bias, self.basis, self.squash, impl)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
-    def _check_input(self, x: Tensor) -> None:
+    def _check_input(self, x: Tensor, coef: Tensor) -> None:
         """Refuse what the layer does not take."""
         _checks.check_tensor("x", x)
         if x.dim() == 0 or x.shape[-1] != self.in_features:
@@ -118,8 +119,8 @@ class PolynomialKAN(CoefficientModule):
                 f"x has shape {tuple(x.shape)} and the layer takes (..., {self.in_features}); features are on the last"
                 " axis: pass x of that width, or make the layer with another in_features"
             )
-        is_fine = x.dtype == self.coef.dtype or _is_cast(x, self.coef)
-        check_goes_with(x, self.coef, is_fine=is_fine, wanted=x.dtype)
+        if x.dtype != coef.dtype or x.device != coef.device:
+            check_goes_with(x, coef, is_fine=x.dtype == coef.dtype or _is_cast(x, coef), wanted=x.dtype)
 
     # --- coefficients of other programs ---
 

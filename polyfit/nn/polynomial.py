@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polyfit import _checks, autograd, bases, formula
-from polyfit._problem import channels_of
+from polyfit._channels import channels_of
 from polyfit.backends import resolve_impl
 from polyfit.backends.select import IMPLS
 from polyfit.nn import pictures
@@ -20,6 +21,15 @@ from polyfit.nn.state import CoefficientModule, check_goes_with
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def _model_of(basis: str, domain: bases.Interval | None, outside: str, dtype: torch.dtype) -> formula.Model:
+    """The polynomial apart from its coefficients."""
+    mapping = bases.affine_map(domain, bases.BASES[basis], formula.compute_dtype(dtype))
+    return formula.Model(basis, mapping, outside=outside)
+
+
+_known_model_of = functools.lru_cache(maxsize=256)(_model_of)  # the compiler of torch warns of it
 
 
 class Polynomial(CoefficientModule):
@@ -196,19 +206,21 @@ class Polynomial(CoefficientModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """p(x) of each element, in the shape, dtype and memory format of x."""
-        self._check_input(x)
-        mapping = bases.affine_map(self.domain, bases.BASES[self.basis], formula.compute_dtype(x.dtype))
-        model = formula.Model(self.basis, mapping, outside=self.outside)
+        coef = self.coef
+        self._check_input(x, coef)
+        model_of = _model_of if torch.compiler.is_compiling() else _known_model_of
+        model = model_of(self.basis, self.domain, self.outside, x.dtype)
         channels = channels_of(x, self.channel_dim, self.num_groups)
-        impl = resolve_impl(self.impl, x.device, self.degree)
-        coef = self.coef if self.coef.dim() == 2 else self.coef.unsqueeze(0)
-        return channels.restore(autograd.activation(channels.flatten(x), coef, model, impl), x.shape)
+        return autograd.activation(x, coef, model, resolve_impl(self.impl, x.device, self.degree), channels)
 
-    def _check_input(self, x: Tensor) -> None:
+    def _check_input(self, x: Tensor, coef: Tensor) -> None:
         """Refuse what the layer does not take."""
-        _checks.check_tensor("x", x)
-        wanted = formula.compute_dtype(x.dtype)
-        check_goes_with(x, self.coef, is_fine=self.coef.dtype in {x.dtype, wanted}, wanted=wanted)
+        if not (isinstance(x, Tensor) and x.dtype == coef.dtype and x.device == coef.device) or x.is_nested:
+            _checks.check_tensor("x", x)
+            wanted = formula.compute_dtype(x.dtype)
+            check_goes_with(x, coef, is_fine=coef.dtype in {x.dtype, wanted}, wanted=wanted)
+        elif x.layout != torch.strided or x.dtype not in _checks.DTYPES:
+            _checks.check_tensor("x", x)
         if self.num_channels == 1:
             return
         if not -x.dim() <= self.channel_dim < x.dim():

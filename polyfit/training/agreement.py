@@ -23,11 +23,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from polyfit import formula, losses, optimizers
+from polyfit._problem import Problem
 from polyfit.backends import operators, select
 from polyfit.backends.results import Wants
-from polyfit.least_squares.algebra import to_array
+from polyfit.least_squares.algebra import Array, to_array
 from polyfit.training.choice import Choice, choose
-from polyfit.training.quadratic import Quadratic, make_quadratic
+from polyfit.training.quadratic import Quadratic, is_few, make_quadratic
 from polyfit.training.request import Plan, Request, engine_of_state, make_plan
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -71,12 +72,7 @@ def _disagreement(plan: Plan, quadratic: Quadratic) -> str | None:
     Losses that overflow in the pass over the data are not compared.
     """
     problem, start = plan.scaled, plan.start
-    impl = "torch" if problem.impl == "compile" else problem.impl
-    sums = operators.objective(
-        problem.x, problem.y, problem.coef, problem.weight, None, problem.model, impl, Wants(), scale=plan.scale
-    )
-    assert sums.value is not None
-    of_data, of_quadratic = to_array(sums.value), quadratic.losses(start)
+    of_data, of_quadratic = _losses_of_data(problem, plan.scale), quadratic.losses(start)
     with np.errstate(all="ignore"):
         lengths = np.sqrt(0.5 * np.diagonal(quadratic.hessian, axis1=1, axis2=2))
         of_terms = (np.abs(start) * np.maximum.accumulate(lengths, 1)).sum(1)
@@ -92,6 +88,21 @@ def _disagreement(plan: Plan, quadratic: Quadratic) -> str | None:
         f"at the start the quadratic gives the loss {of_quadratic[worst]:.6g} where the data give"
         f" {of_data[worst]:.6g}{which}"
     )
+
+
+def _losses_of_data(problem: Problem, scale: float) -> Array:
+    """The losses (S,) at the start, from the data."""
+    if problem.coef.dim() == 1 and is_few(problem):  # without a product of matrices, which may wake all threads
+        dtype = formula.compute_dtype(problem.x.dtype)
+        residual = formula.polyval(problem.x.to(dtype), problem.coef.to(dtype), problem.model) - problem.y
+        terms = residual.square_() if problem.weight is None else residual.square_() * problem.weight
+        return np.array([float(terms.sum(dtype=torch.float64)) * scale])
+    impl = "torch" if problem.impl == "compile" else problem.impl
+    sums = operators.objective(
+        problem.x, problem.y, problem.coef, problem.weight, None, problem.model, impl, Wants(), scale=scale
+    )
+    assert sums.value is not None
+    return to_array(sums.value)
 
 
 def _unit(dtype: torch.dtype, size: int) -> float:

@@ -14,13 +14,14 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyfit.optimizers import SGD, Array
-from polyfit.training.quadratic import Quadratic
+from polyfit.training.quadratic import Quadratic, times
 
 # A spectral radius is at most so much above 1 by rounding: some 1e3 roundings. To be derived.
 _ROUNDING = 1e-12
@@ -82,7 +83,9 @@ def is_stable(rule: SGD, values: Array, lr: float | Array) -> NDArray[np.bool_]:
 # --- descent in closed form ---
 
 
-def closed_form(loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epochs: Sequence[int]) -> Array:
+def closed_form(
+    loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epochs: Sequence[int] | NDArray[np.int64]
+) -> Array:
     """Coefficients (len(epochs), S, p) after so many updates each, ascending, from start (S, p).
 
     The rate is a number, or one for each series, (S, 1).
@@ -91,27 +94,59 @@ def closed_form(loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epo
     values = np.maximum(values, loss.eigenvalues[:, :1])  # rounding may make a small one negative: a run that grows
     decay = rule.weight_decay
     back = np.swapaxes(vectors, -1, -2)
-    position = (back @ (start - loss.reference)[..., None])[..., 0]  # (S, p)
-    constant = (back @ (loss.gradient + decay * loss.reference)[..., None])[..., 0]
+    position = times(back, start - loss.reference)  # (S, p)
+    constant = times(back, loss.gradient + decay * loss.reference)
     slopes = values + decay
     with np.errstate(all="ignore"):
         if rule.momentum:
             moves = _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
-        else:
-            counts = np.array(epochs, dtype=np.float64)[:, None, None]
-            moves = -(slopes * position + constant) * _phi(lr * slopes, counts, lr)
-        return start + (vectors @ moves[..., None])[..., 0]
+            return start + times(vectors, moves)
+        # phi = lr gone / x, as rows (S, p, n): numpy loops over the last axis, and p is small.
+        x = lr * slopes
+        phi = _gone(x, np.array(epochs, dtype=np.float64))
+        phi /= np.where(x == 0.0, 1.0, x)[..., None]
+        phi *= np.asarray(lr)[..., None]
+        phi *= (slopes * position + constant)[..., None]
+        return np.ascontiguousarray(np.moveaxis(start[..., None] - vectors @ phi, -1, 0))
 
 
-def _phi(x: Array, counts: Array, lr: float | Array) -> Array:
-    """The function lr (1 - (1 - x)**t) / x of t = counts, without cancellation where x t is small."""
-    slow = -np.expm1(counts * np.log1p(-np.minimum(x, 0.5)))
-    fast = 1.0 - np.where(counts % 2 == 1, np.sign(1.0 - x), 1.0) * np.abs(1.0 - x) ** counts
-    share = np.where(x < 0.5, slow, fast) / np.where(x == 0.0, 1.0, x)
-    return lr * np.where(x == 0.0, counts, share)
+# Counts from which powers are products of two: to be worth the more calls.
+_MANY = 64
 
 
-def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float | Array, epochs: Sequence[int]) -> Array:
+def _gone(x: Array, counts: Array) -> Array:
+    """1 - (1 - x)**t, the share of an error that is gone, for x (S, p) and t = counts (n,): (S, p, n). t for x = 0.
+
+    Of many counts at equal distances, all but the last, with a and b the shares for t_a and t_b, that for t_a + t_b is
+    a + b - a b. For a stable x below 1/2 none of it cancels, and for others no more than in 1 - (1 - x)**t.
+    """
+    first, step = float(counts[0]), float(counts[1] - counts[0]) if len(counts) > _MANY else 0.0
+    is_regular = step > 0.0 and (np.diff(counts[:-1]) == step).all() and (np.abs(1.0 - x) <= 1.0).all()
+    if not is_regular:
+        gone = _gone_at_each(x, counts)
+    else:
+        n = len(counts) - 1
+        width = math.isqrt(n)
+        coarse = _gone_at_each(x, first + step * width * np.arange(-(-n // width), dtype=np.float64))[..., None]
+        fine = _gone_at_each(x, step * np.arange(width, dtype=np.float64))[..., None, :]
+        both = (coarse + (1.0 - coarse) * fine).reshape(*x.shape, -1)[..., :n]
+        gone = np.concatenate((both, _gone_at_each(x, counts[-1:])), -1)
+    gone[x == 0.0] = counts
+    return gone
+
+
+def _gone_at_each(x: Array, counts: Array) -> Array:
+    gone, is_slow = np.empty((*x.shape, len(counts))), x < 0.5
+    gone[is_slow] = -np.expm1(np.log1p(-x[is_slow])[:, None] * counts)
+    if not is_slow.all():
+        base = 1.0 - x[~is_slow][:, None]
+        gone[~is_slow] = 1.0 - np.where(counts % 2 == 1, np.sign(base), 1.0) * np.abs(base) ** counts
+    return gone
+
+
+def _moves_with_momentum(
+    rule: SGD, slopes: Array, gradient: Array, lr: float | Array, epochs: Sequence[int] | NDArray[np.int64]
+) -> Array:
     """The change (len(epochs), S, p) of the coordinate along each eigenvector, for its gradient (S, p) at the start."""
     # State: change, momentum, and 1 for the constant terms. The gradient after a change m is slope m + gradient.
     step = np.zeros((*slopes.shape, 3, 3))
@@ -125,7 +160,7 @@ def _moves_with_momentum(rule: SGD, slopes: Array, gradient: Array, lr: float | 
         (first, np.ones((*slopes.shape, 1))), -1
     )  # after the first update, before which there is no momentum
     moves, done, powers = [], 1, {}
-    for epoch in epochs:
+    for epoch in map(int, epochs):
         if epoch == 0:
             moves.append(np.zeros_like(gradient))
             continue

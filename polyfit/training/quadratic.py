@@ -34,9 +34,10 @@ from torch import Tensor
 
 from polyfit import bases
 from polyfit._problem import Problem
-from polyfit.backends import operators
+from polyfit.backends import operators, sizes
 from polyfit.least_squares import algebra
 from polyfit.least_squares.algebra import Array, to_array
+from polyfit.least_squares.design import DesignMatrix
 
 OVERFLOWS = (
     "the curvature of the squared loss overflows float64: the polynomials of the basis are too large on these x; pass"
@@ -85,13 +86,13 @@ class Quadratic:
 
     def gradients(self, coef: Array) -> Array:
         """The gradient (S, p) at coef (S, p)."""
-        return _times(self.hessian, coef - self.reference) + self.gradient
+        return times(self.hessian, coef - self.reference) + self.gradient
 
     def losses(self, coef: Array) -> Array:
         """The losses (..., S) at coef (..., S, p)."""
         with np.errstate(all="ignore"):  # the losses show that a run diverges
-            internal = _times(self.to_internal, coef - self.reference) + self.offset
-            slope = self.internal_gradient + 0.5 * _times(self.internal_hessian, internal)
+            internal = times(self.to_internal, coef - self.reference) + self.offset
+            slope = self.internal_gradient + 0.5 * times(self.internal_hessian, internal)
             total = self.loss + (internal * slope).sum(-1)
             return np.maximum(total, 0.0)  # along directions that the data do not determine, rounding has either sign
 
@@ -117,16 +118,11 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
         problem: canonical, with the squared loss. Its coefficients are the start.
         scale: a factor for the sum over all samples.
     """
-    y, weight, coef = problem.y, problem.weight, problem.coef
+    coef = problem.coef
     degree, n_series = coef.shape[-1] - 1, coef.shape[0] if coef.dim() == 2 else 1
-    impl = "torch" if problem.impl == "compile" else problem.impl
     internal = _shared_basis(problem) if _ranges_are_alike(problem.x) else _basis_of_each(problem)
 
-    sums = operators.moments(internal.x, y, weight, degree, internal.interval, None, impl)
-    assert sums.of_x is not None
-    parts = (sums.of_x, sums.of_residuals)
-    n_distinct = max(len(part) for part in parts)  # 1 where all series have the same data
-    of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in parts)
+    of_x, of_y, of_residuals = _moments(problem, internal)
     grams = algebra.gram(of_x, degree)
     center = algebra.corrections(grams, of_y)
     best = internal.to_user(center)
@@ -135,7 +131,8 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
         hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
     if not np.isfinite(hessian).all():
         raise ValueError(OVERFLOWS)
-    eigenvalues = _eigenvalues(hessian, internal_hessian, internal.from_internal)
+    directions = np.linalg.eigh(internal_hessian)
+    eigenvalues = _eigenvalues(hessian, *directions, internal.from_internal)
 
     is_from_start = _costs_digits(best, center, internal.to_internal) | (
         eigenvalues[:, -1] > _LARGEST_CONDITION * eigenvalues[:, 0]
@@ -147,32 +144,79 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
         start = np.array(to_array(coef.detach()).reshape(n_series, -1))
         reference = np.where(is_from_start[:, None], start, best)
         offset = np.where(is_from_start[:, None], internal.of_user(start) - center, 0.0)
-    about = torch.from_numpy(center).to(y.device)
-    sums = operators.moments(internal.x, y, weight, degree, internal.interval, about, impl, want_gram=False)
-    internal_gradient = -2.0 * scale * to_array(sums.of_residuals)
-    at_reference = _times(internal_hessian, offset) + internal_gradient
-    least, to_squares, curvature, slope, shift = _as_squares(
-        scale * to_array(sums.squares), internal_gradient, internal_hessian
-    )
+    moments, squares = of_residuals(center)
+    internal_gradient = -2.0 * scale * moments
+    at_reference = times(internal_hessian, offset) + internal_gradient
+    least, to_squares, curvature, slope, shift = _as_squares(scale * squares, internal_gradient, *directions)
 
     def of_all(values: Array) -> Array:
-        return np.broadcast_to(values, (n_series, *values.shape[1:]))
+        return values if len(values) == n_series else np.broadcast_to(values, (n_series, *values.shape[1:]))
 
     return Quadratic(
         hessian=of_all(hessian),
         reference=of_all(reference),
-        gradient=of_all(_times(np.swapaxes(internal.to_internal, 1, 2), at_reference)),
+        gradient=of_all(times(np.swapaxes(internal.to_internal, 1, 2), at_reference)),
         loss=of_all(least),
         to_internal=to_squares @ internal.to_internal,
         internal_hessian=of_all(curvature),
-        offset=of_all(_times(to_squares, offset) + shift),
+        offset=of_all(times(to_squares, offset) + shift),
         internal_gradient=of_all(slope),
         minimum=of_all(best),
         eigenvalues=of_all(eigenvalues),
     )
 
 
-def _as_squares(loss: Array, gradient: Array, hessian: Array) -> tuple[Array, Array, Array, Array, Array]:
+# Gives moments (S, p) and sums of squares (S,) of the residuals about internal coefficients (S, p).
+_OfResiduals = Callable[[Array], tuple[Array, Array]]
+
+
+def _moments(problem: Problem, internal: _InternalBasis) -> tuple[Array, Array, _OfResiduals]:
+    """The moments (S, 2 p - 1) of x and (S, p) of y, and those of residuals; S is 1 where all series have one data.
+
+    The basis functions of few samples are kept for the second pass.
+    """
+    y, weight, degree = problem.y, problem.weight, problem.coef.shape[-1] - 1
+    if is_few(problem):
+        with np.errstate(all="ignore"):
+            matrix = DesignMatrix.of_samples(internal.x, y, weight, degree, internal.interval)
+            of_x, of_y = matrix.moments()
+
+        def of_few(center: Array) -> tuple[Array, Array]:
+            with np.errstate(all="ignore"):
+                moments, squares = matrix.residuals(center[0])
+            return moments[None], np.array([squares])
+
+        return of_x[None], of_y[None], of_few
+    impl = "torch" if problem.impl == "compile" else problem.impl
+    sums = operators.moments(internal.x, y, weight, degree, internal.interval, None, impl)
+    assert sums.of_x is not None
+    parts = (sums.of_x, sums.of_residuals)
+    n_distinct = max(len(part) for part in parts)
+    of_x, of_y = (np.broadcast_to(to_array(part), (n_distinct, part.shape[-1])) for part in parts)
+
+    def of_residuals(center: Array) -> tuple[Array, Array]:
+        about = torch.from_numpy(center).to(y.device)
+        sums = operators.moments(internal.x, y, weight, degree, internal.interval, about, impl, want_gram=False)
+        return to_array(sums.of_residuals), to_array(sums.squares)
+
+    return of_x, of_y, of_residuals
+
+
+def is_few(problem: Problem) -> bool:
+    """Whether all series share few samples on a CPU."""
+    x, y, weight = problem.x, problem.y, problem.weight
+    return (
+        x.dim() == y.dim() == 1
+        and (weight is None or weight.dim() == 1)
+        and x.shape[0] <= sizes.current().few_samples
+        and x.device.type == "cpu"
+        and problem.impl != "triton"
+    )
+
+
+def _as_squares(
+    loss: Array, gradient: Array, values: Array, vectors: Array
+) -> tuple[Array, Array, Array, Array, Array]:
     """A quadratic in coordinates in which it is a sum of squares.
 
     Where loss and gradient at w = 0 and the Hessian are L, g and H, gives L', Q, H', g' and q with ::
@@ -184,13 +228,13 @@ def _as_squares(loss: Array, gradient: Array, hessian: Array) -> tuple[Array, Ar
     Args:
         loss: (S,).
         gradient: (S, p).
-        hessian: (1 or S, p, p).
+        values: eigenvalues of H, (1 or S, p).
+        vectors: its eigenvectors, (1 or S, p, p).
     """
-    values, vectors = np.linalg.eigh(hessian)
     is_determined = values > _GRAM_ROUNDINGS * values.shape[1] * _EPS * values[:, -1:]
     roots = np.sqrt(np.where(is_determined, 0.5 * values, 1.0))
     back = np.swapaxes(vectors, 1, 2)
-    along = _times(back, gradient)
+    along = times(back, gradient)
     shift = np.where(is_determined, 0.5 * along / roots, 0.0)
     curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(values.shape[1])
     with np.errstate(all="ignore"):
@@ -198,8 +242,10 @@ def _as_squares(loss: Array, gradient: Array, hessian: Array) -> tuple[Array, Ar
     return least, roots[:, :, None] * back, curvature, np.where(is_determined, 0.0, along), shift
 
 
-def _times(matrices: Array, rows: Array) -> Array:
+def times(matrices: Array, rows: Array) -> Array:
     """The products (..., S, p) of matrices (S or 1, p, p) and rows (..., S, p)."""
+    if len(matrices) == 1:  # one product of two matrices: as many products as rows take ten times as long
+        return (rows.reshape(-1, rows.shape[-1]) @ matrices[0].T).reshape(rows.shape)
     return (matrices @ rows[..., None])[..., 0]
 
 
@@ -247,7 +293,10 @@ def _ranges(problem: Problem, x: Tensor) -> tuple[Array, Array]:
     small, and the Chebyshev polynomials are 1 or -1 at the samples: moments keep their digits, which they lose near the
     middle of an interval.
     """
-    low, high = to_array(torch.stack(torch.aminmax(torch.atleast_2d(x), dim=-1)))
+    if x.dim() == 1:
+        low, high = (np.array([float(bound)]) for bound in torch.aminmax(x))
+    else:
+        low, high = to_array(torch.stack(torch.aminmax(x, dim=-1)))
     first, last = problem.domain or bases.BASES[problem.model.basis].window
     is_below = 0.5 * high - 0.5 * first < 0.5 * last - 0.5 * low  # nearer to the lower end
     is_one_place = low == high
@@ -284,7 +333,7 @@ def _basis_of_each(problem: Problem) -> _InternalBasis:
     inverses = np.linalg.inv(matrices).astype(np.float64)  # of triangles: by substitution
     return _InternalBasis(
         (x - middle) / half, (-1.0, 1.0), matrices, inverses,
-        lambda rows: _times(matrices, rows), lambda rows: _times(inverses, rows),
+        lambda rows: times(matrices, rows), lambda rows: times(inverses, rows),
     )  # fmt: skip
 
 
@@ -318,24 +367,30 @@ def _chebyshev_rows(problem: Problem, middle: Array, half: Array) -> Array:
 
 def _costs_digits(coef: Array, internal: Array, to_internal: Array) -> NDArray[np.bool_]:
     """Whether polynomials (S,) lose digits as coefficients (S, p) in the user's basis, with these internal ones."""
-    sizes = _times(np.abs(to_internal), np.abs(coef)).max(-1)
+    sizes = times(np.abs(to_internal), np.abs(coef)).max(-1)
     return ~(sizes <= _LARGEST_AMPLIFICATION * np.abs(internal).max(-1))
 
 
-def _eigenvalues(hessian: Array, internal_hessian: Array, from_internal: Array) -> Array:
+def _eigenvalues(hessian: Array, internal: Array, vectors: Array, from_internal: Array) -> Array:
     """The eigenvalues (S, p) of Hessians.
 
     The smallest is 1 over the largest of the inverse, which the internal Hessian, well conditioned, gives with its
     digits. That of H itself is lost in rounding where it is below eps times the largest.
+
+    Args:
+        hessian: in the user's basis, (S, p, p).
+        internal: eigenvalues of the internal Hessian, (S, p).
+        vectors: its eigenvectors, (S, p, p).
+        from_internal: takes internal coefficients to the user's, (1 or S, p, p).
     """
     values = np.maximum(np.linalg.eigvalsh(hessian), 0.0)
     is_lost = values[:, 0] < _SMALL_EIGENVALUE * values[:, -1]
     if not is_lost.any():
         return values
-    internal, vectors = np.linalg.eigh(internal_hessian[is_lost])
+    internal, vectors = internal[is_lost], vectors[is_lost]
     is_determined = internal[:, 0] > _GRAM_ROUNDINGS * internal.shape[1] * _EPS * internal[:, -1]
     inverse = from_internal if len(from_internal) == 1 else from_internal[is_lost]
     roots = inverse @ (vectors / np.sqrt(np.where(is_determined[:, None], internal, 1.0))[:, None, :])
-    smallest = 1.0 / np.linalg.norm(roots, 2, axis=(-2, -1)) ** 2
+    smallest = 1.0 / np.linalg.svd(roots, compute_uv=False)[:, 0] ** 2
     values[is_lost, 0] = np.where(is_determined, smallest, 0.0)
     return np.maximum(values, values[:, :1])

@@ -46,7 +46,10 @@ def _described(rule: optimizers.Rule) -> str:
 def _rates(plan: Plan, epoch: int) -> list[tuple[int, float]]:
     """The rates of some epochs before this one: the first ones, then at powers of two, and the last."""
     epochs = sorted({*range(min(epoch, 16)), *(1 << i for i in range(epoch.bit_length() - 1)), max(epoch - 1, 0)})
-    return [(at, float(optimizers.rate(plan.rule.lr, at))) for at in epochs]
+    lr = plan.rule.lr
+    if optimizers.is_schedule(lr):
+        return [(at, float(lr.rate(at))) for at in epochs]
+    return [(at, float(lr)) for at in epochs]
 
 
 class Checksums:

@@ -21,7 +21,7 @@ from polyfit.monitor import Monitor, View
 from polyfit.monitor.calling import MonitorGroup
 from polyfit.training import dynamics
 from polyfit.training.agreement import checked_plan
-from polyfit.training.engines import ClosedForm, Engine, Graphed, Launching, State, Stepping
+from polyfit.training.engines import Adaptive, ClosedForm, Engine, Graphed, Launching, State, Stepping
 from polyfit.training.passes import batches, data_pass, quadratic_pass
 from polyfit.training.quadratic import OVERFLOWS, Quadratic
 from polyfit.training.request import Plan, Request, make_plan, scaled_problem, sound_samples
@@ -243,7 +243,10 @@ def _moments(plan: Plan, quadratic: Quadratic) -> Engine[Any]:
     elif plan.problem.impl == "compile":
         make_loop, device = native.descent_loop, torch.device("cpu")
     else:
-        return Stepping(rule, quadratic_pass(quadratic), np.zeros_like(start), plan.lr_scale)
+        measure = quadratic_pass(quadratic)
+        if len(start) == 1 and isinstance(rule, (optimizers.Adam, optimizers.AdamW)):
+            return Adaptive(rule, quadratic, measure, plan.lr_scale)
+        return Stepping(rule, measure, np.zeros_like(start), plan.lr_scale)
     compiled = make_loop(quadratic.tensors(device), variant, constants, _lr_scale_tensor(plan, device))
 
     def loop(*operands: Any) -> None:

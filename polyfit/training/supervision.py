@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -145,7 +145,7 @@ class Supervisor(Observer):
         self._monitors, self._as_coef, self._keep_path = monitors, as_coef, keep_path
         self.wants_coef = keep_path or bool(monitors)
         n_groups = n_series if per_series else 1
-        self._epochs: list[int] = []
+        self._epochs: list[NDArray[np.int64]] = []  # (records,) each
         self._values: list[Array] = []  # (records, G) each
         self._path: list[Tensor] = []
         self._is_running = np.ones(n_groups, bool)
@@ -226,7 +226,7 @@ class Supervisor(Observer):
         self._updates[groups], self._reasons[groups] = epoch, reason
 
     def _record(self, epoch: int, totals: Array, coef: Callable[[], Any], *, is_last: bool = False) -> None:
-        self._epochs.append(epoch)
+        self._epochs.append(np.array([epoch], np.int64))
         self._values.append(totals[None])
         if self._keep_path:
             now, ended = self._as_coef(coef()), self.ended
@@ -240,16 +240,16 @@ class Supervisor(Observer):
             except KeyboardInterrupt:  # within a monitor: the same as at any other place
                 self.is_interrupted = True
 
-    def record_all(self, epochs: list[int], losses: Array) -> None:
+    def record_all(self, epochs: Sequence[int] | NDArray[np.int64], losses: Array) -> None:
         """Take records (R, S) at once, where `takes_all` allows it."""
-        self._epochs += epochs
+        self._epochs.append(np.array(epochs, np.int64))
         self._values.append(self.totals(losses))
 
     def set_divergence(self, groups: Mask, epochs: NDArray[np.int64]) -> None:
         """Set the epochs (G,) at which these groups became NaN or infinite, which a later record showed."""
         self._updates = np.where(groups, epochs, self._updates)
         if len(groups) == 1:  # that record belongs to the coefficients of this epoch
-            self._epochs[-1] = int(epochs[0])
+            self._epochs[-1][-1] = epochs[0]
 
     def settle(self, coef: Any, losses: Callable[[], Array]) -> None:
         """Let the records of series that became NaN or infinite end with their last coefficients.
@@ -262,7 +262,7 @@ class Supervisor(Observer):
         if not has_diverged.any():
             return
         totals = np.asarray(self.totals(losses()), np.float64)
-        is_after = (np.array(self._epochs)[:, None] >= self._updates) & has_diverged
+        is_after = (np.concatenate(self._epochs)[:, None] >= self._updates) & has_diverged
         values = np.concatenate(self._values)
         self._values = [np.where(is_after & ~np.isfinite(totals), totals, values)]
         if self._keep_path:
@@ -288,7 +288,7 @@ class Supervisor(Observer):
         if self._epochs and self._n_running < len(totals):
             totals = np.where(self._is_running, totals, self._values[-1][-1])
         diverged = self._is_running & ~np.isfinite(totals)
-        if not self._epochs or (self._epochs[-1] < epoch and self._is_running.any()):
+        if not self._epochs or (self._epochs[-1][-1] < epoch and self._is_running.any()):
             self._record(epoch, totals, lambda: coef, is_last=True)
         if diverged.any():
             self._end(diverged, epoch, Reason.DIVERGED)
@@ -300,7 +300,7 @@ class Supervisor(Observer):
     # --- results ---
 
     def _records(self) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(np.array(self._epochs)), torch.from_numpy(np.concatenate(self._values))
+        return torch.from_numpy(np.concatenate(self._epochs)), torch.from_numpy(np.concatenate(self._values))
 
     def losses(self, batch: torch.Size) -> Losses:
         """All records."""
@@ -349,7 +349,7 @@ class Supervisor(Observer):
         kept = torch.ones(len(state["epochs"]), dtype=torch.bool, device="cpu")
         if self._n_running:  # the resumed run takes the last record again where it is one of its own
             kept = (state["epochs"] % self.every == 0) & (state["epochs"] < epoch)
-        self._epochs = state["epochs"][kept].tolist()
+        self._epochs = [state["epochs"][kept].numpy()] if bool(kept.any()) else []
         self._values = [state["values"][kept].numpy()]
         if self._keep_path:
             if state["path"] is None:

@@ -410,7 +410,8 @@ def test_nothing_of_the_size_of_the_data_is_made():
     assert largest.elements <= row * (degree + 2) < n_samples
 
 
-def test_every_first_derivative_takes_one_pass(monkeypatch):
+def test_every_first_derivative_takes_one_pass(monkeypatch, set_sizes):
+    set_sizes(transformed=0)  # Functions also for few samples under torch.func
     x, y, coef, weight = make("own x")
     weight.requires_grad_()
     operands = (x, y, coef, weight)

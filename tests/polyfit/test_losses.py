@@ -95,6 +95,35 @@ def test_residuals_that_are_not_finite(name, dtype):
         torch.testing.assert_close(slope[1:], limits.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-29)
 
 
+@pytest.mark.parametrize(
+    "loss", [*losses.kernel_variants().values(), losses.SmoothL1(0.25), losses.Huber(0.25)], ids=str
+)
+def test_curvatures_are_second_derivatives_of_the_value(loss):
+    p = torch.tensor([0.0, 0.3, -1.7, 1.01, 40.0, -300.0], dtype=F64)
+    p = p.abs() + 0.1 if loss.kernel[0] in {"poisson_nll", "poisson_nll_full"} else p
+    y = torch.tensor([0.0, 0.8, 1.0, 0.2, 0.0, 1.0], dtype=F64)
+    expected = torch.stack(
+        [torch.autograd.functional.hessian(loss.value, (a, b))[0][0] for a, b in zip(p, y, strict=True)]  # pyright: ignore[reportArgumentType]
+    )
+    found = loss.curvature(p, y)
+    assert found.dtype == F64
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-15)
+    p.requires_grad_()
+    slope, _ = loss.slopes(p, y)
+    (by_slope,) = torch.autograd.grad(slope.sum() + 0.0 * p.sum(), p)
+    torch.testing.assert_close(by_slope, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_RESIDUALS if name != "mse"])
+def test_curvature_of_residuals_that_are_not_finite(name):
+    loss = LOSSES[name].loss
+    p = torch.tensor([math.nan, math.inf, -math.inf, 1e150], dtype=F64, requires_grad=True)
+    (by_slope,) = torch.autograd.grad(loss.slopes(p, torch.zeros_like(p))[0].sum(), p)
+    for found in (loss.curvature(p.detach(), torch.zeros_like(p)), by_slope):
+        assert found[0].isnan()
+        assert found[3].abs() < 1e-150
+
+
 def test_log_cosh_at_the_largest_numbers():
     p = torch.tensor([1e308, -1e308, 100.0, -100.0], dtype=F64, requires_grad=True)
     value = losses.LogCosh().value(p, torch.zeros_like(p))

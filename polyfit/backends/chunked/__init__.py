@@ -18,9 +18,12 @@ All operands here are canonical: x, y, weight (S or 1, N), where one row is shar
 from polyfit.backends.chunked.activation import activate, activate_backward
 from polyfit.backends.chunked.gradient import Gradient
 from polyfit.backends.chunked.kan import kan, kan_backward
+from polyfit.backends.chunked.many import evaluate as many_evaluate
+from polyfit.backends.chunked.many import evaluate_backward as many_evaluate_backward
+from polyfit.backends.chunked.many import is_many
+from polyfit.backends.chunked.many import objective as many_objective
 from polyfit.backends.chunked.moments import gram, moments, triangle
 from polyfit.backends.chunked.objective import Objective
-from polyfit.backends.chunked.short import is_short, short
 from polyfit.backends.chunked.values import evaluate, evaluate_backward
 
 __all__ = [
@@ -31,10 +34,12 @@ __all__ = [
     "evaluate",
     "evaluate_backward",
     "gram",
-    "is_short",
+    "is_many",
     "kan",
     "kan_backward",
+    "many_evaluate",
+    "many_evaluate_backward",
+    "many_objective",
     "moments",
-    "short",
     "triangle",
 ]

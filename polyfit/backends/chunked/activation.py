@@ -7,93 +7,19 @@ Sums are taken in the dtype that computes within a chunk, by torch's cascade or 
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from polyfit._channels import Channels
 from polyfit.backends import sizes
 from polyfit.backends.chunked import activation_short
+from polyfit.backends.chunked.activation_layout import Cuts, cut, layouts, places
 from polyfit.backends.chunked.activation_plan import LARGEST_HORNER, Plan, Step, plan_of
 from polyfit.backends.chunked.matrix import internal_dtype
 from polyfit.backends.results import Wants
 from polyfit.formula import Model, compute_dtype
-
-# Loops over fewer neighbours of one group, or over fewer groups, cost more than the operation itself: the coefficients
-# are then repeated for each element of a longer row. There must be so many rows that this takes no memory to speak of.
-_SHORT_RUN, _LONG_ROW, _MANY_ROWS = 32, 1024, 64
-
-
-class _Layout(NamedTuple):
-    """A run of memory as (outer, groups, inner), with groups that may stand for several elements of one group.
-
-    Attributes:
-        first: the element that it begins with.
-        shape: of the run.
-        copies: how often all groups are repeated.
-        run: neighbours that are groups of their own here.
-    """
-
-    first: int
-    shape: tuple[int, int, int]
-    copies: int = 1
-    run: int = 1
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The run of a tensor without gaps, or of one number that is expanded."""
-        return tensor.view(-1).narrow(0, self.first, math.prod(self.shape)).view(self.shape)
-
-    def repeated(self, coef: Tensor) -> Tensor:
-        """Coefficients (G, K) of the groups here."""
-        return coef.repeat_interleave(self.run, 0).repeat(self.copies, 1) if self.copies * self.run > 1 else coef
-
-    def added_up(self, sums: Tensor) -> Tensor:
-        """Sums (K, groups) over what stands for one group."""
-        if self.copies * self.run == 1:
-            return sums
-        return sums.view(sums.shape[0], self.copies, -1, self.run).sum((1, 3))
-
-
-def _layouts(shape: Sequence[int]) -> list[_Layout]:
-    """How (outer, groups, inner) is gone through."""
-    outer, groups, inner = shape
-    if groups == 1:
-        return [_Layout(0, (1, 1, outer * inner))]
-    if outer < _MANY_ROWS or inner >= _SHORT_RUN:
-        return [_Layout(0, (outer, groups, inner))]
-    width = groups * inner
-    copies = max(1, min(_LONG_ROW // width, outer // _MANY_ROWS))
-    n_rows = outer // copies
-    layouts = [_Layout(0, (n_rows, copies * width, 1), copies, inner)]
-    if left := outer - n_rows * copies:
-        layouts.append(_Layout(n_rows * copies * width, (left, width, 1), 1, inner))
-    return layouts
-
-
-# Where a part lies: axis, first index and size, for each axis that is cut.
-Cuts = tuple[tuple[int, int, int], ...]
-
-
-def _places(shape: Sequence[int], chunk: int) -> Iterator[Cuts]:
-    """Parts of (outer, groups, inner) of up to `chunk` elements."""
-    steps = list(shape)
-    for axis in range(3):  # an axis is cut where all that lies within it does not fit
-        steps[axis] = min(steps[axis], max(1, chunk // math.prod(steps[axis + 1 :])))
-    ranges = [
-        [(axis, first, min(step, size - first)) for first in range(0, size, step)] if step < size else [None]
-        for axis, (size, step) in enumerate(zip(shape, steps, strict=True))
-    ]
-    for places in itertools.product(*ranges):
-        yield tuple(place for place in places if place is not None)
-
-
-def _cut(tensor: Tensor, cuts: Cuts) -> Tensor:
-    for axis, first, size in cuts:
-        tensor = tensor.narrow(axis, first, size)
-    return tensor
 
 
 class _Buffers:
@@ -164,17 +90,27 @@ def _terms(plan: Plan, first: Tensor, v: Tensor, buffers: Sequence[Tensor]) -> I
         yield term
 
 
-def activate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """p_g(x) for x (outer, groups, inner) without gaps and coef (groups, degree + 1), in the dtype of x."""
+def activate(x: Tensor, coef: Tensor, model: Model, channels: Channels | None = None) -> Tensor:
+    """p_g(x) in the dtype, the shape and the memory format of x.
+
+    Args:
+        x: (outer, groups, inner), or with channels of any shape and strides.
+        coef: (groups, degree + 1), or (degree + 1,) for one group.
+        model: basis, mapping and continuation.
+        channels: how the elements of x lie in memory; None for canonical x.
+    """
+    shape, order = (x.shape, None) if channels is None else channels
+    if activation_short.is_short(x, coef.shape[-1]):
+        return activation_short.activate(x, coef, shape, order, model)
+    rows = (x if channels is None else channels.flatten(x)).contiguous()
     dtype = compute_dtype(x.dtype)
-    plan = plan_of(model.basis, coef.shape[1] - 1, model.affine_map, model.outside, dtype)
-    if activation_short.is_short(x, coef):
-        return activation_short.activate(plan, x, coef)
-    out = x.new_empty(x.shape)
-    for layout in _layouts(x.shape):
+    plan = plan_of(model.basis, coef.shape[-1] - 1, model.affine_map, model.outside, dtype)
+    coef = coef.view(shape[1], -1)
+    out = x.new_empty(rows.shape)
+    for layout in layouts(rows.shape):
         columns = _columns(layout.repeated(coef), plan.to_values, dtype)
-        _activate(plan, layout.of(x), columns, layout.of(out))
-    return out
+        _activate(plan, layout.of(rows), columns, layout.of(out))
+    return out if channels is None else channels.restore(out, x.shape)
 
 
 def _activate(plan: Plan, x: Tensor, columns: Tensor, out: Tensor) -> None:
@@ -182,9 +118,9 @@ def _activate(plan: Plan, x: Tensor, columns: Tensor, out: Tensor) -> None:
     dtype, chunk = columns.dtype, sizes.current().activation_chunk(x.device)
     is_own = x.dtype == dtype
     buffers = _Buffers(x, dtype, min(chunk, x.numel()))
-    for cuts in _places(x.shape, chunk):
+    for cuts in places(x.shape, chunk):
         *factors, at_lo, at_hi = _of_groups(columns, cuts)
-        samples, place = _cut(x, cuts), _cut(out, cuts)
+        samples, place = cut(x, cuts), cut(out, cuts)
         a, b, c, *more = buffers.take(3 if is_own else 4, samples.shape)
         values = place if is_own else more[0]
         u, v = _in_window(plan, samples if is_own else b.copy_(samples), a, c)
@@ -217,35 +153,52 @@ def _horner(factors: Sequence[Tensor], v: Tensor, out: Tensor) -> None:
     if len(factors) == 1:
         out.copy_(factors[0].expand_as(out))
         return
-    torch.addcmul(factors[-2], v, factors[-1], out=out)
+    torch.mul(v, factors[-1], out=out).add_(
+        factors[-2]
+    )  # addcmul with two factors that are numbers takes 5 times as long
     for factor in factors[-3::-1]:
         torch.addcmul(factor, out, v, out=out)
 
 
 def activate_backward(
-    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants, channels: Channels | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * p_g(x)).
 
     Args:
-        grad: like x, or one number that is expanded.
-        x: (outer, groups, inner) without gaps.
-        coef: (groups, degree + 1).
+        grad: like x, of any strides, or one number that is expanded.
+        x: see `activate`.
+        coef: likewise.
         model: basis, mapping and continuation.
         wants: which gradients are wanted.
+        channels: see `activate`.
 
     Returns:
-        The gradient to x in its dtype, and to coef in float64; None for what was not wanted.
+        The gradient to x in its dtype, and to coef in float64, or with channels in any dtype; None for what was not
+        wanted.
     """
+    shape, order = (x.shape, None) if channels is None else channels
+    if activation_short.is_short(x, coef.shape[-1]):
+        is_rounded = channels is not None
+        return activation_short.activate_backward(grad, x, coef, shape, order, model, wants, is_rounded=is_rounded)
+    if channels is not None:
+        grad_x, grad_coef = activate_backward(
+            channels.flatten(grad), channels.flatten(x), coef.view(shape[1], -1), model, wants
+        )
+        return (
+            None if grad_x is None else channels.restore(grad_x, x.shape),
+            None if grad_coef is None else grad_coef.view(coef.shape),
+        )
     dtype, n_coef = compute_dtype(x.dtype), coef.shape[1]
     plan = plan_of(model.basis, n_coef - 1, model.affine_map, model.outside, dtype)
-    if activation_short.is_short(x, coef):
-        return activation_short.activate_backward(plan, grad, x, coef, wants)
+    # A copy of a gradient that is one number, as that of a sum, would take as much memory as x.
+    is_one_number = all(stride == 0 or n == 1 for n, stride in zip(grad.shape, grad.stride(), strict=True))
+    grad, x = grad[0, 0, 0].expand(grad.shape) if is_one_number else grad.contiguous(), x.contiguous()
     grad_x = x.new_empty(x.shape) if wants.x else None
     # Products of matrices are faster than sums, where users do not allow them to use fewer digits.
     is_product = coef.shape[0] == 1 and n_coef > 1 and internal_dtype(x.dtype, x.device) == dtype
     total = None
-    for layout in _layouts(x.shape):
+    for layout in layouts(x.shape):
         columns = _columns(layout.repeated(coef), plan.to_slopes, dtype)
         run = _by_products if is_product else _by_sums
         out = None if grad_x is None else layout.of(grad_x)
@@ -267,9 +220,9 @@ def _by_sums(plan: Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor |
     is_own, axis = x.dtype == dtype, 0 if x.shape[2] == 1 else 2
     total = x.new_zeros((degree + 1 + 2 * plan.continues, x.shape[1]), dtype=torch.float64)
     buffers = _Buffers(x, dtype, min(chunk, x.numel()))
-    for cuts in _places(x.shape, chunk):
+    for cuts in places(x.shape, chunk):
         factors = _of_groups(columns, cuts)
-        samples, g, place = _cut(x, cuts), _cut(grad, cuts), None if out is None else _cut(out, cuts)
+        samples, g, place = cut(x, cuts), cut(grad, cuts), None if out is None else cut(out, cuts)
         a, b, c, *more = buffers.take(3 + (plan.is_clamped) + 3 * (not is_own), samples.shape)
         slopes, spare = place, more.pop() if plan.is_clamped else a  # _finish needs u
         if not is_own:
@@ -292,7 +245,7 @@ def _by_sums(plan: Plan, grad: Tensor, x: Tensor, columns: Tensor, out: Tensor |
             _finish(plan, slopes, u, place)
         if want_sums:
             table = torch.stack(sums + of_e)
-            place = _cut(total, tuple(cut for cut in cuts if cut[0] == 1))
+            place = cut(total, tuple(cut for cut in cuts if cut[0] == 1))
             place += table.squeeze(2) if axis == 0 else table.sum(1, dtype=torch.float64)
     return total
 

@@ -74,6 +74,8 @@ class Plan(NamedTuple):
 def plan_of(basis: str, degree: int, mapping: AffineMap | None, outside: str, dtype: torch.dtype) -> Plan:
     """The plan for polynomials of a degree, in the dtype that computes."""
     own = BASES[basis]
+    if outside == "linear" and degree <= 1:
+        outside = "extend"  # a line continues itself
     center, scale, shift = (0.0, 1.0, 0.0) if mapping is None else mapping
     factor = 1.0
     if max(degree, 2) * abs(math.log2(scale)) > _LARGEST_EXPONENT:
@@ -95,7 +97,7 @@ def plan_of(basis: str, degree: int, mapping: AffineMap | None, outside: str, dt
         shift / scale,
         None if outside == "extend" else tuple(window.tolist()),
         outside == "clamp",
-        outside == "linear" and degree > 0,
+        outside == "linear",
         tuple(steps),
         torch.cat((in_powers, ends), 1),
         (derivative_matrix(own, degree) * scale * factor).t() * per_w[:-1],

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked import kan_short
 from polyfit.backends.results import Wants
 from polyfit.bases import BASES
 from polyfit.formula import compute_dtype, largest_squared
@@ -171,6 +172,8 @@ def _chunks(x: Tensor, n_out: int) -> list[slice]:
 
 def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -> Tensor:
     """The layer (B, out), see `polyfit.formula.kan`, in the dtype of x."""
+    if kan_short.is_short(x, coef):
+        return kan_short.kan(x, coef, bias, basis, squash)
     degree, n_in, n_out = coef.shape
     dtype = compute_dtype(x.dtype)
     is_wide = x.dtype == dtype
@@ -199,6 +202,14 @@ def kan_backward(
     grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, wants: Wants
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * y) for grad (B, out), see `polyfit.backends.operators.kan_backward`."""
+    run = kan_short.kan_backward if kan_short.is_short(x, coef) else _kan_backward
+    return run(grad, x, coef, basis, squash, wants)
+
+
+def _kan_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, basis: str, squash: str | None, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same a chunk of rows at a time."""
     degree, n_in, n_out = coef.shape
     dtype = compute_dtype(x.dtype)
     is_wide = x.dtype == dtype

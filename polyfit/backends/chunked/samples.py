@@ -12,7 +12,7 @@ from polyfit.bases import AffineMap
 Steps = tuple[tuple[float, float, float], ...]
 PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
 
-_N_ROWS = 4  # of the memory of `Samples`
+_N_ROWS = 5  # of the memory of `Samples`
 
 
 class Rows:
@@ -124,7 +124,7 @@ class Samples(Rows):
         return _N_ROWS * Rows(n, block).width
 
     def _row(self, place: int) -> Tensor:
-        """A row (width,) of the memory: t, two of Clenshaw's recurrence, and the second buffer."""
+        """A row (width,) of the memory: t, two of Clenshaw's recurrence, the second buffer, and that of `series`."""
         return self._memory.narrow(0, place * self.width, self.width)
 
     def lay_out(self, x: Tensor, steps: Steps, mapping: AffineMap | None, *, is_signed: bool = False) -> None:
@@ -142,8 +142,10 @@ class Samples(Rows):
         clenshaw(self._t, coef, self._steps[: max(0, len(coef) - 1)], out.squeeze(0), self._row(1).narrow(0, 0, self.n))
 
     def series(self, coef: Tensor) -> Tensor:
-        """`values` of the samples alone, (1, n)."""
-        return self.samples(self.values(coef))
+        """Values of the samples alone, (1, n), in a buffer of their own, which the next call overwrites."""
+        values = self.samples(self._row(4).unsqueeze(0))
+        self.write(coef.squeeze(0).unbind(), values)
+        return values
 
     def values(self, coef: Tensor) -> Tensor:
         """Values in a buffer (1, width) that the next call of this or of `residuals` overwrites; not in the filling."""

@@ -1,61 +1,232 @@
-"""The squared error of a few samples of one series, without all that it takes to cut long data and many series."""
+"""One series of few samples, in numpy.
+
+A call of torch takes three times as long as one of numpy. And from some ten thousand numbers on, the products of torch
+wake all threads of their library, which takes milliseconds where other processes keep the cores busy: here no thread is
+woken.
+
+The workspace of a thread holds rows of samples. For very few samples, and for bases other than powers, the values
+P_k(t) are such rows: one product gives p, and another one all sums. Otherwise they would leave the cache. Then Horner's
+rule gives p, and the sums follow from repeated products with t, all in place.
+
+A row holds blocks of equal length, the last one filled up with zeros. Sums are taken in the dtype that computes within
+a block and in float64 over blocks.
+"""
 
 from __future__ import annotations
 
+import functools
 import threading
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
-from polyfit.backends.chunked.matrix import internal_dtype, lay_out, steps_of
-from polyfit.backends.results import LossSums
-from polyfit.bases import AffineMap
+from polyfit.backends.chunked.matrix import Steps, steps_of
+from polyfit.backends.chunked.pointwise import Array, Row
+from polyfit.backends.results import Wants
+from polyfit.bases import BASES, AffineMap, derivative_matrix
+from polyfit.formula import Model
+
+_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
+# Numbers between the rows of a workspace: rows a power of two apart share the sets of a cache, and are 3 times slower.
+_APART = 64
+# Numbers of a matrix up to which a product with it takes one thread: OpenBLAS takes more from some 4e5 on, and older
+# versions from 2**13 on.
+_PRODUCT = 1 << 17
+quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infinite, without a warning
 
 
-def is_short(x: Tensor, y: Tensor, coef: Tensor) -> bool:
-    """Whether `short` can take these."""
+def is_short(x: Tensor, coef: Tensor) -> bool:
+    """Whether samples x (N,) and coefficients (degree + 1,) can be taken here."""
     return (
-        coef.dim() == x.dim() == y.dim() == 1
-        and 0 < x.shape[0] <= sizes.current().short
-        and coef.shape[0] > 1
-        and x.device.type == "cpu"
-        and internal_dtype(x.dtype, x.device) == x.dtype
+        x.dim() == 1 and coef.dim() == 1 and 0 < x.shape[0] <= sizes.current().short and x.dtype in _DTYPES and x.is_cpu
     )
+
+
+class Workspace:
+    """Rows for the samples of one series.
+
+    Args:
+        n_coef: degree + 1.
+        n: samples.
+        dtype: of the rows.
+        lengths: of blocks.
+        is_held: whether rows hold the functions; otherwise one row holds t.
+
+    Attributes:
+        p: the row of predictions, later of slopes.
+        other: a row for residuals or losses.
+        is_held: see above.
+    """
+
+    def __init__(self, n_coef: int, n: int, dtype: np.dtype[Any], lengths: sizes.Sizes, *, is_held: bool) -> None:
+        n_blocks = -(-n // lengths.longest_block)
+        width = -(-n // n_blocks) * n_blocks
+        n_rows = n_coef + 2 if is_held else 4
+        everything = np.zeros((n_rows, width + _APART), dtype)[:, :width]
+        self._blocks = everything.reshape(n_rows, n_blocks, -1)
+        samples = everything[:, :n]
+        self._rows, tensors = list(samples), torch.from_numpy(samples).unbind(0)  # the same memory
+        self.p, self.other = (Row(self._rows[i], tensors[i]) for i in (-2, -1))
+        self._functions = samples[:n_coef]
+        self._rows[0].fill(1.0)
+        self._n_coef, self.is_held = n_coef, is_held
+
+    def load(self, x: Array, model: Model) -> None:
+        """Take the samples."""
+        if self.is_held and self._n_coef > 1:
+            _to_window(x, model.affine_map, self._rows[1])
+            _fill(self._rows, steps_of(model.basis, self._n_coef - 1))
+        elif not self.is_held:
+            _to_window(x, model.affine_map, self._rows[0])
+
+    def evaluate(self, coef: Array, out: Array) -> None:
+        """Write the values of at most as many coefficients to `out`."""
+        if not self.is_held:
+            horner(self._rows[0], coef, out)
+            return
+        functions = self._functions[: len(coef)]
+        step = _PRODUCT // len(coef)
+        for first in range(0, out.shape[0], step):
+            np.dot(coef, functions[:, first : first + step], out=out[first : first + step])
+
+    def moments(self) -> Array:
+        """Sums of P_k times the row p, (degree + 1,) float64."""
+        if self.is_held:
+            return _over_blocks(np.vecdot(self._blocks[: self._n_coef], self._blocks[-2]))
+        t, power, after = self._blocks[0], self._blocks[-2], self._blocks[1]
+        found = np.empty((self._n_coef, t.shape[0]), t.dtype)
+        power.sum(1, out=found[0])
+        for k in range(1, self._n_coef):
+            np.vecdot(power, t, out=found[k])
+            if k + 1 < self._n_coef:
+                power = np.multiply(power, t, out=after)
+        return _over_blocks(found)
+
+    def product(self, i: int, j: int) -> float:
+        """The dot product of two of the rows p (0) and other (1)."""
+        return float(np.vecdot(self._blocks[i - 2], self._blocks[j - 2]).sum(dtype=np.float64))
+
+    def total(self) -> float:
+        """The sum of `other`. In a block numpy adds up in pairs: the error grows with the logarithm of its length."""
+        return float(self._blocks[-1].sum(1).sum(dtype=np.float64))
+
+
+def _over_blocks(sums: Array) -> Array:
+    """Sums (K, blocks) added up in float64."""
+    return sums[:, 0].astype(np.float64) if sums.shape[1] == 1 else sums.sum(1, dtype=np.float64)
 
 
 _last = threading.local()
 
 
-def _workspace(n_rows: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A matrix (n_rows, N) and its rows, the first of which holds ones; the one of the thread's last call, if it fits.
-
-    To get some 100 kB from the system takes up to a fifth of a short call.
-    """
-    key = (n_rows, x.shape[0], x.dtype, torch.is_inference_mode_enabled())
+def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
+    """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
+    n, lengths = x.shape[0], sizes.current()
+    is_held = model.basis != "power" or n <= lengths.held
+    key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held)
     if getattr(_last, "key", None) != key:
-        matrix = torch.empty(key[:2], dtype=x.dtype, device="cpu")
-        rows = matrix.unbind(0)
-        rows[0].fill_(1.0)
-        _last.key, _last.workspace = key, (matrix, rows)
+        _last.key = key
+        _last.workspace = Workspace(coef.shape[0], n, _DTYPES[x.dtype], lengths, is_held=is_held)
     return _last.workspace
 
 
-def short(x: Tensor, y: Tensor, coef: Tensor, mapping: AffineMap | None, basis: str, scale: float) -> LossSums:
-    """The sum of squared errors and its gradient to coef, both times scale, for few samples (N,) of one series.
+def _to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:
+    """Write t(x) to `out`."""
+    if mapping is None:
+        out[...] = x
+        return
+    np.subtract(x, mapping.center, out=out)
+    out *= mapping.scale
+    if mapping.shift:
+        out += mapping.shift
 
-    It gives what `Objective` gives, in half the time at n = 1000: it cuts nothing and knows one series.
-    """
-    n_coef = coef.shape[0]
-    matrix, rows = _workspace(n_coef + 1, x)
-    lay_out(rows, rows[1].copy_(x), steps_of(basis, n_coef - 1), mapping)
-    torch.addmv(y, matrix.narrow(0, 0, n_coef).t(), coef, beta=-1.0, out=rows[-1])
-    longest = sizes.current().longest_block
-    if x.shape[0] <= longest:
-        sums = torch.mv(matrix, rows[-1]).double()
-    else:
-        blocks = zip(matrix.split(longest, 1), rows[-1].split(longest), strict=True)
-        first, *others = [torch.mv(block, residual).double() for block, residual in blocks]
-        sums = sum(others, first)
-    sums = (sums * scale).unsqueeze(0)
-    return LossSums(sums.select(1, -1), None, sums.narrow(1, 0, n_coef) * 2.0, None, None, None)
+
+def _fill(rows: list[Array], steps: Steps) -> None:
+    """Fill rows[2:] from rows[1] = t by the recurrence of the basis, and rows[1] itself where P_1 is not t."""
+    t = rows[1]
+    if steps[0] != _PLAIN_STEP:
+        a, b, _ = steps[0]
+        t = t.copy()
+        rows[1] *= a
+        if b:
+            rows[1] += b
+    for k, (a, b, c) in enumerate(steps[1:], start=1):
+        after = np.multiply(rows[k], t, out=rows[k + 1])
+        if a != 1.0:
+            after *= a
+        if b:
+            after += b * rows[k]
+        if c:
+            after -= rows[k - 1] if c == 1.0 else c * rows[k - 1]
+
+
+def horner(t: Array, coef: Array, out: Array) -> None:
+    """Write the sum of coef[k] t**k to `out`."""
+    degree = len(coef) - 1
+    if degree < 1:
+        out.fill(coef[0] if degree == 0 else 0.0)
+        return
+    np.multiply(t, coef[degree], out=out)
+    for k in range(degree - 1, 0, -1):
+        out += coef[k]
+        out *= t
+    out += coef[0]
+
+
+@functools.lru_cache(maxsize=256)
+def _derivative(basis: str, degree: int, slope: float) -> Array:
+    """The matrix (degree, degree + 1) that takes coefficients to those of dp/dx, in float64."""
+    return derivative_matrix(BASES[basis], degree).numpy() * slope
+
+
+def derivative(coef: Array, model: Model) -> Array:
+    """Coefficients of dp/dx, at least one."""
+    if len(coef) == 1:
+        return np.zeros_like(coef)
+    matrix = _derivative(model.basis, len(coef) - 1, 1.0 if model.affine_map is None else model.affine_map.scale)
+    return (matrix @ coef.astype(np.float64)).astype(coef.dtype)
+
+
+def array(tensor: Tensor) -> Array:
+    """The numbers in numpy: the same memory, or a copy of a view that torch negates lazily."""
+    return tensor.numpy(force=True)
+
+
+@quiet
+def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    """p(x) for x (N,) and coef (degree + 1,)."""
+    values = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out, t = values.numpy(), array(x)
+    if model.basis != "power":
+        workspace = workspace_for(x, coef, model)
+        workspace.load(t, model)
+        workspace.evaluate(array(coef), out)
+        return values
+    if model.affine_map is not None:
+        t = np.empty_like(out)
+        _to_window(array(x), model.affine_map, t)
+    horner(t, array(coef), out)
+    return values
+
+
+@quiet
+def evaluate_backward(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of sum(grad * p(x)) for grad (N,): to x (N,) and to coef (degree + 1,), in their dtype."""
+    workspace, factors, upstream = workspace_for(x, coef, model), array(coef), array(grad)
+    workspace.load(array(x), model)
+    grad_x = grad_coef = None
+    if wants.x:
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        out = grad_x.numpy()
+        workspace.evaluate(derivative(factors, model), out)
+        out *= upstream
+    if wants.coef:
+        workspace.p.array[...] = upstream
+        grad_coef = torch.from_numpy(workspace.moments().astype(factors.dtype))
+    return grad_x, grad_coef

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from polyfit import losses
 from polyfit.backends import chunked, traced
 from polyfit.backends.operators._plain import model_of, optional_rows, rows, shaped_like
 from polyfit.backends.results import LossSums, Wants
@@ -34,11 +33,10 @@ def _objective_eager(
     wants: Wants,
     scale: float = 1.0,
 ) -> LossSums:
-    is_plain = impl == "torch" and weight is None and upstream is None and isinstance(model.loss, losses.MSE)
-    if is_plain and wants == _WANTS_COEF and chunked.is_short(x, y, coef):
-        return chunked.short(x, y, coef, model.affine_map, model.basis, scale)
     x_rows, y_rows, coef_rows, weight_rows = rows(x), rows(y), rows(coef), optional_rows(weight)
-    if impl == "triton":
+    if impl == "torch" and chunked.is_many(x, coef):
+        sums = chunked.many_objective(x_rows, y_rows, coef_rows, weight_rows, upstream, model, wants, scale)
+    elif impl == "triton":
         from polyfit.backends import triton
 
         sums = triton.objective(x_rows, y_rows, coef_rows, weight_rows, upstream, model, wants).scaled(scale)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polyfit.backends import chunked, traced
+from polyfit.backends.chunked import short
 from polyfit.backends.operators._plain import model_of, rows, shaped_like
 from polyfit.backends.results import Wants
 from polyfit.backends.select import autocast_is_off, is_fused_by_compiler, is_traced
@@ -25,6 +26,8 @@ def _evaluate_eager(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
         from polyfit.backends.triton import evaluate as run
     elif impl == "compile":
         from polyfit.backends.inductor import evaluate as run
+    elif chunked.is_many(x, coef):
+        return chunked.many_evaluate(rows(x), rows(coef), model)
     else:
         run = chunked.evaluate
     values = run(rows(x), rows(coef), model)
@@ -50,6 +53,8 @@ def _evaluate_fake(x, coef, mapping, basis, impl):
 def evaluate(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x): (N,) for coef (degree + 1,), (S, N) for coef (S, degree + 1)."""
     if not is_traced():
+        if impl == "torch" and short.is_short(x, coef):
+            return short.evaluate(x, coef, model)
         return _evaluate_eager(x, coef, model, impl)
     if is_fused_by_compiler(x):
         return traced.evaluate(x, coef, model)
@@ -64,6 +69,8 @@ def _evaluate_backward_eager(
         from polyfit.backends.triton import evaluate_backward as run
     elif impl == "compile":
         from polyfit.backends.inductor import evaluate_backward as run
+    elif chunked.is_many(x, coef):
+        return chunked.many_evaluate_backward(rows(grad), rows(x), rows(coef), model, wants)
     else:
         run = chunked.evaluate_backward
     grad_x, grad_coef = run(rows(grad), rows(x), rows(coef), model, wants)
@@ -95,9 +102,11 @@ def evaluate_backward(
 
     Returns:
         The gradient to x (in its shape, summed over series that share it) in the dtype that computes, and to coef in
-        float64; None for what was not wanted.
+        float64, for few samples of one series on a CPU in its dtype; None for what was not wanted.
     """
     if not is_traced():
+        if impl == "torch" and short.is_short(x, coef):
+            return short.evaluate_backward(grad, x, coef, model, wants)
         return _evaluate_backward_eager(grad, x, coef, model, impl, wants)
     if is_fused_by_compiler(x):
         return traced.evaluate_backward(grad, x, coef, model, wants)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit.optimizers import SGD, Array, rate
@@ -68,14 +71,14 @@ class ClosedForm(Engine[Array]):
             coef = self.put(coef, rows, self._at([int(epoch)])[0][rows])
         return coef
 
-    def _at(self, epochs: list[int]) -> Array:
+    def _at(self, epochs: Sequence[int] | NDArray[np.int64]) -> Array:
         return closed_form(self._quadratic, self._from, self._rule, self._lr, epochs)
 
     def run(self, state: State[Array], until: int, observer: Observer) -> State[Array]:
         """See `Engine`."""
-        epochs = list(range(next_record(state.epoch, observer.every), until, observer.every))
+        epochs = np.arange(next_record(state.epoch, observer.every), until, observer.every, dtype=np.int64)
         most = max(1, MOST_RECORDED // self._from.size)
-        path = self._at([*epochs[:most], until])
+        path = self._at(np.append(epochs[:most], until))
         path, final = path[:-1], path[-1]
         for first in range(0, len(epochs), most):
             part = epochs[first : first + most]
@@ -85,7 +88,7 @@ class ClosedForm(Engine[Array]):
             if isinstance(observer, Supervisor) and observer.takes_all(losses):
                 observer.record_all(part, losses)
                 continue
-            for i, epoch in enumerate(part):
+            for i, epoch in enumerate(part.tolist()):
                 coef = path[i]
                 ends = observer.look(
                     epoch,

@@ -21,6 +21,12 @@ F64 = torch.float64
 ALL = (0, 1, 2, 3)
 
 
+@pytest.fixture(autouse=True)
+def _functions_for_few_samples(set_sizes: Callable[..., None]):
+    """The autograd Functions under transforms, also for few samples."""
+    set_sizes(transformed=0)
+
+
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
@@ -155,6 +161,23 @@ def test_hessian_of_each_example():
     ours, plain = case.loss_pair
     operands = stacked(case, (0, 0, 0, 0))
     assert_same(vmap(hessian(summed(ours), 2))(*operands), vmap(hessian(summed(plain), 2))(*operands))
+
+
+@pytest.mark.parametrize("name", ["mse, power, one series", "huber, chebyshev, own x"])
+def test_few_samples_under_transforms_are_plain_operations(name, monkeypatch, set_sizes):
+    set_sizes(transformed=10_000)
+
+    def no_function(*_: Any) -> None:
+        raise AssertionError("a Function was applied")
+
+    monkeypatch.setattr(torch.autograd.Function, "apply", no_function)
+    case = CASES[name]
+    for (ours, plain), taken in ((case.loss_pair, ALL), (case.value_pair, (0, 2))):
+        operands, examples = ([given[i] for i in taken] for given in (case.operands(), stacked(case, (0, 0, 0, 0))))
+        wanted = tuple(range(len(taken)))
+        assert_same(hessian(summed(ours), wanted)(*operands), hessian(summed(plain), wanted)(*operands))
+        gradients = [vmap(grad(summed(function), wanted))(*examples) for function in (ours, plain)]
+        assert_same(*gradients)
 
 
 def test_autograd_within_a_transform():

@@ -455,6 +455,17 @@ def test_a_product_in_rational_numbers_is_rounded_once(basis, to, domain, to_dom
     ]
 
 
+@pytest.mark.parametrize("size", [6, 31])
+def test_a_product_with_an_unevaluated_sum_is_rounded_once(size):
+    row = [(-1.7) ** k for k in range(size)]
+    low = [value * 2.0**-54 / (k + 1) for k, value in enumerate(row)]
+    matrix = conversion.exact_conversion("chebyshev", "power", (0.1, 9.7), None, size - 1)
+    assert conversion._exact_product(matrix, row, transpose=False, low=low) == [
+        float(sum((a * (Fraction(b) + Fraction(c)) for a, b, c in zip(entries, row, low, strict=True)), Fraction(0)))
+        for entries in matrix
+    ]
+
+
 LARGEST = 1.7976931348623157e308
 
 

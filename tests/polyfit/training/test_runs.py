@@ -550,12 +550,12 @@ def test_an_epoch_allocates_nothing_of_the_size_of_the_data(loss, n_samples, wei
     x, y, start = data(n=n_samples, dtype=torch.float32)
     weight = torch.rand(n_samples) if weighted else None
     counts = []
-    for epochs in (5, 50):
+    for epochs in (5, 5, 50):  # the first run also gets the memory that the thread keeps for its passes
         with NewStorages(4 * n_samples) as new:
             polyfit.train(x, y.abs(), start, optimizer=Adam(0.01), epochs=epochs, loss=loss, weight=weight,
                           engine="stepwise", impl="torch")  # fmt: skip
         counts.append(new.count)
-    assert counts[0] == counts[1] > 0
+    assert counts[1] == counts[2] > 0
 
 
 # --- a CUDA graph, with a stand-in for the graph ---

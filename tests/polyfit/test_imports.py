@@ -1,7 +1,7 @@
 """What `import polyfit` and `polyfit --help` import beside torch: by number and by name, which no clock can blur.
 
-The aims behind the bounds: `import polyfit` adds at most 60 ms to `import torch`, and `polyfit --help` takes at most 250
-ms more than that.
+The aims behind the bounds: `import polyfit` adds at most 60 ms to `import torch`, and `polyfit --help` takes at most
+250 ms more than that.
 """
 
 from __future__ import annotations

@@ -404,11 +404,17 @@ class BCEWithLogits(Loss):
     def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return (1.0 - y + self.pos_weight * y) * torch.sigmoid(p) * torch.sigmoid(-p)
 
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        # (1 - y) sigmoid(p) - pos_weight y sigmoid(-p), which keeps the digits of a slope that is near zero
+        negative = torch.neg(p).sigmoid_()
+        positive = p.sigmoid_()
+        return positive.addcmul_(positive, y, value=-1.0).addcmul_(negative, y, value=-self.pos_weight)
+
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
         if self.pos_weight != 1.0:
             super().slope_and_loss_(p, y, slope)
             return
-        torch.sigmoid(p, out=slope).sub_(y)
+        self.slope_(slope.copy_(p), y)
         # log(1 + exp(p)) - y p as max(p, 0) - y p, exact where y is 0 or 1, and log(1 + exp(-abs(p)))
         softplus = p.abs().neg_().exp_().log1p_()
         p.copy_(torch.addcmul(p.clamp(min=0.0), p, y, value=-1.0)).add_(softplus)

@@ -362,5 +362,7 @@ def test_quantiles_near_the_ends_keep_their_digits(q, dtype):
 def test_cross_entropy_of_large_logits_keeps_its_digits(target):
     p = torch.tensor([-50.0, -20.0, -1.0, 0.0, 1.0, 20.0, 50.0])
     y = torch.full_like(p, target)
-    value, _ = value_and_slope(losses.BCEWithLogits(), p, y)
-    torch.testing.assert_close(value.double(), losses.BCEWithLogits().value(p.double(), y.double()), rtol=1e-6, atol=0)
+    for loss in (losses.BCEWithLogits(), losses.BCEWithLogits(2.0)):
+        value, slope = value_and_slope(loss, p, y)
+        torch.testing.assert_close(value.double(), loss.value(p.double(), y.double()), rtol=1e-6, atol=0)
+        torch.testing.assert_close(slope.double(), loss.slopes(p.double(), y.double())[0], rtol=1e-6, atol=0)

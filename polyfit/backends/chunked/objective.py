@@ -54,12 +54,10 @@ def _squared_error(data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
     delta = residual = matrix.residuals(coef, data.y)
     if data.is_out is not None:
         matrix.samples(residual).masked_fill_(data.is_out, 0.0)
-    if weight is not None and (wanted.value or wanted.losses):
+    if weight is not None:
         delta = matrix.second(len(residual))
         torch.mul(matrix.samples(residual), weight, out=matrix.samples(delta))
         matrix.clear_filling(delta)
-    elif weight is not None:
-        matrix.samples(residual).mul_(weight)
     return _Terms(delta, residual, _sums(data.part, delta, residual if wanted.value else None, wanted))
 
 
@@ -73,7 +71,7 @@ def _sums(part: Part, delta: Tensor, factor: Tensor | None, wanted: _Wanted) -> 
 
 def _other_loss(loss: Loss, data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
     matrix, weight = data.part.matrix, data.weight
-    values = delta = matrix.values(coef)
+    values = matrix.values(coef)
     p = matrix.samples(values)
     y = data.y.expand_as(p)
     if data.is_out is not None:
@@ -81,23 +79,26 @@ def _other_loss(loss: Loss, data: _Data, coef: Tensor, wanted: _Wanted) -> _Term
         y = y.masked_fill(data.is_out, HARMLESS_TARGET)
     to_y = loss.slopes(p, y)[1] if wanted.to_y and not loss.is_of_residual else None
     losses = None
+    delta = matrix.second(len(values))  # without the value, too: products of other memory may round otherwise
+    slope = matrix.samples(delta)
     if wanted.value or wanted.losses:
-        delta = matrix.second(len(values))
-        slope = matrix.samples(delta)
         loss.slope_and_loss_(p, y, slope)
-        matrix.clear_filling(delta)
+        matrix.clear_filling(values)
         if wanted.losses:
             losses = p * slope if loss.is_product else p.clone()
     else:
-        slope = loss.slope_(p, y)
-    matrix.clear_filling(values)
+        loss.slope_(slope.copy_(p), y)
+    matrix.clear_filling(delta)
     if weight is not None:
         slope.mul_(weight)
         to_y = to_y if to_y is None else to_y * weight
-    is_product = wanted.value and loss.is_product
-    sums = _sums(data.part, delta, values if is_product else None, wanted)
-    if wanted.value and not is_product:
-        if weight is not None:
+    # Of many series a product with one more row may round otherwise. The gradient is the same without the value.
+    is_joint = wanted.value and loss.is_product and len(values) == 1
+    sums = _sums(data.part, delta, values if is_joint else None, wanted)
+    if wanted.value and not is_joint:
+        if loss.is_product:
+            values.mul_(delta)
+        elif weight is not None:
             p.mul_(weight)
         total = matrix.total(values)
         sums = total if sums is None else torch.cat((sums, total), 1)

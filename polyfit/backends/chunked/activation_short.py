@@ -143,7 +143,7 @@ def activate_backward(
 
 def _in_memory(x: Tensor, order: Sequence[int] | None) -> Array:
     """The elements with their axes in the order in which they lie in memory."""
-    array = (x.detach() if x.requires_grad else x).numpy()
+    array = x.numpy(force=True)
     return array if order is None else array.transpose(order)
 
 
@@ -166,7 +166,7 @@ def _run(samples: Array, layout: Layout) -> Array:
 
 def _columns(coef: Tensor, matrix: Array, dtype: np.dtype[Any]) -> Array:
     """Coefficients (G, K) or (K,) times a matrix, (columns, G) or (columns,)."""
-    return (coef.detach().numpy() @ matrix).T.astype(dtype, order="C")
+    return (coef.numpy(force=True) @ matrix).T.astype(dtype, order="C")
 
 
 def _of_groups(columns: Array, layout: Layout) -> Array:

@@ -36,9 +36,9 @@ def kan(x: Tensor, coef: Tensor, bias: Tensor, basis: str, squash: str | None) -
     """See `kan.kan`."""
     degree, n_in, n_out = coef.shape
     with np.errstate(all="ignore"):
-        functions = _functions(_squashed(x.detach().numpy(), squash), basis, degree)
-        values = functions.reshape(-1, degree * n_in) @ coef.detach().numpy().reshape(-1, n_out)
-        values += bias.detach().numpy()
+        functions = _functions(_squashed(x.numpy(force=True), squash), basis, degree)
+        values = functions.reshape(-1, degree * n_in) @ coef.numpy(force=True).reshape(-1, n_out)
+        values += bias.numpy(force=True)
     return torch.from_numpy(values)
 
 
@@ -47,7 +47,7 @@ def kan_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """See `kan.kan_backward`."""
     degree, n_in, n_out = coef.shape
-    samples, upstream = x.detach().numpy(), grad.detach().numpy()
+    samples, upstream = x.numpy(force=True), grad.numpy(force=True)
     grad_x = grad_coef = None
     with np.errstate(all="ignore"):
         t = _squashed(samples, squash)
@@ -56,7 +56,7 @@ def kan_backward(
             sums = functions.reshape(-1, degree * n_in).T @ upstream
             grad_coef = torch.from_numpy(sums.reshape(coef.shape))
         if wants.x:
-            to_functions = (upstream @ coef.detach().numpy().reshape(-1, n_out).T).reshape(functions.shape)
+            to_functions = (upstream @ coef.numpy(force=True).reshape(-1, n_out).T).reshape(functions.shape)
             to_functions *= _slopes(functions, basis, degree)
             grad_x = torch.from_numpy(_to_x(to_functions.sum(1), samples, t, squash))
     return grad_x, grad_coef

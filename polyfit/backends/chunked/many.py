@@ -92,11 +92,11 @@ class _Chunk(NamedTuple):
 
     def of_series(self, values: Tensor) -> Array:
         """Numbers (S,) in the shape that broadcasts against the chunk."""
-        part = values[self.series].to(self.dtype).numpy()
+        part = values[self.series].to(self.dtype).numpy(force=True)
         return part if self.is_turned else part[:, None]
 
     def _turned(self, part: Tensor, is_copied: bool) -> Array:
-        array = (part if part.dtype == self.dtype else part.to(self.dtype)).detach().numpy()
+        array = (part if part.dtype == self.dtype else part.to(self.dtype)).numpy(force=True)
         if not self.is_turned:
             return array
         return np.ascontiguousarray(array.T) if is_copied else array.T
@@ -215,7 +215,7 @@ class _Slope:
         if degree == 0:
             out.fill(0.0)
             return out
-        part = self._coef.detach()[chunk.series].double().numpy() @ self._matrix  # (s, degree)
+        part = self._coef[chunk.series].double().numpy(force=True) @ self._matrix  # (s, degree)
         part = (part.T if chunk.is_turned else part).astype(out.dtype, order="C")
         _values(t, list(part) if chunk.is_turned else [part[:, k : k + 1] for k in range(degree)], self._basis, out)
         return out
@@ -255,8 +255,8 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     is_plain = model.basis == "power" and model.affine_map is None and x.dtype == dtype and n_coef > 1
     if is_plain and x.numel() <= sizes.current().many_in_numpy:
-        factors = coef.detach().numpy()
-        _values(x.detach().numpy(), [factors[:, k : k + 1] for k in range(n_coef)], "power", out.numpy())
+        factors = coef.numpy(force=True)
+        _values(x.numpy(force=True), [factors[:, k : k + 1] for k in range(n_coef)], "power", out.numpy())
         return out
     if is_plain and x.shape[1] >= sizes.current().many_turned and x.numel() <= sizes.current().many_chunk:
         _horner(x, coef.unsqueeze(2).unbind(1), out)

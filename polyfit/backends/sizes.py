@@ -36,7 +36,8 @@ class Sizes:
         with_two_threads: samples of one series up to which two threads share each operation, and above which one
             computes alone, a `chunk_of_a_thread` at a time, which wakes no threads. An operation with threads waits for
             them, for milliseconds where other processes keep the cores busy (two x86 cores, such processes, n = 1e6,
-            loss and gradient: one thread 0.035 s, two 0.8 s, eager PyTorch 0.6 s). More than two always share.
+            loss and gradient: one thread 0.035 s, two 0.8 s, eager PyTorch 0.6 s; quiet, n = 1e6: 4.7, 4.7 and 6.5 ms,
+            n = 1e7: 40, 30 and 500 ms). More than two always share.
         long_chunk: times a `chunk_of_a_thread` is a chunk of one series, for each of threads that share it: the
             shorter, the more often they wait (the same case, 1, 4 and 16: 3.1, 0.8 and 0.2 s).
         long_chunk_of_values: the same where only values are wanted, of two or three rows and not of a matrix.
@@ -80,7 +81,7 @@ class Sizes:
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
-    with_two_threads: int = 1 << 19
+    with_two_threads: int = 1 << 20
     long_chunk: int = 4
     long_chunk_of_values: int = 8
     workspace: int = 1 << 24
@@ -111,12 +112,21 @@ class Sizes:
         """Elements (series x samples) in a chunk on a device."""
         return self.chunk_of_a_thread * torch.get_num_threads() if device.type == "cpu" else self.chunk_elsewhere
 
-    def chunk_of_one(self, device: torch.device, n: int, *, has_functions: bool = True) -> int:
-        """Samples in a chunk of n samples of one series, on a device, with its basis functions or with values alone."""
+    def chunk_of_one(
+        self, device: torch.device, n: int, *, has_functions: bool = True, may_be_alone: bool = True
+    ) -> int:
+        """Samples in a chunk of n samples of one series, on a device.
+
+        Args:
+            device: of the samples.
+            n: samples.
+            has_functions: whether a chunk has a matrix of basis functions, or values alone.
+            may_be_alone: whether one of two threads may compute alone.
+        """
         if device.type != "cpu":
             return self.chunk_elsewhere
         n_threads = torch.get_num_threads()
-        if n_threads == 1 or (n_threads == 2 and n > self.with_two_threads):
+        if n_threads == 1 or (n_threads == 2 and may_be_alone and n > self.with_two_threads):
             return self.chunk_of_a_thread
         return n_threads * self.chunk_of_a_thread * (self.long_chunk if has_functions else self.long_chunk_of_values)
 

@@ -167,6 +167,8 @@ class Objective:
             at_once=self._at_once if has_functions else 0,
             is_out=is_out,
             has_functions=has_functions,
+            # exp, log1p and tanh of torch wake threads from 2048 elements on: alone, a thread would wait for each chunk
+            may_be_alone=self._is_squared or self.loss.is_product,
         )
 
     def _load(self, part: Part, is_out: Tensor | None) -> _Data:

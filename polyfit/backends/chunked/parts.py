@@ -88,6 +88,7 @@ class Parts:
         is_out: samples whose x is replaced by a harmless one, one row for each row of x or one for all; or None.
         has_functions: whether sums with the basis functions are wanted, and not only values: those of one series do
             without a matrix.
+        may_be_alone: see `Sizes.chunk_of_one`.
 
     Attributes:
         dtype: of the matrices.
@@ -108,6 +109,7 @@ class Parts:
         is_signed: bool = False,
         is_out: Tensor | None = None,
         has_functions: bool = True,
+        may_be_alone: bool = True,
     ) -> None:
         self._is_signed, self._is_out = is_signed, is_out
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
@@ -121,7 +123,7 @@ class Parts:
         n, longest = self._n_samples, lengths.longest_block
         size = lengths.chunk(x.device)
         if n_series == 1:
-            size = lengths.chunk_of_one(x.device, n, has_functions=has_functions)
+            size = lengths.chunk_of_one(x.device, n, has_functions=has_functions, may_be_alone=may_be_alone)
         self.is_one = n_series * n <= max(size, at_once)
         self._series_step, self._sample_step = max(1, n_series), max(1, n)
         if self.is_one:  # in blocks of one length

@@ -15,23 +15,46 @@ from torch import Tensor
 from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_formula
 from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
-from polyfit.backends.chunked import many, short
-from polyfit.backends.chunked.many_loss import loss as loss_of_many
+from polyfit.backends.chunked import many, short, values
 from polyfit.backends.chunked.short_loss import loss as loss_of_few
+from polyfit.backends.chunked.whole_loss import loss as loss_of_all
 from polyfit.backends.results import Gradients, Wants
+from polyfit.backends.select import autocast_is_off
 from polyfit.formula import Model
 
 
 def _loss(
     x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced, wants: Wants
 ) -> tuple[Tensor, Gradients]:
-    is_few = coef.dim() == 1 or short.are_short(x, coef, terms.model.basis)
-    return (loss_of_few if is_few else loss_of_many)(x, y, coef, weight, terms.model, terms.reduction, wants)
+    return (loss_of_few if _is_few(x, coef, terms.model) else loss_of_all)(
+        x, y, coef, weight, terms.model, terms.reduction, wants
+    )
 
 
-def _way(x: Tensor, coef: Tensor, model: Model) -> Any:
-    """The module that evaluates the polynomials."""
-    return short if coef.dim() == 1 or short.are_short(x, coef, model.basis) else many
+def _is_few(x: Tensor, coef: Tensor, model: Model) -> bool:
+    return short.is_short(x, coef) or short.are_short(x, coef, model.basis)
+
+
+@autocast_is_off
+def _evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
+    if _is_few(x, coef, model):
+        return short.evaluate(x, coef, model)
+    if coef.dim() == 2:
+        return many.evaluate(x, coef, model)
+    return values.evaluate(x.unsqueeze(0), coef.unsqueeze(0), model).squeeze_(0)
+
+
+@autocast_is_off
+def _gradients(
+    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
+) -> tuple[Tensor | None, Tensor | None]:
+    if _is_few(x, coef, model):
+        return short.evaluate_backward(grad, x, coef, model, wants)
+    if coef.dim() == 2:
+        return many.evaluate_backward(grad, x, coef, model, wants)
+    rows = (operand.unsqueeze(0) for operand in (grad, x, coef))
+    found = values.evaluate_backward(*rows, model, wants)  # pyright: ignore[reportArgumentType]
+    return tuple(None if part is None else part.squeeze_(0) for part in found)  # pyright: ignore[reportReturnType]
 
 
 class ShortLoss(torch.autograd.Function):
@@ -89,7 +112,7 @@ class ShortPolyval(torch.autograd.Function):
         """See `polyfit.backends.operators.evaluate`."""
         ctx.model = model
         ctx.save_for_backward(x, coef)
-        return _way(x, coef, model).evaluate(x, coef, model)
+        return _evaluate(x, coef, model)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,8 +121,7 @@ class ShortPolyval(torch.autograd.Function):
         wants = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or pulls_back_formula(grad):
             return *polyval_gradients(grad, x, coef, ctx.model, "torch", wants), None
-        way = _way(x, coef, ctx.model)
-        found = way.evaluate_backward(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
+        found = _gradients(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
         return *(None if part is None else part.to(coef.dtype) for part in found), None
 
 
@@ -108,7 +130,7 @@ def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:
 
     They are x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1).
     """
-    return impl == "torch" and is_eager() and (short.is_short(x, coef) or many.is_plain(x, coef))
+    return impl == "torch" and is_eager() and (short.is_plain(x, coef) or many.is_plain(x, coef))
 
 
 def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
@@ -123,7 +145,7 @@ def short_polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """p(x); see `is_short`."""
     if (x.requires_grad or coef.requires_grad) and torch.is_grad_enabled():
         return apply(ShortPolyval, x, coef, model)
-    return _way(x, coef, model).evaluate(x, coef, model)
+    return _evaluate(x, coef, model)
 
 
 def polynomial_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:

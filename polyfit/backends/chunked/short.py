@@ -43,7 +43,7 @@ quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infini
 
 def is_short(x: Tensor, coef: Tensor) -> bool:
     """Whether samples x (N,) and coefficients (degree + 1,) can be taken here."""
-    return x.dim() == 1 and coef.dim() == 1 and 0 < x.shape[0] <= sizes.current().short and _is_plain(x)
+    return is_plain(x, coef) and 0 < x.shape[0] <= sizes.current().short
 
 
 def are_short(x: Tensor, coef: Tensor, basis: str) -> bool:
@@ -54,12 +54,14 @@ def are_short(x: Tensor, coef: Tensor, basis: str) -> bool:
         and 0 < x.numel() <= sizes.current().short
         and _FEWEST_OF_A_ROW <= x.shape[1] <= sizes.current().longest_block
         and x.shape[0] == coef.shape[0]
-        and _is_plain(x)
+        and x.dtype in _DTYPES
+        and x.is_cpu
     )
 
 
-def _is_plain(x: Tensor) -> bool:
-    return x.dtype in _DTYPES and x.is_cpu
+def is_plain(x: Tensor, coef: Tensor) -> bool:
+    """Whether these are of one series, in a dtype of numpy, and on a CPU."""
+    return x.dim() == coef.dim() == 1 and x.shape[0] > 0 and x.dtype in _DTYPES and x.is_cpu
 
 
 class Workspace:

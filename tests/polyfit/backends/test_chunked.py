@@ -159,7 +159,7 @@ def test_values_of_long_data_take_a_chunk(basis):
     x, coef = torch.rand(1, n), torch.randn(1, 6)
     model = Model(basis, bases.affine_map((0.0, 1.0), bases.BASES[basis], torch.float32))
     chunk = 4 * sizes.current().chunk_of_one(x.device, n, has_functions=False)
-    assert peak(lambda: chunked.evaluate(x, coef, model)) <= x.nbytes + 4 * chunk + 4096
+    assert peak(lambda: chunked.evaluate(x, coef, model)) <= x.nbytes + 5 * chunk + 4096  # five rows, see `Samples`
 
 
 def test_a_pass_inside_of_another_one_has_memory_of_its_own():

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import polyfit
 from polyfit import formula
 from polyfit._problem import canonical_problem
+from polyfit.autograd import short
 from polyfit.backends import chunked, operators, sizes
 from polyfit.backends.chunked import matrix
 from polyfit.backends.results import Wants
@@ -417,8 +418,9 @@ def test_every_first_derivative_takes_one_pass(monkeypatch, set_sizes):
     operands = (x, y, coef, weight)
     expected = torch.autograd.grad(plain_loss(*operands), operands)
     passes = []
-    plain = operators.objective
-    monkeypatch.setattr(operators, "objective", lambda *a, **k: passes.append(1) or plain(*a, **k))
+    for module, name in ((operators, "objective"), (short, "_loss")):  # of general calls, and of plain ones
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, plain=plain, **k: passes.append(1) or plain(*a, **k))
     monkeypatch.setattr(formula, "polynomial_loss", None)
 
     def loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor) -> Tensor:

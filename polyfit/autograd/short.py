@@ -52,8 +52,7 @@ def _gradients(
         return short.evaluate_backward(grad, x, coef, model, wants)
     if coef.dim() == 2:
         return many.evaluate_backward(grad, x, coef, model, wants)
-    rows = (operand.unsqueeze(0) for operand in (grad, x, coef))
-    found = values.evaluate_backward(*rows, model, wants)  # pyright: ignore[reportArgumentType]
+    found = values.evaluate_backward(grad.unsqueeze(0), x.unsqueeze(0), coef.unsqueeze(0), model, wants)
     return tuple(None if part is None else part.squeeze_(0) for part in found)  # pyright: ignore[reportReturnType]
 
 

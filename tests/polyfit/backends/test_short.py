@@ -113,11 +113,10 @@ def test_equal_terms_do_not_add_up_roundings():
         coef.grad = None
         loss = polyfit.polynomial_loss(x, y, coef, loss=name)
         loss.backward()
-        truth = [t.double() for t in (x[:1], y[:1])]
+        one_x, one_y = x[:1].double(), y[:1].double()
+        model = formula.Model("power", None, losses.LOSSES[name]())
         wide = coef.detach().double().requires_grad_()
-        expected = formula.polynomial_loss(
-            *truth, wide, None, formula.Model("power", None, losses.LOSSES[name]()), "mean"
-        )
+        expected = formula.polynomial_loss(one_x, one_y, wide, None, model, "mean")
         expected.backward()
         assert coef.grad is not None
         assert wide.grad is not None
@@ -209,7 +208,7 @@ def test_results_do_not_share_the_workspace():
     x, y = torch.linspace(-1, 1, 50), torch.rand(50)
     leaves = [torch.randn(4, requires_grad=True) for _ in range(2)]
     values = [polyfit.polynomial_loss(x, y, coef, loss="huber") for coef in leaves]
-    sum(values).backward()
+    torch.stack(values).sum().backward()
     for coef in leaves:
         alone = coef.detach().clone().requires_grad_()
         polyfit.polynomial_loss(x, y, alone, loss="huber").backward()

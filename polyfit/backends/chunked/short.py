@@ -177,13 +177,13 @@ _last = threading.local()
 def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
     """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
     if coef.dim() == 2:
-        key = (coef.shape[1], x.shape, x.dtype)
+        key = (coef.shape[1], x.shape, x.dtype, torch.is_inference_mode_enabled())
         if getattr(_last, "key", None) != key:
             _last.key, _last.workspace = key, SeriesWorkspace(*key[:2], _DTYPES[x.dtype])
         return _last.workspace
     n, lengths = x.shape[0], sizes.current()
     is_held = model.basis != "power" or n <= lengths.held
-    key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held)
+    key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held, torch.is_inference_mode_enabled())
     if getattr(_last, "key", None) != key:
         _last.key = key
         _last.workspace = Workspace(coef.shape[0], n, _DTYPES[x.dtype], lengths, is_held=is_held)

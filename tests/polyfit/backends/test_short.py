@@ -217,6 +217,18 @@ def test_results_do_not_share_the_workspace():
         assert torch.equal(coef.grad, alone.grad)
 
 
+@pytest.mark.parametrize("shape", [(50,), (5, 40)], ids=_ids)
+def test_a_workspace_of_inference_mode_is_not_used_outside(shape: tuple[int, ...]):
+    x, y = torch.rand(shape), torch.rand(shape)
+    coef = torch.randn(*shape[:-1], 4, requires_grad=True)
+    for name in losses.LOSSES:
+        with torch.inference_mode():
+            first = polyfit.polynomial_loss(x, y, coef, loss=name)
+        second = polyfit.polynomial_loss(x, y, coef, loss=name)
+        second.backward()
+        torch.testing.assert_close(second.detach(), first.clone(), rtol=1e-6, atol=0)
+
+
 def test_what_is_not_plain_takes_the_general_way():
     """Same numbers for lists of bounds, several axes, strided samples, half types; and the same errors."""
     x, y, coef = torch.rand(6, 8), torch.rand(6, 8), torch.randn(3, requires_grad=True)

@@ -36,8 +36,8 @@ class Sizes:
         with_two_threads: samples of one series up to which two threads share each operation, and above which one
             computes alone, a `chunk_of_a_thread` at a time, which wakes no threads. An operation with threads waits for
             them, for milliseconds where other processes keep the cores busy (two x86 cores, such processes, n = 1e6,
-            loss and gradient: one thread 0.035 s, two 0.8 s, eager PyTorch 0.6 s; quiet, n = 1e6: 4.7, 4.7 and 6.5 ms,
-            n = 1e7: 40, 30 and 500 ms). More than two always share.
+            loss and gradient: one thread 0.035 s, two 0.8 s, eager PyTorch 0.6 s in one run; 8, 8 and 22 ms in another;
+            quiet, n = 1e7: 40, 26 and 221 ms). More than two always share.
         long_chunk: times a `chunk_of_a_thread` is a chunk of one series, for each of threads that share it: the
             shorter, the more often they wait (the same case, 1, 4 and 16: 3.1, 0.8 and 0.2 s).
         long_chunk_of_values: the same where only values are wanted, of two or three rows and not of a matrix.
@@ -81,7 +81,7 @@ class Sizes:
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
-    with_two_threads: int = 1 << 20
+    with_two_threads: int = 1 << 24
     long_chunk: int = 4
     long_chunk_of_values: int = 8
     workspace: int = 1 << 24

@@ -154,7 +154,8 @@ def test_values_of_one_series_are_those_of_float64(basis, degree, dtype, domain,
 
 
 @pytest.mark.parametrize("basis", ["power", "chebyshev"])
-def test_values_of_long_data_take_a_chunk(basis):
+def test_values_of_long_data_take_a_chunk(basis, set_sizes):
+    set_sizes(with_two_threads=1 << 20)
     n = 4 * sizes.current().with_two_threads
     x, coef = torch.rand(1, n), torch.randn(1, 6)
     model = Model(basis, bases.affine_map((0.0, 1.0), bases.BASES[basis], torch.float32))
@@ -173,7 +174,8 @@ def test_a_pass_inside_of_another_one_has_memory_of_its_own():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [MSE(), Huber(), PoissonNLL()])
 @pytest.mark.parametrize("want_coef", [False, True])
-def test_a_loss_of_long_data_takes_a_chunk(want_coef, loss, weighted):
+def test_a_loss_of_long_data_takes_a_chunk(want_coef, loss, weighted, set_sizes):
+    set_sizes(with_two_threads=1 << 20)
     n = 2 * sizes.current().with_two_threads
     x, y = torch.rand(1, n), torch.rand(1, n)
     weight = torch.rand(1, n) if weighted else None

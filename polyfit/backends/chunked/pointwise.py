@@ -1,7 +1,8 @@
 """The losses of few samples and their slopes, in numpy where it is exact and in place: see `short`.
 
-Functions of the exponential are torch's, on the same memory: those of numpy have vectors on few processors only. From
-some 4000 numbers on MKL, which torch asks, takes several threads for them: a call takes a block.
+The exponential, its relatives and the logarithm are numpy's: torch asks MKL for them, which wakes all its threads for a
+thousand numbers. log1p and sinh are torch's, on the same memory, since those of numpy have vectors on few processors
+only. There MKL takes several threads from some 4000 numbers on: a call takes a block.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def _log_cosh(_: LogCosh, p: Row, y: Array, losses: Row) -> bool:
     values *= 2.0
     _apply(Tensor.log1p_, losses.tensor)
     values += size
-    _apply(Tensor.tanh_, p.tensor)
+    np.tanh(residual, out=residual)
     return True
 
 
@@ -143,7 +144,7 @@ def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row) -> bool
     is_plain = loss.pos_weight == 1.0
     of_one, of_zero = y if is_plain else loss.pos_weight * y, 1.0 - y
     np.copysign(logits, -1.0, out=values)
-    _apply(Tensor.exp_, losses.tensor)
+    np.exp(values, out=values)
     _apply(Tensor.log1p_, losses.tensor)
     if not is_plain:
         values *= of_one + of_zero
@@ -168,13 +169,13 @@ def _poisson_nll(loss: PoissonNLL, p: Row, y: Array, losses: Row) -> bool:
     predictions, values = p.array, losses.array
     if loss.log_input:
         np.multiply(predictions, y, out=values)
-        _apply(Tensor.exp_, p.tensor)
+        np.exp(predictions, out=predictions)
         np.subtract(predictions, values, out=values)
         predictions -= y
         return True
     rates = predictions + loss.eps
     np.copyto(values, rates)
-    _apply(Tensor.log_, losses.tensor)
+    np.log(values, out=values)
     values *= y
     np.subtract(predictions, values, out=values)
     np.divide(y, rates, out=predictions)

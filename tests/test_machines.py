@@ -46,7 +46,7 @@ def test_a_rehearsal_is_not_taken_for_a_run_on_a_gpu():
     assert "with TRITON_INTERPRET=1 no kernel runs on a GPU; unset it" in ended.stderr
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.skipif(shutil.which("make") is None, reason="checks `make gpu`, and this machine has no make")
 def test_make_gpu_without_a_gpu_ends_with_one_line(tmp_path: Path):
     ended = subprocess.run(
         ["make", "--silent", "gpu", f"PYTHON={sys.executable}", f"RESULTS={tmp_path / 'results'}"],

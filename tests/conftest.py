@@ -138,7 +138,7 @@ def small_chunks(set_sizes: Callable[..., None]) -> None:
     set_sizes(
         chunk_of_a_thread=chunk,
         long_chunk=1,
-        long_chunk_of_values=1,
+        samples_of_a_thread=chunk,
         activation_of_a_thread=chunk,
         short_activation=0,
         kept=0,

@@ -138,8 +138,8 @@ def _derivative(coef: Tensor, model: Model) -> Tensor:
     """The coefficients of dp/dx, at least one."""
     if coef.shape[-1] == 1:
         return torch.zeros_like(coef)
-    if not torch.is_grad_enabled() and short.is_short(coef, coef) and is_eager() and not is_in_batches(coef):
-        return torch.from_numpy(short.derivative(short.array(coef), model))
+    if not torch.is_grad_enabled() and short.is_plain(coef, coef) and is_eager() and not is_in_batches(coef):
+        return short.derivative(coef, model)
     return (coef.double() @ _derivative_matrix(coef, model).t()).to(coef.dtype)
 
 

@@ -15,45 +15,9 @@ from torch import Tensor
 from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_formula
 from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
-from polyfit.backends.chunked import many, short, values
-from polyfit.backends.chunked.short_loss import loss as loss_of_few
-from polyfit.backends.chunked.whole_loss import loss as loss_of_all
-from polyfit.backends.results import Gradients, Wants
-from polyfit.backends.select import autocast_is_off
+from polyfit.backends.chunked import many, plain_loss, plain_values, short
+from polyfit.backends.results import Wants
 from polyfit.formula import Model
-
-
-def _loss(
-    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced, wants: Wants
-) -> tuple[Tensor, Gradients]:
-    return (loss_of_few if _is_few(x, coef, terms.model) else loss_of_all)(
-        x, y, coef, weight, terms.model, terms.reduction, wants
-    )
-
-
-def _is_few(x: Tensor, coef: Tensor, model: Model) -> bool:
-    return short.is_short(x, coef) or short.are_short(x, coef, model.basis)
-
-
-@autocast_is_off
-def _evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    if _is_few(x, coef, model):
-        return short.evaluate(x, coef, model)
-    if coef.dim() == 2:
-        return many.evaluate(x, coef, model)
-    return values.evaluate(x.unsqueeze(0), coef.unsqueeze(0), model).squeeze_(0)
-
-
-@autocast_is_off
-def _gradients(
-    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
-) -> tuple[Tensor | None, Tensor | None]:
-    if _is_few(x, coef, model):
-        return short.evaluate_backward(grad, x, coef, model, wants)
-    if coef.dim() == 2:
-        return many.evaluate_backward(grad, x, coef, model, wants)
-    found = values.evaluate_backward(grad.unsqueeze(0), x.unsqueeze(0), coef.unsqueeze(0), model, wants)
-    return tuple(None if part is None else part.squeeze_(0) for part in found)  # pyright: ignore[reportReturnType]
 
 
 class ShortLoss(torch.autograd.Function):
@@ -65,7 +29,7 @@ class ShortLoss(torch.autograd.Function):
     ) -> Tensor:
         """One pass over the data for the value and for the gradients that are wanted."""
         wants = Wants(*ctx.needs_input_grad[:4])
-        value, gradients = _loss(x, y, coef, weight, terms, wants)
+        value, gradients = plain_loss.loss(x, y, coef, weight, terms.model, terms.reduction, wants)
         ctx.terms = terms
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, coef, weight, *gradients)
@@ -111,7 +75,7 @@ class ShortPolyval(torch.autograd.Function):
         """See `polyfit.backends.operators.evaluate`."""
         ctx.model = model
         ctx.save_for_backward(x, coef)
-        return _evaluate(x, coef, model)
+        return plain_values.evaluate(x, coef, model)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -120,7 +84,7 @@ class ShortPolyval(torch.autograd.Function):
         wants = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or pulls_back_formula(grad):
             return *polyval_gradients(grad, x, coef, ctx.model, "torch", wants), None
-        found = _gradients(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
+        found = plain_values.evaluate_backward(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
         return *(None if part is None else part.to(coef.dtype) for part in found), None
 
 
@@ -137,14 +101,14 @@ def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms:
     needs = x.requires_grad or y.requires_grad or coef.requires_grad or (weight is not None and weight.requires_grad)
     if needs and torch.is_grad_enabled():
         return apply(ShortLoss, x, y, coef, weight, terms)
-    return _loss(x, y, coef, weight, terms, Wants())[0]
+    return plain_loss.loss(x, y, coef, weight, terms.model, terms.reduction, Wants())[0]
 
 
 def short_polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     """p(x); see `is_short`."""
     if (x.requires_grad or coef.requires_grad) and torch.is_grad_enabled():
         return apply(ShortPolyval, x, coef, model)
-    return _evaluate(x, coef, model)
+    return plain_values.evaluate(x, coef, model)
 
 
 def polynomial_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:

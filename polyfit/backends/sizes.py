@@ -33,14 +33,17 @@ class Sizes:
         chunk_of_a_thread: elements (series x samples) in a chunk for each thread of a CPU. PyTorch gives a thread at
             least so many, and with more the matrix leaves the second level of cache (two x86 cores, n = 1e7, float32,
             2**15, 2**16 and 2**17 elements a thread: 17, 19 and 22 ms for degree 5, 30, 36 and 38 ms for degree 10).
+        samples_of_a_thread: samples of one series in a chunk for each thread of a CPU, where there is no matrix but up
+            to five rows (two x86 cores, n = 1e6, float32, squared error and gradient to coef, from 2**14 to 2**20
+            samples in a chunk: two threads 6.8, 4.6, 4.1, 3.0, 2.6, 2.5 and 3.2 ms, one thread 6.9, 4.7, 3.7, 3.4, 4.3,
+            6.0 and 5.7 ms).
         with_two_threads: samples of one series up to which two threads share each operation, and above which one
-            computes alone, a `chunk_of_a_thread` at a time, which wakes no threads. An operation with threads waits for
-            them, for milliseconds where other processes keep the cores busy (two x86 cores, such processes, n = 1e6,
-            loss and gradient: one thread 0.035 s, two 0.8 s, eager PyTorch 0.6 s in one run; 8, 8 and 22 ms in another;
-            quiet, n = 1e7: 40, 26 and 221 ms). More than two always share.
-        long_chunk: times a `chunk_of_a_thread` is a chunk of one series, for each of threads that share it: the
-            shorter, the more often they wait (the same case, 1, 4 and 16: 3.1, 0.8 and 0.2 s).
-        long_chunk_of_values: the same where only values are wanted, of two or three rows and not of a matrix.
+            computes alone, which wakes no threads. An operation with threads waits for them, for milliseconds where
+            other processes keep the cores busy (two x86 cores, such processes, n = 1e6, loss and gradient: one thread
+            0.035 s, two 0.8 s, eager PyTorch 0.6 s in one run; 8, 8 and 22 ms in another; quiet, n = 1e7: 36, 22 and
+            215 ms). More than two always share.
+        long_chunk: times a `chunk_of_a_thread` is a chunk of one series that has a matrix, for each of threads that
+            share it: the shorter, the more often they wait.
         workspace: bytes that a thread keeps from one pass to the next at the most, see `chunked.workspace`.
         activation_of_a_thread: elements in a chunk for each thread of a CPU, where an elementwise polynomial of several
             groups is gone through. It keeps three rows of them, not a matrix (two x86 cores, (4096, 1024) float32, one
@@ -81,9 +84,9 @@ class Sizes:
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15
+    samples_of_a_thread: int = 1 << 17
     with_two_threads: int = 1 << 24
     long_chunk: int = 4
-    long_chunk_of_values: int = 8
     workspace: int = 1 << 24
     activation_of_a_thread: int = 1 << 16
     short_activation: int = 3 << 16
@@ -112,23 +115,23 @@ class Sizes:
         """Elements (series x samples) in a chunk on a device."""
         return self.chunk_of_a_thread * torch.get_num_threads() if device.type == "cpu" else self.chunk_elsewhere
 
-    def chunk_of_one(
-        self, device: torch.device, n: int, *, has_functions: bool = True, may_be_alone: bool = True
-    ) -> int:
+    def chunk_of_one(self, device: torch.device, n: int, *, has_matrix: bool = False, may_be_alone: bool = True) -> int:
         """Samples in a chunk of n samples of one series, on a device.
 
         Args:
             device: of the samples.
             n: samples.
-            has_functions: whether a chunk has a matrix of basis functions, or values alone.
+            has_matrix: whether a chunk has a matrix of basis functions.
             may_be_alone: whether one of two threads may compute alone.
         """
         if device.type != "cpu":
             return self.chunk_elsewhere
         n_threads = torch.get_num_threads()
-        if n_threads == 1 or (n_threads == 2 and may_be_alone and n > self.with_two_threads):
-            return self.chunk_of_a_thread
-        return n_threads * self.chunk_of_a_thread * (self.long_chunk if has_functions else self.long_chunk_of_values)
+        if n_threads == 2 and may_be_alone and n > self.with_two_threads:
+            n_threads = 1
+        if not has_matrix:
+            return n_threads * self.samples_of_a_thread
+        return self.chunk_of_a_thread * (1 if n_threads == 1 else n_threads * self.long_chunk)
 
     def kan_rows(self, device: torch.device, n_in: int, n_out: int) -> int:
         """Rows in a chunk of a KAN layer."""

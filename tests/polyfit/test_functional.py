@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import polyfit
 from polyfit import formula
 from polyfit._problem import canonical_problem
-from polyfit.autograd import short
 from polyfit.backends import chunked, operators, sizes
-from polyfit.backends.chunked import matrix
+from polyfit.backends.chunked import plain_loss as plain_pass
+from polyfit.backends.chunked import workspace
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
 from polyfit.losses import MSE
@@ -400,15 +400,18 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_nothing_of_the_size_of_the_data_is_made():
+def test_nothing_of_the_size_of_the_data_is_made(set_sizes, monkeypatch):
+    monkeypatch.setattr(workspace, "_kept", workspace._Kept())  # not the memory of another test
+    set_sizes(samples_of_a_thread=-(-(2**18) // torch.get_num_threads()))
     n_samples, degree = 3_000_001, 7
     x, y = torch.rand(n_samples), torch.rand(n_samples)
     coef = torch.randn(1, degree + 1)
     with LargestTensor() as largest:
         chunked.Objective(x[None], y[None], None, 1, degree, Model("chebyshev", None, MSE()))(coef)
         chunked.evaluate_backward(y[None], x[None], coef, Model("legendre"), Wants(coef=True))
-    row = sizes.current().chunk(x.device) + matrix._APART
-    assert largest.elements <= row * (degree + 2) < n_samples
+        polyfit.polynomial_loss(x, y, coef[0])
+    row = 2**18 + 2 * sizes.current().longest_block
+    assert largest.elements <= 5 * row < n_samples  # five rows, see `Samples`
 
 
 def test_every_first_derivative_takes_one_pass(monkeypatch, set_sizes):
@@ -418,7 +421,7 @@ def test_every_first_derivative_takes_one_pass(monkeypatch, set_sizes):
     operands = (x, y, coef, weight)
     expected = torch.autograd.grad(plain_loss(*operands), operands)
     passes = []
-    for module, name in ((operators, "objective"), (short, "_loss")):  # of general calls, and of plain ones
+    for module, name in ((operators, "objective"), (plain_pass, "loss")):  # of general calls, and of plain ones
         plain = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, plain=plain, **k: passes.append(1) or plain(*a, **k))
     monkeypatch.setattr(formula, "polynomial_loss", None)

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
-from polyfit.backends.chunked.samples import PLAIN_STEP, Rows, Steps, map_
+from polyfit.backends.chunked.samples import APART, PLAIN_STEP, Rows, Steps, map_
 from polyfit.bases import BASES, AffineMap
 from polyfit.formula import compute_dtype
-
-# Elements between the rows of a matrix: some lines of a cache.
-_APART = 64
 
 
 def internal_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -118,7 +115,7 @@ class BasisMatrix(Rows):
     @staticmethod
     def _shape(n_matrices: int, width: int, degree: int) -> tuple[int, int, int]:
         # Rows a power of two apart would share the same sets of a cache: up to 3 times slower from 12 rows on.
-        return degree + 2, n_matrices, width + (_APART if n_matrices == 1 else 0)
+        return degree + 2, n_matrices, width + (APART if n_matrices == 1 else 0)
 
     @classmethod
     def size(cls, n_matrices: int, n: int, block: int, degree: int) -> int:
@@ -244,7 +241,7 @@ class BasisMatrix(Rows):
         if self._is_shared and n_series == 1:
             # A buffer that stays: to get a megabyte from the system for each chunk would take as long as its sums.
             if self._weighted is None:
-                self._weighted = self._all.new_empty(len(left), self.width + _APART)[:, : self.width]
+                self._weighted = self._all.new_empty(len(left), self.width + APART)[:, : self.width]
             for row, values in zip(self._weighted, left, strict=True):
                 if padded is None:
                     row.copy_(values[0])

@@ -64,8 +64,8 @@ def _squared_error(data: _Data, coef: Tensor, wanted: _Wanted) -> _Terms:
 def _sums(part: Part, delta: Tensor, factor: Tensor | None, wanted: _Wanted) -> Tensor | None:
     """Sums of delta P_k and, for losses that are products of delta and a factor, of these losses."""
     if wanted.coef:
-        functions = part.functions
-        return functions.moments(delta) if factor is None else functions.moments_and_dots(delta, factor)
+        matrix = part.matrix
+        return matrix.moments(delta) if factor is None else matrix.moments_and_dots(delta, factor)
     return None if factor is None else part.matrix.dots(delta, factor)
 
 
@@ -167,6 +167,7 @@ class Objective:
             at_once=self._at_once if has_functions else 0,
             is_out=is_out,
             has_functions=has_functions,
+            has_matrix=False,
             # exp, log1p and tanh of torch wake threads from 2048 elements on: alone, a thread would wait for each chunk
             may_be_alone=self._is_squared or self.loss.is_product,
         )

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from polyfit.backends import sizes
 from polyfit.backends.chunked.matrix import BasisMatrix, internal_dtype, steps_of
-from polyfit.backends.chunked.samples import Samples
+from polyfit.backends.chunked.samples import Samples, aligned, even
 from polyfit.backends.chunked.workspace import Workspace, borrow, give_back
 from polyfit.bases import AffineMap
 from polyfit.formula import compute_dtype
-
-# Samples of a block in memory: some vectors.
-_ALIGNED = 16
 
 
 class Part(NamedTuple):
@@ -31,7 +28,7 @@ class Part(NamedTuple):
 
     @property
     def functions(self) -> BasisMatrix:
-        """The matrix, where sums with the functions are wanted."""
+        """The matrix itself, where it was asked for."""
         assert isinstance(self.matrix, BasisMatrix)
         return self.matrix
 
@@ -86,8 +83,9 @@ class Parts:
         at_once: elements (series x samples) up to which there is one part, if that is more than a chunk.
         is_signed: whether the functions are multiplied by `signs`.
         is_out: samples whose x is replaced by a harmless one, one row for each row of x or one for all; or None.
-        has_functions: whether sums with the basis functions are wanted, and not only values: those of one series do
-            without a matrix.
+        has_functions: whether sums with the basis functions are wanted, and not only values.
+        has_matrix: whether a matrix of the functions is wanted. Otherwise values and sums of one series on a CPU do
+            without it, where the data are more than `at_once`.
         may_be_alone: see `Sizes.chunk_of_one`.
 
     Attributes:
@@ -109,28 +107,30 @@ class Parts:
         is_signed: bool = False,
         is_out: Tensor | None = None,
         has_functions: bool = True,
+        has_matrix: bool = True,
         may_be_alone: bool = True,
     ) -> None:
         self._is_signed, self._is_out = is_signed, is_out
         self._x, self._n_series, self._n_samples = x, n_series, x.shape[1]
         self._degree, self._mapping, self._steps = degree, mapping, steps_of(basis, degree)
         self.is_shared = x.shape[0] == 1
-        self._has_functions = has_functions or n_series != 1
+        is_one = n_series == 1 and (not has_functions or x.device.type == "cpu")
+        self._has_matrix = not is_one or (has_functions and (has_matrix or x.shape[1] <= at_once))
         if dtype is None:
-            dtype = internal_dtype(x.dtype, x.device) if self._has_functions else compute_dtype(x.dtype)
+            dtype = internal_dtype(x.dtype, x.device) if self._has_matrix else compute_dtype(x.dtype)
         self.dtype, self._is_kept = dtype, at_once > 0
         lengths = sizes.current()
         n, longest = self._n_samples, lengths.longest_block
         size = lengths.chunk(x.device)
         if n_series == 1:
-            size = lengths.chunk_of_one(x.device, n, has_functions=has_functions, may_be_alone=may_be_alone)
+            size = lengths.chunk_of_one(x.device, n, has_matrix=self._has_matrix, may_be_alone=may_be_alone)
         self.is_one = n_series * n <= max(size, at_once)
         self._series_step, self._sample_step = max(1, n_series), max(1, n)
         if self.is_one:  # in blocks of one length
-            self._block = _even(n, longest)
+            self._block = even(n, longest) if self._has_matrix else aligned(n, longest)
         elif n_series == 1:  # in chunks of one length, too
-            of_chunk = _even(n, size)
-            self._block = min(longest, -(-_even(of_chunk, longest) // _ALIGNED) * _ALIGNED)
+            of_chunk = even(n, size)
+            self._block = aligned(of_chunk, longest)
             self._sample_step = -(-of_chunk // self._block) * self._block
         else:
             self._block = lengths.block if n > longest else n
@@ -157,7 +157,7 @@ class Parts:
     def _size(self) -> int:
         """Elements of the memory that a part needs."""
         n, n_series = min(self._sample_step, self._n_samples), min(self._series_step, self._n_series)
-        if not self._has_functions:
+        if not self._has_matrix:
             return Samples.size(n, self._block)
         return BasisMatrix.size(1 if self.is_shared else n_series, n, self._block, self._degree)
 
@@ -187,18 +187,13 @@ class Parts:
 
     def _matrix(self, workspace: Workspace, n_matrices: int, n: int) -> BasisMatrix | Samples:
         block = self._block
-        if not self._has_functions:
+        if not self._has_matrix:
             return workspace.get((n, block), lambda memory: Samples(memory, n, block))
         kind = (n_matrices, n, block, self._degree, self.is_shared, sizes.current().few_blocks)
         return workspace.get(
             kind,
             lambda memory: BasisMatrix(memory, n_matrices, n, block, self._degree, is_shared=self.is_shared),
         )
-
-
-def _even(size: int, longest: int) -> int:
-    """The length of the fewest equal pieces, of at most the longest length."""
-    return -(-size // -(-size // longest)) if size else 1
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:

@@ -74,18 +74,6 @@ def fill(loss: Loss, p: Row, y: Array, other: Row) -> Terms | None:
     return None
 
 
-def finish(terms: Terms | None, s: Array, other: Array) -> None:
-    """Write the losses to `other`."""
-    if terms is None:
-        return
-    if terms.share is None:
-        np.multiply(s, s, out=other)
-        return
-    if terms.share:
-        other -= terms.share * s
-    other *= s
-
-
 def _slopes_of_residuals(loss: Loss, p: Row, y: Array, residual: Array) -> float:
     """Write residuals, and slopes over p; the share of `Terms`."""
     slope = p.array

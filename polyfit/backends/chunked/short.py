@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked import pointwise
 from polyfit.backends.chunked.matrix import Steps, steps_of
 from polyfit.backends.chunked.pointwise import Array, Row
-from polyfit.backends.results import Wants
 from polyfit.bases import BASES, AffineMap, derivative_matrix
 from polyfit.formula import Model
+from polyfit.losses import Loss
 
-_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
 # Numbers between the rows of a workspace: rows a power of two apart share the sets of a cache, and are 3 times slower.
 _APART = 64
@@ -41,31 +42,26 @@ _FEWEST_OF_A_ROW = 16
 quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infinite, without a warning
 
 
-def is_short(x: Tensor, coef: Tensor) -> bool:
-    """Whether samples x (N,) and coefficients (degree + 1,) can be taken here."""
-    return is_plain(x, coef) and 0 < x.shape[0] <= sizes.current().short
+def is_plain(x: Tensor, coef: Tensor) -> bool:
+    """Whether samples x (N,) and coefficients (degree + 1,) are of one series, in a dtype of numpy, and on a CPU."""
+    return x.dim() == coef.dim() == 1 and x.shape[0] > 0 and x.dtype in DTYPES and x.is_cpu
 
 
-def are_short(x: Tensor, coef: Tensor, basis: str) -> bool:
-    """Whether samples x (S, N) and coefficients (S, degree + 1) can be taken here."""
+def is_few(x: Tensor, coef: Tensor, basis: str) -> bool:
+    """Whether plain samples are few: of one series, or x (S, N) with coefficients (S, degree + 1)."""
+    if coef.dim() == 1:
+        return x.shape[0] <= sizes.current().short
+    lengths = sizes.current()
     return (
-        x.dim() == coef.dim() == 2
-        and basis == "power"
-        and 0 < x.numel() <= sizes.current().short
-        and _FEWEST_OF_A_ROW <= x.shape[1] <= sizes.current().longest_block
-        and x.shape[0] == coef.shape[0]
-        and x.dtype in _DTYPES
-        and x.is_cpu
+        basis == "power"
+        and x.numel() <= lengths.short
+        and _FEWEST_OF_A_ROW <= x.shape[1] <= lengths.longest_block
+        and x.dtype in DTYPES
     )
 
 
-def is_plain(x: Tensor, coef: Tensor) -> bool:
-    """Whether these are of one series, in a dtype of numpy, and on a CPU."""
-    return x.dim() == coef.dim() == 1 and x.shape[0] > 0 and x.dtype in _DTYPES and x.is_cpu
-
-
 class Workspace:
-    """Rows for the samples of one series.
+    """Rows for the samples of one series: see `plain_rows.PlainRows`.
 
     Args:
         n_coef: degree + 1.
@@ -73,33 +69,52 @@ class Workspace:
         dtype: of the rows.
         lengths: of blocks.
         is_held: whether rows hold the functions; otherwise one row holds t.
-
-    Attributes:
-        p: the row of predictions, later of slopes.
-        other: a row for residuals or losses.
-        is_held: see above.
     """
+
+    xp: Any = np
 
     def __init__(self, n_coef: int, n: int, dtype: np.dtype[Any], lengths: sizes.Sizes, *, is_held: bool) -> None:
         n_blocks = -(-n // lengths.longest_block)
         width = -(-n // n_blocks) * n_blocks
         n_rows = n_coef + 2 if is_held else 4
         everything = np.zeros((n_rows, width + _APART), dtype)[:, :width]
-        self._blocks = everything.reshape(n_rows, n_blocks, -1)
         samples = everything[:, :n]
-        self._rows, tensors = list(samples), torch.from_numpy(samples).unbind(0)  # the same memory
-        self.p, self.other = (Row(self._rows[i], tensors[i]) for i in (-2, -1))
         self._functions = samples[:n_coef]
-        self._rows[0].fill(1.0)
         self._n_coef, self.is_held = n_coef, is_held
+        self._set_rows(everything.reshape(n_rows, n_blocks, -1), samples)
+        self._rows[0].fill(1.0)
 
-    def load(self, x: Array, model: Model) -> None:
+    def _set_rows(self, blocks: Array, samples: Array) -> None:
+        self._blocks, self._rows = blocks, list(samples)
+        self._p, self._other = (Row(row, torch.from_numpy(row)) for row in self._rows[-2:])  # the same memory
+
+    @property
+    def p(self) -> Array:
+        """The row of predictions, later of slopes."""
+        return self._p.array
+
+    @property
+    def other(self) -> Array:
+        """A row for residuals or losses."""
+        return self._other.array
+
+    def load(self, x: Array, model: Model, n_coef: int) -> None:
         """Take the samples."""
-        if self.is_held and self._n_coef > 1:
-            _to_window(x, model.affine_map, self._rows[1])
-            _fill(self._rows, steps_of(model.basis, self._n_coef - 1))
+        if self.is_held and n_coef > 1:
+            to_window(x, model.affine_map, self._rows[1])
+            _fill(self._rows, steps_of(model.basis, n_coef - 1))
         elif not self.is_held:
-            _to_window(x, model.affine_map, self._rows[0])
+            to_window(x, model.affine_map, self._rows[0])
+
+    @staticmethod
+    def view(tensor: Tensor) -> Array:
+        """The numbers in numpy: the same memory, or a copy of a view that torch negates lazily."""
+        return tensor.numpy(force=True)
+
+    @staticmethod
+    def numbers(coef: Tensor) -> Array:
+        """Coefficients as `evaluate` takes them."""
+        return coef.numpy(force=True)
 
     def evaluate(self, coef: Array, out: Array) -> None:
         """Write the values of at most as many coefficients to `out`."""
@@ -111,7 +126,11 @@ class Workspace:
         for first in range(0, out.shape[0], step):
             np.dot(coef, functions[:, first : first + step], out=out[first : first + step])
 
-    def moments(self) -> Array:
+    def slopes(self, loss: Loss, y: Array) -> pointwise.Terms | None:
+        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
+        return pointwise.fill(loss, self._p, y, self._other)
+
+    def moments_of_p(self) -> Array:
         """Sums of P_k times the row p, (degree + 1,) float64."""
         if self.is_held:
             return _over_blocks(np.vecdot(self._blocks[: self._n_coef], self._blocks[-2]))
@@ -128,11 +147,15 @@ class Workspace:
                 power = np.multiply(power, t, out=after)
         return found
 
-    def product(self, i: int, j: int) -> float:
-        """The dot product of two of the rows p (0) and other (1)."""
-        return float(np.vecdot(self._blocks[i - 2], self._blocks[j - 2]).sum(dtype=np.float64))
+    def squares(self) -> float:
+        """The sum of the squares of the row p."""
+        return float(np.vecdot(self._blocks[-2], self._blocks[-2]).sum(dtype=np.float64))
 
-    def total(self) -> float:
+    def products(self) -> float:
+        """The sum of the products of the rows p and other."""
+        return float(np.vecdot(self._blocks[-2], self._blocks[-1]).sum(dtype=np.float64))
+
+    def total_of_other(self) -> float:
         """The sum of `other`. In a block numpy adds up in pairs: the error grows with the logarithm of its length."""
         return float(self._blocks[-1].sum(1).sum(dtype=np.float64))
 
@@ -147,16 +170,16 @@ class SeriesWorkspace(Workspace):
     """
 
     def __init__(self, n_coef: int, shape: torch.Size, dtype: np.dtype[Any]) -> None:
-        self._blocks = np.zeros((4, *shape), dtype)
-        self._rows, tensors = list(self._blocks), torch.from_numpy(self._blocks).unbind(0)
-        self.p, self.other = (Row(self._rows[i], tensors[i]) for i in (-2, -1))
         self._n_coef, self.is_held = n_coef, False
+        blocks = np.zeros((4, *shape), dtype)
+        self._set_rows(blocks, blocks)
 
-    def evaluate(self, coef: Array, out: Array) -> None:
-        """Write the values of coefficients (S, K) to `out`."""
-        horner(self._rows[0], columns(coef), out)
+    @staticmethod
+    def numbers(coef: Tensor) -> Array:
+        """Coefficients (S, K) as `evaluate` takes them, (K, S, 1)."""
+        return columns(coef.numpy(force=True))
 
-    def moments(self) -> Array:
+    def moments_of_p(self) -> Array:
         """Sums of P_k times the row p, (S, degree + 1) float64."""
         return self._moments().T.astype(np.float64)
 
@@ -179,18 +202,18 @@ def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
     if coef.dim() == 2:
         key = (coef.shape[1], x.shape, x.dtype, torch.is_inference_mode_enabled())
         if getattr(_last, "key", None) != key:
-            _last.key, _last.workspace = key, SeriesWorkspace(*key[:2], _DTYPES[x.dtype])
+            _last.key, _last.workspace = key, SeriesWorkspace(*key[:2], DTYPES[x.dtype])
         return _last.workspace
     n, lengths = x.shape[0], sizes.current()
     is_held = model.basis != "power" or n <= lengths.held
     key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held, torch.is_inference_mode_enabled())
     if getattr(_last, "key", None) != key:
         _last.key = key
-        _last.workspace = Workspace(coef.shape[0], n, _DTYPES[x.dtype], lengths, is_held=is_held)
+        _last.workspace = Workspace(coef.shape[0], n, DTYPES[x.dtype], lengths, is_held=is_held)
     return _last.workspace
 
 
-def _to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:
+def to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:
     """Write t(x) to `out`."""
     if mapping is None:
         out[...] = x
@@ -233,57 +256,17 @@ def horner(t: Array, coef: Array, out: Array) -> None:
     out += coef[0]
 
 
+def derivative(coef: Tensor, model: Model) -> Tensor:
+    """Coefficients of dp/dx, at least one."""
+    degree = coef.shape[-1] - 1
+    if degree == 0:
+        return torch.zeros_like(coef)
+    matrix = _derivative(model.basis, degree, 1.0 if model.affine_map is None else model.affine_map.scale)
+    array = coef.numpy(force=True)
+    return torch.from_numpy((array.astype(np.float64) @ matrix.T).astype(array.dtype))
+
+
 @functools.lru_cache(maxsize=256)
 def _derivative(basis: str, degree: int, slope: float) -> Array:
     """The matrix (degree, degree + 1) that takes coefficients to those of dp/dx, in float64."""
     return derivative_matrix(BASES[basis], degree).numpy() * slope
-
-
-def derivative(coef: Array, model: Model) -> Array:
-    """Coefficients of dp/dx, at least one."""
-    degree = coef.shape[-1] - 1
-    if degree == 0:
-        return np.zeros_like(coef)
-    matrix = _derivative(model.basis, degree, 1.0 if model.affine_map is None else model.affine_map.scale)
-    return (coef.astype(np.float64) @ matrix.T).astype(coef.dtype)
-
-
-def array(tensor: Tensor) -> Array:
-    """The numbers in numpy: the same memory, or a copy of a view that torch negates lazily."""
-    return tensor.numpy(force=True)
-
-
-@quiet
-def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
-    """p(x) for x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1)."""
-    values = torch.empty_like(x, memory_format=torch.contiguous_format)
-    out, t = values.numpy(), array(x)
-    if model.basis != "power":
-        workspace = workspace_for(x, coef, model)
-        workspace.load(t, model)
-        workspace.evaluate(array(coef), out)
-        return values
-    if model.affine_map is not None:
-        t = np.empty_like(out)
-        _to_window(array(x), model.affine_map, t)
-    horner(t, columns(array(coef)), out)
-    return values
-
-
-@quiet
-def evaluate_backward(
-    grad: Tensor, x: Tensor, coef: Tensor, model: Model, wants: Wants
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of sum(grad * p(x)) for grad in the shape of x, to x and to coef, in their dtype."""
-    workspace, factors, upstream = workspace_for(x, coef, model), array(coef), array(grad)
-    workspace.load(array(x), model)
-    grad_x = grad_coef = None
-    if wants.x:
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-        out = grad_x.numpy()
-        workspace.evaluate(derivative(factors, model), out)
-        out *= upstream
-    if wants.coef:
-        workspace.p.array[...] = upstream
-        grad_coef = torch.from_numpy(workspace.moments().astype(factors.dtype))
-    return grad_x, grad_coef

@@ -63,7 +63,7 @@ def _evaluate_one(x: Tensor, coef: Tensor, model: Model, out: Tensor) -> None:
     numbers, steps = coef.to(dtype).squeeze(0).unbind(), steps_of(model.basis, degree)
     is_wide = x.dtype == dtype
     if model.mapping is None and is_wide and is_powers(steps) and x.is_contiguous():  # without a buffer
-        size = sizes.current().chunk_of_one(x.device, x.shape[1], has_functions=False)
+        size = sizes.current().chunk_of_one(x.device, x.shape[1])
         for t, place in zip(x.squeeze(0).split(size), out.squeeze(0).split(size), strict=True):
             clenshaw(t, numbers, steps, place)
         return
@@ -71,7 +71,7 @@ def _evaluate_one(x: Tensor, coef: Tensor, model: Model, out: Tensor) -> None:
         assert isinstance(part.matrix, Samples)
         place = out if part.is_all else out[:, part.samples]
         if is_wide:
-            part.matrix.write(numbers, place)
+            part.matrix.evaluate(numbers, place.squeeze(0))
         else:
             place.copy_(part.matrix.series(coef.to(dtype)))
 
@@ -86,7 +86,9 @@ def evaluate_backward(
         was not wanted.
     """
     n_series = coef.shape[0]
-    parts = Parts(x, n_series, coef.shape[1] - 1, model.affine_map, model.basis, has_functions=wants.coef)
+    parts = Parts(
+        x, n_series, coef.shape[1] - 1, model.affine_map, model.basis, has_functions=wants.coef, has_matrix=False
+    )
     derivative = Derivative(coef.to(parts.dtype), model) if wants.x else None
     grad_x = x.new_zeros(x.shape, dtype=compute_dtype(x.dtype)) if wants.x else None
     grad_coef = None
@@ -95,7 +97,7 @@ def evaluate_backward(
         if grad_x is not None and derivative is not None:
             part.deposit(derivative(part).mul_(delta), grad_x)
         if wants.coef:
-            grad_coef = part.add(part.functions.moments(part.functions.pad(delta)), grad_coef)
+            grad_coef = part.add(part.matrix.moments(part.matrix.pad(delta)), grad_coef)
     if wants.coef and grad_coef is None:  # no samples
         grad_coef = coef.new_zeros(coef.shape, dtype=torch.float64)
     return grad_x, grad_coef

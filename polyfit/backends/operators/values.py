@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polyfit.backends import chunked, traced
-from polyfit.backends.chunked import short
+from polyfit.backends.chunked import plain_values, short
 from polyfit.backends.operators._plain import model_of, rows, shaped_like
 from polyfit.backends.results import Wants
 from polyfit.backends.select import autocast_is_off, is_fused_by_compiler, is_traced
@@ -53,8 +53,8 @@ def _evaluate_fake(x, coef, mapping, basis, impl):
 def evaluate(x: Tensor, coef: Tensor, model: Model, impl: str) -> Tensor:
     """p(x): (N,) for coef (degree + 1,), (S, N) for coef (S, degree + 1)."""
     if not is_traced():
-        if impl == "torch" and short.is_short(x, coef):
-            return short.evaluate(x, coef, model)
+        if impl == "torch" and short.is_plain(x, coef):
+            return plain_values.evaluate(x, coef, model)
         return _evaluate_eager(x, coef, model, impl)
     if is_fused_by_compiler(x):
         return traced.evaluate(x, coef, model)
@@ -105,8 +105,8 @@ def evaluate_backward(
         float64, for few samples of one series on a CPU in its dtype; None for what was not wanted.
     """
     if not is_traced():
-        if impl == "torch" and short.is_short(x, coef):
-            return short.evaluate_backward(grad, x, coef, model, wants)
+        if impl == "torch" and short.is_plain(x, coef):
+            return plain_values.evaluate_backward(grad, x, coef, model, wants)
         return _evaluate_backward_eager(grad, x, coef, model, impl, wants)
     if is_fused_by_compiler(x):
         return traced.evaluate_backward(grad, x, coef, model, wants)

@@ -159,7 +159,7 @@ def test_values_of_long_data_take_a_chunk(basis, set_sizes):
     n = 4 * sizes.current().with_two_threads
     x, coef = torch.rand(1, n), torch.randn(1, 6)
     model = Model(basis, bases.affine_map((0.0, 1.0), bases.BASES[basis], torch.float32))
-    chunk = 4 * sizes.current().chunk_of_one(x.device, n, has_functions=False)
+    chunk = 4 * sizes.current().chunk_of_one(x.device, n)
     assert peak(lambda: chunked.evaluate(x, coef, model)) <= x.nbytes + 5 * chunk + 4096  # five rows, see `Samples`
 
 
@@ -181,9 +181,7 @@ def test_a_loss_of_long_data_takes_a_chunk(want_coef, loss, weighted, set_sizes)
     weight = torch.rand(1, n) if weighted else None
     model = Model("chebyshev", None, loss)
     run = chunked.Objective(x, y, weight, 1, 5, model)
-    chunk = 4 * sizes.current().chunk_of_one(
-        x.device, n, has_functions=want_coef, may_be_alone=loss.name != "poisson_nll"
-    )
+    chunk = 4 * sizes.current().chunk_of_one(x.device, n, may_be_alone=loss.name != "poisson_nll")
     assert peak(lambda: run(torch.rand(1, 6), None, Wants(coef=want_coef))) <= 12 * chunk
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from torch import Tensor
 import polyfit
 from polyfit import formula, losses
 from polyfit.backends import sizes
-from polyfit.backends.chunked import pointwise, short
+from polyfit.backends.chunked import plain_rows, pointwise, short
 from polyfit.bases import BASES
 
 LOSSES: list[losses.Loss] = [
@@ -140,12 +140,18 @@ def test_pointwise_losses_are_those_of_the_registry(loss: losses.Loss, dtype: to
                 _compare_pointwise(loss, p[part], y[part])
 
 
+class Rows(NamedTuple):
+    p: np.ndarray
+    other: np.ndarray
+    xp: Any = np
+
+
 def _compare_pointwise(loss: losses.Loss, p: Tensor, y: Tensor) -> None:
     mine, other = p.clone(), torch.empty_like(p)
     with np.errstate(all="ignore"):
         rows = pointwise.Row(mine.numpy(), mine), pointwise.Row(other.numpy(), other)
         terms = pointwise.fill(loss, rows[0], y.numpy(), rows[1])
-        pointwise.finish(terms, rows[0].array, rows[1].array)
+        plain_rows.finish(terms, Rows(rows[0].array, rows[1].array))
     slope = mine if terms is None else terms.factor * mine
     wide_p, wide_y = p.double(), y.double()
     eps = torch.finfo(p.dtype).eps
@@ -250,9 +256,9 @@ def test_what_is_not_plain_takes_the_general_way():
 
 def test_the_limit_is_that_of_sizes():
     x, coef = torch.rand(100), torch.rand(3)
-    assert short.is_short(x, coef)
+    assert short.is_few(x, coef, "power")
     with sizes.using(dataclasses.replace(sizes.current(), short=99)):
-        assert not short.is_short(x, coef)
+        assert not short.is_few(x, coef, "power")
 
 
 SET_UP = """

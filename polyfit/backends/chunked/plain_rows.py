@@ -1,0 +1,88 @@
+"""What a pass over plain series asks of its workspace, in numpy (`short`) or in torch (`long`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyfit.backends.chunked import long
+from polyfit.backends.chunked.pointwise import Terms
+from polyfit.backends.chunked.short import is_few, workspace_for
+from polyfit.formula import Model
+from polyfit.losses import Loss
+
+Row = Any  # of numpy or of torch: what they have in common is enough
+
+
+class PlainRows(Protocol):
+    """Rows for samples of one series, or of several in numpy."""
+
+    xp: Any  # the library of arrays
+
+    @property
+    def p(self) -> Row:
+        """The row of predictions, later of slopes."""
+
+    @property
+    def other(self) -> Row:
+        """A row for residuals or losses."""
+
+    def load(self, x: Row, model: Model, n_coef: int) -> None:
+        """Take the samples."""
+
+    def view(self, tensor: Tensor) -> Row:
+        """An operand as it is taken here."""
+
+    def numbers(self, coef: Tensor) -> Any:
+        """Coefficients as `evaluate` takes them."""
+
+    def evaluate(self, coef: Any, out: Row) -> None:
+        """Write the values of at most as many coefficients to `out`."""
+
+    def slopes(self, loss: Loss, y: Row) -> Terms | None:
+        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
+
+    def moments_of_p(self) -> NDArray[np.float64]:
+        """Sums of P_k times the row p, (degree + 1,), or (S, degree + 1) of several series."""
+        ...
+
+    def squares(self) -> float:
+        """The sum of the squares of the row p."""
+        ...
+
+    def products(self) -> float:
+        """The sum of the products of the rows p and other."""
+        ...
+
+    def total_of_other(self) -> float:
+        """The sum of `other`."""
+        ...
+
+
+def pieces(
+    x: Tensor, coef: Tensor, model: Model, *, may_be_alone: bool = True
+) -> Iterable[tuple[slice | None, PlainRows]]:
+    """The pieces of x in order, None for all samples, each with rows that are good until the next one is asked for.
+
+    For x (N,) and coef (degree + 1,), or few x (S, N) and coef (S, degree + 1). `may_be_alone`: see `Sizes`.
+    """
+    if is_few(x, coef, model.basis):
+        return ((None, workspace_for(x, coef, model)),)
+    return long.pieces(x, may_be_alone=may_be_alone)
+
+
+def finish(terms: Terms | None, rows: PlainRows) -> None:
+    """Write the losses to `other`, see `Terms`."""
+    if terms is None:
+        return
+    s, other = rows.p, rows.other
+    if terms.share is None:
+        rows.xp.multiply(s, s, out=other)
+        return
+    if terms.share:
+        other -= terms.share * s
+    other *= s

@@ -48,7 +48,10 @@ def _is_plain(coef: Tensor, x: Tensor, *others: Tensor) -> bool:
     dtype = x.dtype
     if coef.dtype != dtype or not autograd.is_short(x, coef, "torch") or coef.shape[-1] == 0:
         return False
-    shape = x.shape
+    is_shared = x.dim() < coef.dim()
+    if len(others) > 1 and is_shared:  # samples of weight zero differ from series to series
+        return False
+    shape = (coef.shape[0], x.shape[0]) if is_shared else x.shape
     for other in others:
         if type(other) not in _PLAIN_TYPES or other.dtype != dtype or other.shape != shape:
             return False

@@ -15,7 +15,7 @@ from torch import Tensor
 from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_formula
 from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
-from polyfit.backends.chunked import many, plain_loss, plain_values, short
+from polyfit.backends.chunked import many, plain_loss, plain_values, shared, short
 from polyfit.backends.results import Wants
 from polyfit.formula import Model
 
@@ -91,13 +91,14 @@ class ShortPolyval(torch.autograd.Function):
 def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:
     """Whether the Functions here take the samples x and the coefficients.
 
-    They are x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1).
+    They are x (N,) and coef (degree + 1,), or x (S, N) or (N,) and coef (S, degree + 1).
     """
-    return impl == "torch" and is_eager() and (short.is_plain(x, coef) or many.is_plain(x, coef))
+    is_taken = short.is_plain(x, coef) or many.is_plain(x, coef) or shared.is_shared(x, coef)
+    return impl == "torch" and is_taken and is_eager()
 
 
 def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
-    """The reduced loss as a scalar, for y and weight in the shape of x; see `is_short`."""
+    """The reduced loss as a scalar, for y and weight in the shape of p(x); see `is_short`."""
     needs = x.requires_grad or y.requires_grad or coef.requires_grad or (weight is not None and weight.requires_grad)
     if needs and torch.is_grad_enabled():
         return apply(ShortLoss, x, y, coef, weight, terms)
@@ -113,7 +114,10 @@ def short_polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
 
 def polynomial_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
     """The reduced loss, differentiable: a scalar, or (n_losses,), each over as many series in a row."""
-    is_alike = x.dim() == y.dim() and (weight is None or x.dim() == weight.dim())
+    if x.dim() == coef.dim():
+        is_alike = x.dim() == y.dim() and (weight is None or x.dim() == weight.dim())
+    else:
+        is_alike = y.dim() == coef.dim() and weight is None
     if is_alike and terms.n_losses is None and is_short(x, coef, terms.impl):
         return short_loss(x, y, coef, weight, terms)
     return general_loss(x, y, coef, weight, terms)

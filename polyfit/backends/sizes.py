@@ -27,6 +27,7 @@ class Sizes:
             roundings add up, 1e-6 and 4e-6. Longer blocks were not faster.
         short: samples of one series up to which a pass is made in numpy. PyTorch takes more than one thread above it.
         held: samples of one series up to which such a pass holds the powers of all samples.
+        shared: elements (series x samples) of series that share x up to which a pass is made in numpy.
         block: samples of a block where there are many.
         few_blocks: up to so many blocks take a product each. A batched product wakes all threads, which costs more than
             that, and milliseconds where other processes keep the cores busy.
@@ -81,6 +82,7 @@ class Sizes:
     longest_block: int = 2048
     short: int = (1 << 15) - 1
     held: int = 1 << 12
+    shared: int = 1 << 18
     block: int = 1024
     few_blocks: int = 4
     chunk_of_a_thread: int = 1 << 15

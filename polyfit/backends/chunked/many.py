@@ -174,11 +174,12 @@ def _values(t: Array, columns: list[Array], basis: str, out: Array) -> None:
             out *= t
         out += columns[0]
     else:
-        _horner(torch.from_numpy(t), [torch.from_numpy(column) for column in columns], torch.from_numpy(out))
+        horner(torch.from_numpy(t), [torch.from_numpy(column) for column in columns], torch.from_numpy(out))
 
 
-def _horner(t: Tensor, columns: Sequence[Tensor], out: Tensor) -> None:
-    torch.addcmul(columns[-2], columns[-1], t, out=out)
+def horner(t: Tensor, columns: Sequence[Tensor], out: Tensor) -> None:
+    """Write the sum of columns[k] t**k, of at least two columns (s, 1), to `out`."""
+    torch.mul(t, columns[-1], out=out).add_(columns[-2])  # an addcmul with two columns takes twice as long
     for column in columns[-3::-1]:
         torch.addcmul(column, out, t, out=out)
 
@@ -259,7 +260,7 @@ def evaluate(x: Tensor, coef: Tensor, model: Model) -> Tensor:
         _values(x.numpy(force=True), [factors[:, k : k + 1] for k in range(n_coef)], "power", out.numpy())
         return out
     if is_plain and x.shape[1] >= sizes.current().many_turned and x.numel() <= sizes.current().many_chunk:
-        _horner(x, coef.unsqueeze(2).unbind(1), out)
+        horner(x, coef.unsqueeze(2).unbind(1), out)
         return out
     for chunk in _chunks(x.shape[0], x.shape[1], dtype, x.shape[1]):
         t, columns = _to_window(chunk, x, model), chunk.columns(coef)

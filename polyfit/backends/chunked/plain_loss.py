@@ -1,9 +1,10 @@
 """The loss of plain series and its gradients, as they are returned, by the way that suits their number.
 
-Plain are one series x (N,) with coef (degree + 1,), and several with samples of their own, x (S, N) with coef
-(S, degree + 1), in the dtype that computes. Few samples are rows of numpy, whose calls are short and wake no thread
-(`short`); the chunks of a long series are rows of torch, which has threads (`long`); many series are gone through
-element by element (`many`). The first two have the same rows and methods.
+Plain are one series x (N,) with coef (degree + 1,), and several with coef (S, degree + 1), each with samples of its
+own, x (S, N), or all with the same few samples, x (N,); all in the dtype that computes. Few samples are rows of numpy,
+whose calls are short and wake no thread (`short`, `shared`); the chunks of a long series are rows of torch, which has
+threads (`long`). These have the same methods, see `plain_rows`. Many series are gone through element by element
+(`many`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from polyfit.backends.chunked import many
-from polyfit.backends.chunked.plain_rows import PlainRows, Row, finish, pieces
+from polyfit.backends.chunked.plain_rows import PlainRows, Row, added, are_rows, finish, pieces
 from polyfit.backends.chunked.pointwise import Terms
-from polyfit.backends.chunked.short import DTYPES, derivative, is_few, quiet
+from polyfit.backends.chunked.short import DTYPES, derivative, quiet
 from polyfit.backends.results import Gradients, Wants
 from polyfit.backends.select import autocast_is_off
 from polyfit.formula import HARMLESS_PREDICTION, HARMLESS_TARGET, Model
@@ -32,7 +33,7 @@ def loss(
 ) -> tuple[Tensor, Gradients]:
     """The reduced loss as a scalar, and its gradients."""
     assert isinstance(model.loss, Loss)
-    if coef.dim() == 2 and not is_few(x, coef, model.basis):
+    if not are_rows(x, coef, model.basis):
         return _loss_of_many(x, y, coef, weight, model, reduction, wants)
     total = _Pass(x, y, coef, weight, model, reduction, wants)
     # exp, log1p and tanh of torch wake threads from 2048 elements on: alone, a thread would wait for each chunk.
@@ -49,18 +50,20 @@ class _Pass:
         self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
     ) -> None:
         self._operands, self._coef, self._model, self._wants = (x, y, weight), coef, model, wants
-        self._is_mean, self._scale = reduction == "mean", _scale(x, weight, reduction)
+        self._is_mean, self._scale = reduction == "mean", _scale(y, weight, reduction)
         self._gradients = tuple(
-            torch.empty_like(x, memory_format=torch.contiguous_format) if is_wanted else None
-            for is_wanted in (wants.x, wants.y, wants.weight)
+            torch.empty_like(like, memory_format=torch.contiguous_format) if is_wanted else None
+            for like, is_wanted in ((x, wants.x), (y, wants.y), (y, wants.weight))
         )
         self._total = 0.0  # of the weighted losses
-        self._sums: Any = 0.0  # of P_k times the slopes
+        self._sums: Any = None  # of P_k times the slopes
         self._factor = self._scale  # of these sums
 
     def add(self, piece: slice | None, rows: PlainRows) -> None:
         """Take the samples of a piece, None for all."""
         model, coef = self._model, self._coef
+        if piece is not None and coef.dim() == 2:
+            coef = coef[piece]
         loss, n_coef, factors = model.loss, coef.shape[-1], rows.numbers(coef)
         assert isinstance(loss, Loss)
         x, y, weight, to_x, to_y, to_weight = (
@@ -82,7 +85,7 @@ class _Pass:
         )
         self._factor = factor = self._scale if terms is None else terms.factor * self._scale
         if self._wants.coef:
-            self._sums = self._sums + rows.moments_of_p()
+            self._sums = added(self._sums, rows.moments_of_p())
         if to_y is not None:
             _write_slopes_to_y(to_y, rows.p, of_targets, weight, self._scale, factor)
         if to_x is not None:
@@ -101,11 +104,11 @@ class _Pass:
         return torch.from_numpy(np.array(value, dtype)), Gradients(to_x, to_y, to_coef, to_weight)
 
 
-def _scale(x: Tensor, weight: Tensor | None, reduction: str) -> float:
+def _scale(y: Tensor, weight: Tensor | None, reduction: str) -> float:
     """The factor of the sum of the weighted losses."""
     if reduction != "mean":
         return 1.0
-    count = x.numel() if weight is None else float(weight.sum(dtype=torch.float64))
+    count = y.numel() if weight is None else float(weight.sum(dtype=torch.float64))
     return 1.0 / count if count else math.inf
 
 
@@ -181,7 +184,7 @@ def _loss_of_many(
     """The same for x, y and weight (S, N) and coef (S, degree + 1)."""
     sums = many.objective(x, y, coef, weight, None, model, wants, 1.0)
     assert sums.value is not None
-    total, scale = float(sums.value.sum()), _scale(x, weight, reduction)
+    total, scale = float(sums.value.sum()), _scale(y, weight, reduction)
     to_coef, to_weight = sums.grad_coef, sums.grad_weight
     if to_coef is not None:
         to_coef = to_coef.mul_(scale).to(coef.dtype)

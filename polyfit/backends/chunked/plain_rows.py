@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyfit.backends.chunked import long
+from polyfit.backends import sizes
+from polyfit.backends.chunked import long, long_series
 from polyfit.backends.chunked.pointwise import Terms
-from polyfit.backends.chunked.short import is_few, workspace_for
+from polyfit.backends.chunked.shared import SharedWorkspace
+from polyfit.backends.chunked.short import DTYPES, is_few, kept, workspace_for
 from polyfit.formula import Model
 from polyfit.losses import Loss
 
@@ -19,7 +21,7 @@ Row = Any  # of numpy or of torch: what they have in common is enough
 
 
 class PlainRows(Protocol):
-    """Rows for samples of one series, or of several in numpy."""
+    """Rows for samples of one series, or of several."""
 
     xp: Any  # the library of arrays
 
@@ -63,16 +65,34 @@ class PlainRows(Protocol):
         ...
 
 
+def are_rows(x: Tensor, coef: Tensor, basis: str) -> bool:
+    """Whether there are rows for plain samples and coefficients; otherwise they are many series."""
+    return coef.dim() == 1 or x.dim() == 1 or is_few(x, coef, basis) or long_series.are_long(x, basis)
+
+
 def pieces(
     x: Tensor, coef: Tensor, model: Model, *, may_be_alone: bool = True
 ) -> Iterable[tuple[slice | None, PlainRows]]:
-    """The pieces of x in order, None for all samples, each with rows that are good until the next one is asked for.
+    """The pieces of x in order, None for all of it, each with rows that are good until the next one is asked for.
 
-    For x (N,) and coef (degree + 1,), or few x (S, N) and coef (S, degree + 1). `may_be_alone`: see `Sizes`.
+    Samples of one series, or series. `may_be_alone`: see `Sizes`.
     """
+    if x.dim() < coef.dim():
+        key = (coef.shape[1], coef.shape[0], x.shape[0])
+        kind = ("shared", *key, x.dtype, sizes.current().longest_block)
+        return ((None, kept(kind, lambda: SharedWorkspace(*key, DTYPES[x.dtype]))),)
     if is_few(x, coef, model.basis):
         return ((None, workspace_for(x, coef, model)),)
+    if x.dim() == 2:
+        return long_series.pieces(x)
     return long.pieces(x, may_be_alone=may_be_alone)
+
+
+def added(sums: Any, of_piece: NDArray[np.float64]) -> Any:
+    """The sums so far, None at first, and those of a piece: of the same series (K,), or of the next ones (s, K)."""
+    if sums is None:
+        return of_piece
+    return sums + of_piece if of_piece.ndim == 1 else np.concatenate((sums, of_piece))
 
 
 def finish(terms: Terms | None, rows: PlainRows) -> None:

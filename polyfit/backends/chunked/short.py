@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,10 @@ from polyfit.losses import Loss
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _PLAIN_STEP = (1.0, 0.0, 0.0)  # P_{k+1} = t P_k
 # Numbers between the rows of a workspace: rows a power of two apart share the sets of a cache, and are 3 times slower.
-_APART = 64
+APART = 64
 # Numbers of a matrix up to which a product with it takes one thread: OpenBLAS takes more from some 4e5 on, and older
 # versions from 2**13 on.
-_PRODUCT = 1 << 17
+PRODUCT = 1 << 17
 # Samples of a series, of several, below which numpy takes longer to go from row to row than to compute.
 _FEWEST_OF_A_ROW = 16
 quiet = np.errstate(all="ignore")  # as torch: a result that overflows is infinite, without a warning
@@ -49,11 +50,12 @@ def is_plain(x: Tensor, coef: Tensor) -> bool:
 
 def is_few(x: Tensor, coef: Tensor, basis: str) -> bool:
     """Whether plain samples are few: of one series, or x (S, N) with coefficients (S, degree + 1)."""
-    if coef.dim() == 1:
-        return x.shape[0] <= sizes.current().short
     lengths = sizes.current()
+    if coef.dim() == 1:
+        return x.shape[0] <= lengths.short
     return (
-        basis == "power"
+        x.dim() == 2
+        and basis == "power"
         and x.numel() <= lengths.short
         and _FEWEST_OF_A_ROW <= x.shape[1] <= lengths.longest_block
         and x.dtype in DTYPES
@@ -77,7 +79,7 @@ class Workspace:
         n_blocks = -(-n // lengths.longest_block)
         width = -(-n // n_blocks) * n_blocks
         n_rows = n_coef + 2 if is_held else 4
-        everything = np.zeros((n_rows, width + _APART), dtype)[:, :width]
+        everything = np.zeros((n_rows, width + APART), dtype)[:, :width]
         samples = everything[:, :n]
         self._functions = samples[:n_coef]
         self._n_coef, self.is_held = n_coef, is_held
@@ -122,7 +124,7 @@ class Workspace:
             horner(self._rows[0], coef, out)
             return
         functions = self._functions[: len(coef)]
-        step = _PRODUCT // len(coef)
+        step = PRODUCT // len(coef)
         for first in range(0, out.shape[0], step):
             np.dot(coef, functions[:, first : first + step], out=out[first : first + step])
 
@@ -197,20 +199,25 @@ def _over_blocks(sums: Array) -> Array:
 _last = threading.local()
 
 
-def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
+def kept(key: tuple[Any, ...], make: Callable[[], Workspace]) -> Workspace:
     """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
-    if coef.dim() == 2:
-        key = (coef.shape[1], x.shape, x.dtype, torch.is_inference_mode_enabled())
-        if getattr(_last, "key", None) != key:
-            _last.key, _last.workspace = key, SeriesWorkspace(*key[:2], DTYPES[x.dtype])
-        return _last.workspace
-    n, lengths = x.shape[0], sizes.current()
-    is_held = model.basis != "power" or n <= lengths.held
-    key = (coef.shape[0], n, x.dtype, lengths.longest_block, is_held, torch.is_inference_mode_enabled())
+    key = (*key, torch.is_inference_mode_enabled())
     if getattr(_last, "key", None) != key:
-        _last.key = key
-        _last.workspace = Workspace(coef.shape[0], n, DTYPES[x.dtype], lengths, is_held=is_held)
+        _last.key, _last.workspace = key, make()
     return _last.workspace
+
+
+def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
+    """Rows for x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1)."""
+    n_coef, shape, dtype = coef.shape[-1], x.shape, x.dtype
+    if coef.dim() == 2:
+        return kept(("series", n_coef, shape, dtype), lambda: SeriesWorkspace(n_coef, shape, DTYPES[dtype]))
+    lengths = sizes.current()
+    is_held = model.basis != "power" or shape[0] <= lengths.held
+    return kept(
+        ("one", n_coef, shape, dtype, lengths.longest_block, is_held),
+        lambda: Workspace(n_coef, shape[0], DTYPES[dtype], lengths, is_held=is_held),
+    )
 
 
 def to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:

@@ -1,0 +1,129 @@
+"""Many series of powers, each with samples of its own, in torch, some series at a time: the rows of `long` for these.
+
+All operations are of torch, on the same threads: what one of numpy reads in between would be in the caches of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyfit.backends import sizes
+from polyfit.backends.chunked.many import horner
+from polyfit.backends.chunked.pointwise import Terms
+from polyfit.backends.chunked.samples import map_
+from polyfit.backends.chunked.workspace import borrow, give_back
+from polyfit.formula import Model
+from polyfit.losses import MSE, Loss
+
+_N_ROWS = 4  # t, where it is not x itself; the predictions; residuals or losses; powers or products
+_FEW = 64  # samples of a series up to which a product with ones adds them up faster
+
+
+class LongSeries:
+    """Rows (s, n) for s series of n samples: see `plain_rows.PlainRows`.
+
+    Args:
+        memory: at least `_N_ROWS * s * n` elements, in the dtype that computes.
+        n_series: s.
+        n: samples of a series.
+    """
+
+    xp: Any = torch
+
+    def __init__(self, memory: Tensor, n_series: int, n: int) -> None:
+        rows = memory.narrow(0, 0, _N_ROWS * n_series * n).view(_N_ROWS, n_series, n)
+        self._of_t, self.p, self.other, self._buffer = rows.unbind(0)
+        self._t, self._n_coef = self._of_t, 1
+        self._ones = memory.new_ones(n) if n <= _FEW else None
+
+    def prepare(self) -> None:
+        """Nothing: no row is expected to hold anything."""
+
+    def release(self) -> None:
+        """Let go of x."""
+        self._t = self._of_t
+
+    def load(self, x: Tensor, model: Model, n_coef: int) -> None:
+        """Take the samples."""
+        self._t, self._n_coef = x, n_coef
+        if model.affine_map is not None:
+            self._t = map_(self._of_t.copy_(x), model.affine_map)
+
+    @staticmethod
+    def view(tensor: Tensor) -> Tensor:
+        """The operand as it is taken here."""
+        return tensor
+
+    @staticmethod
+    def numbers(coef: Tensor) -> Sequence[Tensor]:
+        """Coefficients (s, K) as `evaluate` takes them, K columns (s, 1)."""
+        return coef.unsqueeze(2).unbind(1)
+
+    def evaluate(self, coef: Sequence[Tensor], out: Tensor) -> None:
+        """Write the values of at most as many coefficients to `out`."""
+        if len(coef) == 1:
+            out.copy_(coef[0])
+        else:
+            horner(self._t, coef, out)
+
+    def slopes(self, loss: Loss, y: Tensor) -> Terms | None:
+        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
+        if isinstance(loss, MSE):
+            self.p.sub_(y)
+            return Terms(2.0, None)
+        loss.slope_and_loss_(self.p, y, self.other)
+        self.p, self.other = self.other, self.p
+        return Terms(1.0, 0.0) if loss.is_product else None
+
+    def _sums(self, rows: Tensor) -> Tensor:
+        """Sums over the samples of each series, (s,)."""
+        return rows.sum(1) if self._ones is None else torch.mv(rows, self._ones)
+
+    def moments_of_p(self) -> NDArray[np.float64]:
+        """Sums of P_k times the row p, (s, degree + 1)."""
+        found, power = [self._sums(self.p)], self.p
+        for _ in range(1, self._n_coef):
+            power = torch.mul(power, self._t, out=self._buffer)
+            found.append(self._sums(power))
+        return torch.stack(found, 1).double().numpy()
+
+    def squares(self) -> float:
+        """The sum of the squares of the row p."""
+        return self._product(self.p, self.p)
+
+    def products(self) -> float:
+        """The sum of the products of the rows p and other."""
+        return self._product(self.p, self.other)
+
+    def _product(self, left: Tensor, right: Tensor) -> float:
+        return float(self._sums(torch.mul(left, right, out=self._buffer)).sum(dtype=torch.float64))
+
+    def total_of_other(self) -> float:
+        """The sum of `other`."""
+        return float(self._sums(self.other).sum(dtype=torch.float64))
+
+
+def are_long(x: Tensor, basis: str) -> bool:
+    """Whether samples (S, N) of many series are taken here."""
+    lengths = sizes.current()
+    return basis == "power" and lengths.many_turned <= x.shape[1] <= lengths.longest_block
+
+
+def pieces(x: Tensor) -> Iterator[tuple[slice | None, LongSeries]]:
+    """The series in order, None for all, each part with rows until the next one is asked for."""
+    n_series, n = x.shape
+    step = min(n_series, max(1, sizes.current().chunk_of_one(x.device, x.numel()) // n))
+    lent = borrow(_N_ROWS * step * n, x, x.dtype)
+    try:
+        for first in range(0, n_series, step):
+            size = min(step, n_series - first)
+            rows = lent.get((size, n, "series"), lambda memory, size=size: LongSeries(memory, size, n))
+            yield (None if size == n_series else slice(first, first + size)), rows
+    finally:
+        give_back(lent)

@@ -1,0 +1,84 @@
+"""Several series that share few samples x (N,), in numpy: the rows of `short` for coefficients (S, degree + 1).
+
+Products with the matrix of the functions give all predictions and all sums. They are cut so that they take one thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyfit.backends import sizes
+from polyfit.backends.chunked.pointwise import Array, Row
+from polyfit.backends.chunked.short import APART, DTYPES, PRODUCT, Workspace
+
+
+def is_shared(x: Tensor, coef: Tensor) -> bool:
+    """Whether samples x and coefficients are such series, without a gradient to the samples."""
+    return (
+        x.dim() == 1
+        and coef.dim() == 2
+        and coef.shape[0] > 1
+        and 0 < x.shape[0] * coef.shape[0] <= sizes.current().shared
+        and x.dtype in DTYPES
+        and x.is_cpu
+        and not x.requires_grad
+    )
+
+
+class SharedWorkspace(Workspace):
+    """The functions of n samples as rows, and two arrays (S, n) for predictions and residuals or losses.
+
+    Args:
+        n_coef: degree + 1.
+        n_series: S.
+        n: samples.
+        dtype: of the rows.
+    """
+
+    def __init__(self, n_coef: int, n_series: int, n: int, dtype: np.dtype[Any]) -> None:
+        self._n_coef, self.is_held = n_coef, True
+        self._functions = np.zeros((max(n_coef, 1), n + APART), dtype)[:, :n]
+        self._functions[0] = 1.0
+        self._rows = list(self._functions)
+        both = np.empty((2, n_series, n), dtype)
+        self._p, self._other = (Row(part, torch.from_numpy(part)) for part in both)
+        longest = sizes.current().longest_block
+        self._samples = [slice(first, first + longest) for first in range(0, n, longest)]
+        step = max(1, PRODUCT // (n_coef * min(n, longest)))
+        self._series = [slice(first, first + step) for first in range(0, n_series, step)]
+
+    def evaluate(self, coef: Array, out: Array) -> None:
+        """Write the values of coefficients (S, K) to `out`."""
+        functions = self._functions[: coef.shape[1]]
+        for series in self._series:
+            for samples in self._samples:
+                np.matmul(coef[series], functions[:, samples], out=out[series, samples])
+
+    def moments_of_p(self) -> Array:
+        """Sums of P_k times the row p, (S, degree + 1) float64."""
+        functions = np.ascontiguousarray(self._functions.T)  # (n, K): a product with a transpose takes twice as long
+        sums = np.zeros((self.p.shape[0], self._n_coef))
+        for series in self._series:
+            for samples in self._samples:
+                sums[series] += self.p[series, samples] @ functions[samples]
+        return sums
+
+    def squares(self) -> float:
+        """The sum of the squares of p."""
+        return self._dot(self.p, self.p)
+
+    def products(self) -> float:
+        """The sum of the products of p and other."""
+        return self._dot(self.p, self.other)
+
+    def _dot(self, left: Array, right: Array) -> float:
+        parts = (np.vecdot(left[:, samples], right[:, samples]) for samples in self._samples)
+        return float(sum(part.sum(dtype=np.float64) for part in parts))
+
+    def total_of_other(self) -> float:
+        """The sum of `other`."""
+        return float(self.other.sum(1).sum(dtype=np.float64))

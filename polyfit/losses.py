@@ -356,14 +356,20 @@ class Quantile(Loss):
     def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return _nan_of(p - y)
 
-    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
-        # The middle 1/2 - q in two numbers of the dtype: added to +-1/2 one after the other they give 1 - q and -q with
-        # all digits, for q near 0 and 1 too.
-        middle = 0.5 - self.q
-        high = torch.tensor(middle, dtype=p.dtype, device="cpu").item()
-        slope = _sign_(p.sub_(y)).mul_(0.5).add_(high)
+    def middle(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """The slope at zero, 1/2 - q, as a sum of numbers of the dtype.
+
+        Added to +-1/2 one after the other they give 1 - q and -q with all digits, for q near 0 and 1 too.
+        """
+        high = torch.tensor(0.5 - self.q, dtype=dtype, device="cpu").item()
         low = (0.5 - high) - self.q
-        return slope.add_(low) if low else slope
+        return (high, low) if low else (high,)
+
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        slope = _sign_(p.sub_(y)).mul_(0.5)
+        for part in self.middle(p.dtype):
+            slope.add_(part)
+        return slope
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
         self.slope_(slope.copy_(p), y)

@@ -93,8 +93,9 @@ def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:
 
     They are x (N,) and coef (degree + 1,), or x (S, N) or (N,) and coef (S, degree + 1).
     """
-    is_taken = short.is_plain(x, coef) or many.is_plain(x, coef) or shared.is_shared(x, coef)
-    return impl == "torch" and is_taken and is_eager()
+    if impl != "torch" or not is_eager():
+        return False
+    return short.is_plain(x, coef) or many.is_plain(x, coef) or shared.is_shared(x, coef)
 
 
 def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:

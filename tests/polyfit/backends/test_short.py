@@ -270,6 +270,7 @@ coef, high = torch.randn(6, requires_grad=True), torch.randn(21, requires_grad=T
 wide, target = x.double(), y.double()
 double = coef.detach().double().requires_grad_()
 rows, of_rows = torch.rand(10, 200), torch.randn(10, 4, requires_grad=True)
+many, of_many = torch.rand(1000, 64), torch.randn(1000, 4, requires_grad=True)
 layer, kan = polyfit.nn.Polynomial(5), polyfit.nn.PolynomialKAN(8, 8, 3)
 def mine(p, y):
     return (p - y).abs()
@@ -286,6 +287,8 @@ CALLS = {
     "values and gradient": "polyfit.polyval(x, coef).backward(grad)",
     "legendre": "polyfit.polyval(x, high, basis='legendre').backward(grad)",
     "series": "polyfit.polynomial_loss(rows, rows, of_rows).backward()",
+    "shared": "polyfit.polynomial_loss(x[:64], many, of_many).backward()",
+    "shared values": "polyfit.polyval(x[:64], of_many).backward(many)",
     "layer": "layer(rows).sum().backward()",
     "KAN": "kan(rows[:, :8]).sum().backward()",
 }

@@ -10,6 +10,7 @@ threads (`long`). These have the same methods, see `plain_rows`. Many series are
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,49 +50,57 @@ class _Pass:
     def __init__(
         self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
     ) -> None:
-        self._operands, self._coef, self._model, self._wants = (x, y, weight), coef, model, wants
+        self._operands: Sequence[Any] = (x, y, weight)
+        self._coef, self._model, self._wants = coef, model, wants
         self._is_mean, self._scale = reduction == "mean", _scale(y, weight, reduction)
-        self._gradients = tuple(
-            torch.empty_like(like, memory_format=torch.contiguous_format) if is_wanted else None
-            for like, is_wanted in ((x, wants.x), (y, wants.y), (y, wants.weight))
-        )
+        self._gradients: Sequence[Any] = (None, None, None)
+        if wants.x or wants.y or wants.weight:
+            self._gradients = tuple(
+                torch.empty_like(like, memory_format=torch.contiguous_format) if is_wanted else None
+                for like, is_wanted in ((x, wants.x), (y, wants.y), (y, wants.weight))
+            )
         self._total = 0.0  # of the weighted losses
         self._sums: Any = None  # of P_k times the slopes
         self._factor = self._scale  # of these sums
 
     def add(self, piece: slice | None, rows: PlainRows) -> None:
         """Take the samples of a piece, None for all."""
-        model, coef = self._model, self._coef
-        if piece is not None and coef.dim() == 2:
-            coef = coef[piece]
-        loss, n_coef, factors = model.loss, coef.shape[-1], rows.numbers(coef)
+        model, coef, wants = self._model, self._coef, self._wants
+        operands, gradients = self._operands, self._gradients
+        if piece is not None:
+            coef = coef if coef.dim() == 1 else coef[piece]
+            operands, gradients = (
+                [None if part is None else part[piece] for part in parts] for parts in (operands, gradients)
+            )
+        (x, y, weight), (to_x, to_y, to_weight) = operands, gradients
+        view, loss, factors = rows.view, model.loss, rows.numbers(coef)
         assert isinstance(loss, Loss)
-        x, y, weight, to_x, to_y, to_weight = (
-            None if part is None else rows.view(part if piece is None else part[piece])
-            for part in (*self._operands, *self._gradients)
-        )
-        is_out = None if weight is None else _left_out(rows, x, y, factors, weight, model, self._wants)
+        x, y, weight = view(x), view(y), None if weight is None else view(weight)
+        is_out = None if weight is None else _left_out(rows, x, y, factors, weight, model, wants)
         if is_out is not None:
             x = rows.xp.where(is_out, model.harmless_x, x)
             y = rows.xp.where(is_out, HARMLESS_TARGET, y)
-        rows.load(x, model, n_coef)
+        rows.load(x, model, coef.shape[-1])
         rows.evaluate(factors, rows.p)
         if is_out is not None:
             rows.p[is_out] = HARMLESS_PREDICTION
         of_targets = None if to_y is None or loss.is_of_residual else _slopes_to_y(rows, loss, y)
         terms = rows.slopes(loss, y)
-        self._total += (
-            _total(rows, terms) if weight is None else _weighted_total(rows, terms, weight, to_weight, is_out)
-        )
+        if weight is None:
+            self._total += _total(rows, terms)
+        else:
+            losses = None if to_weight is None else view(to_weight)
+            self._total += _weighted_total(rows, terms, weight, losses, is_out)
         self._factor = factor = self._scale if terms is None else terms.factor * self._scale
-        if self._wants.coef:
+        if wants.coef:
             self._sums = added(self._sums, rows.moments_of_p())
         if to_y is not None:
-            _write_slopes_to_y(to_y, rows.p, of_targets, weight, self._scale, factor)
+            _write_slopes_to_y(view(to_y), rows.p, of_targets, weight, self._scale, factor)
         if to_x is not None:
-            rows.evaluate(rows.numbers(derivative(coef, model)), to_x)
-            to_x *= rows.p
-            to_x *= factor
+            slopes = view(to_x)
+            rows.evaluate(rows.numbers(derivative(coef, model)), slopes)
+            slopes *= rows.p
+            slopes *= factor
 
     def results(self) -> tuple[Tensor, Gradients]:
         """The reduced loss, and its gradients."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from polyfit.backends import sizes
-from polyfit.backends.chunked.pointwise import Array, Row
+from polyfit.backends.chunked.pointwise import Array
 from polyfit.backends.chunked.short import APART, DTYPES, PRODUCT, Workspace
 
 
@@ -44,8 +43,7 @@ class SharedWorkspace(Workspace):
         self._functions = np.zeros((max(n_coef, 1), n + APART), dtype)[:, :n]
         self._functions[0] = 1.0
         self._rows = list(self._functions)
-        both = np.empty((2, n_series, n), dtype)
-        self._p, self._other = (Row(part, torch.from_numpy(part)) for part in both)
+        self._set_pair(np.empty((2, n_series, n), dtype))
         longest = sizes.current().longest_block
         self._samples = [slice(first, first + longest) for first in range(0, n, longest)]
         step = max(1, PRODUCT // (n_coef * min(n, longest)))

@@ -88,17 +88,12 @@ class Workspace:
 
     def _set_rows(self, blocks: Array, samples: Array) -> None:
         self._blocks, self._rows = blocks, list(samples)
-        self._p, self._other = (Row(row, torch.from_numpy(row)) for row in self._rows[-2:])  # the same memory
+        self._set_pair(samples[-2:])
 
-    @property
-    def p(self) -> Array:
-        """The row of predictions, later of slopes."""
-        return self._p.array
-
-    @property
-    def other(self) -> Array:
-        """A row for residuals or losses."""
-        return self._other.array
+    def _set_pair(self, pair: Array) -> None:
+        """Take the arrays of predictions, and of residuals or losses: the same memory for both libraries."""
+        self._p, self._other = (Row(part, torch.from_numpy(part)) for part in pair)
+        self.p, self.other = self._p.array, self._other.array
 
     def load(self, x: Array, model: Model, n_coef: int) -> None:
         """Take the samples."""

@@ -69,9 +69,7 @@ class _Pass:
         operands, gradients = self._operands, self._gradients
         if piece is not None:
             coef = coef if coef.dim() == 1 else coef[piece]
-            operands, gradients = (
-                [None if part is None else part[piece] for part in parts] for parts in (operands, gradients)
-            )
+            operands, gradients = _cut(operands, piece), _cut(gradients, piece)
         (x, y, weight), (to_x, to_y, to_weight) = operands, gradients
         view, loss, factors = rows.view, model.loss, rows.numbers(coef)
         assert isinstance(loss, Loss)
@@ -111,6 +109,10 @@ class _Pass:
         if to_weight is not None and self._is_mean:  # the slope of the denominator
             to_weight.sub_(value).mul_(self._scale)
         return torch.from_numpy(np.array(value, dtype)), Gradients(to_x, to_y, to_coef, to_weight)
+
+
+def _cut(parts: Sequence[Any], piece: slice) -> Sequence[Any]:
+    return [None if part is None else part[piece] for part in parts]
 
 
 def _scale(y: Tensor, weight: Tensor | None, reduction: str) -> float:

@@ -1,4 +1,4 @@
-"""The autograd Functions of few samples of one series, and of series with samples of their own, on a CPU.
+"""The autograd Functions of plain series on a CPU: see `polyfit.backends.chunked.plain_loss`.
 
 A call on few samples takes as long as the layers between the user and numpy. These Functions are for eager calls only,
 without transforms, tracers and forward mode, and there is one layer less: the forward pass of the loss gives its

@@ -20,10 +20,12 @@ from polyfit.losses import Loss
 Row = Any  # of numpy or of torch: what they have in common is enough
 
 
-class PlainRows(Protocol):
-    """Rows for samples of one series, or of several."""
+class Pair(Protocol):
+    """Two rows, of numpy or of torch."""
 
-    xp: Any  # the library of arrays
+    @property
+    def xp(self) -> Any:
+        """The library."""
 
     @property
     def p(self) -> Row:
@@ -32,6 +34,10 @@ class PlainRows(Protocol):
     @property
     def other(self) -> Row:
         """A row for residuals or losses."""
+
+
+class PlainRows(Pair, Protocol):
+    """Rows for samples of one series, or of several."""
 
     def load(self, x: Row, model: Model, n_coef: int) -> None:
         """Take the samples."""
@@ -95,7 +101,7 @@ def added(sums: Any, of_piece: NDArray[np.float64]) -> Any:
     return sums + of_piece if of_piece.ndim == 1 else np.concatenate((sums, of_piece))
 
 
-def finish(terms: Terms | None, rows: PlainRows) -> None:
+def finish(terms: Terms | None, rows: Pair) -> None:
     """Write the losses to `other`, see `Terms`."""
     if terms is None:
         return

@@ -118,8 +118,9 @@ def test_losses_and_their_gradients(way, loss, reduction, weighted):
         [] if weight is None else [weight.clone().requires_grad_()]
     )
     model = _model(way, "legendre", loss)
+    of_weight = leaves[3] if weighted else None
     expected = plain_loss(
-        *leaves[:3], leaves[3] if weighted else None, reduction, domain=DOMAIN, basis=model.basis, pointwise=loss.value
+        leaves[0], leaves[1], leaves[2], of_weight, reduction, domain=DOMAIN, basis=model.basis, pointwise=loss.value
     )
     gradients = torch.autograd.grad(expected, leaves)
     wants = Wants(x=way != "shared", y=True, coef=True, weight=weighted is True)
@@ -130,6 +131,7 @@ def test_losses_and_their_gradients(way, loss, reduction, weighted):
         for ours, want, theirs in zip(mine, wanted, (*gradients, None)[:4], strict=True):
             assert (ours is None) == (not want)
             if ours is not None:
+                assert theirs is not None
                 scale = float(theirs.abs().max())
                 torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11 * scale)
 

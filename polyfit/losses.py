@@ -163,6 +163,9 @@ class MSE(Loss):
     def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return torch.full_like(p, 2.0)
 
+    def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return p.sub_(y).mul_(2.0)
+
 
 @dataclass(frozen=True)
 class L1(Loss):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from polyfit.autograd._torch import apply, is_transformed, runs_formula
+from polyfit.autograd._torch import apply, is_eager, is_in_batches, is_transformed, runs_formula
 from polyfit.formula import Pointwise
-from polyfit.losses import Loss
+from polyfit.losses import MSE, Loss
 
 
 class _PointwiseLoss(torch.autograd.Function):
@@ -18,6 +19,8 @@ class _PointwiseLoss(torch.autograd.Function):
     @staticmethod
     def forward(p: Tensor, y: Tensor, loss: Loss) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `Loss.value`."""
+        if isinstance(loss, MSE) and not is_transformed():  # one operation, without a buffer
+            return F.mse_loss(p, y, reduction="none")
         return loss.value(p, y)
 
     @staticmethod
@@ -30,6 +33,9 @@ class _PointwiseLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """By `Loss.slopes`, which is differentiable again."""
         need_p, need_y, _ = ctx.needs_input_grad
+        if not (need_y or torch.is_grad_enabled() or is_in_batches(grad)) and is_eager():  # in place
+            p, y = ctx.saved_tensors
+            return ctx.loss.slope_(p.clone(), y).mul_(grad), None, None
         to_p, to_y = ctx.loss.slopes(*ctx.saved_tensors)
         return grad * to_p if need_p else None, grad * to_y if need_y else None, None
 

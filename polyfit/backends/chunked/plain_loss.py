@@ -172,7 +172,9 @@ def _weighted_total(
 
 def _slopes_to_y(rows: PlainRows, loss: Loss, targets: Row) -> Row:
     """The slopes dl/dy, of a loss that is no function of the residual."""
-    return rows.view(loss.slopes(torch.as_tensor(rows.p), torch.as_tensor(targets))[1])
+    # Not as_tensor, which asks for the default device.
+    p, y = (row if isinstance(row, Tensor) else torch.from_numpy(row) for row in (rows.p, targets))
+    return rows.view(loss.slopes(p, y)[1])
 
 
 def _write_slopes_to_y(

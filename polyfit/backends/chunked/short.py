@@ -52,11 +52,11 @@ def is_few(x: Tensor, coef: Tensor, basis: str) -> bool:
     """Whether plain samples are few: of one series, or x (S, N) with coefficients (S, degree + 1)."""
     lengths = sizes.current()
     if coef.dim() == 1:
-        return x.shape[0] <= lengths.short
+        return x.shape[0] <= (lengths.short if basis == "power" else lengths.short // 2)
     return (
         x.dim() == 2
         and basis == "power"
-        and x.numel() <= lengths.short
+        and x.numel() <= lengths.short // 2
         and _FEWEST_OF_A_ROW <= x.shape[1] <= lengths.longest_block
         and x.dtype in DTYPES
     )

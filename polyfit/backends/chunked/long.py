@@ -22,19 +22,44 @@ from polyfit.formula import Model
 from polyfit.losses import MSE, Loss
 
 
-class LongWorkspace(Samples):
-    """Rows for a chunk of samples: see `short.Workspace`."""
+class RowsInTorch:
+    """What rows of torch have in common: they have properties or attributes p and other, and can swap these."""
 
     xp: Any = torch
+    p: Any
+    other: Any
+
+    def swap(self) -> None:
+        """Let p and other change their places."""
+        raise NotImplementedError
+
+    @staticmethod
+    def view(tensor: Tensor) -> Tensor:
+        """The operand as it is taken here."""
+        return tensor
+
+    def slopes(self, loss: Loss, y: Tensor) -> Terms | None:
+        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
+        if isinstance(loss, MSE):
+            self.p.sub_(y)
+            return Terms(2.0, None)
+        loss.slope_and_loss_(self.p, y, self.other)
+        self.swap()
+        return Terms(1.0, 0.0) if loss.is_product else None
+
+
+class LongWorkspace(Samples, RowsInTorch):
+    """Rows for a chunk of samples: see `plain_rows.PlainRows`."""
+
     _of_p, _of_other = VALUES, SECOND
 
     @property
-    def p(self) -> Tensor:
+    def p(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The row of predictions, later of slopes."""
         return self._rows[self._of_p]
 
     @property
-    def other(self) -> Tensor:
+    def other(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """A row for residuals or losses."""
         return self._rows[self._of_other]
 
@@ -43,23 +68,13 @@ class LongWorkspace(Samples):
         self.take(x, steps_of(model.basis, n_coef - 1), model.affine_map)
 
     @staticmethod
-    def view(tensor: Tensor) -> Tensor:
-        """The operand as it is taken here."""
-        return tensor
-
-    @staticmethod
     def numbers(coef: Tensor) -> Sequence[Tensor]:
         """Coefficients as `evaluate` takes them."""
         return coef.unbind()
 
-    def slopes(self, loss: Loss, y: Tensor) -> Terms | None:
-        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
-        if isinstance(loss, MSE):
-            self.p.sub_(y)
-            return Terms(2.0, None)
-        loss.slope_and_loss_(self.p, y, self.other)
+    def swap(self) -> None:
+        """Let p and other change their places."""
         self._of_p, self._of_other = self._of_other, self._of_p
-        return Terms(1.0, 0.0) if loss.is_product else None
 
     def moments_of_p(self) -> NDArray[np.float64]:
         """Sums of P_k times the row p, (degree + 1,)."""

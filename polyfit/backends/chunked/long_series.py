@@ -6,7 +6,6 @@ All operations are of torch, on the same threads: what one of numpy reads in bet
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,18 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit.backends import sizes
+from polyfit.backends.chunked.long import RowsInTorch
 from polyfit.backends.chunked.many import horner
-from polyfit.backends.chunked.pointwise import Terms
 from polyfit.backends.chunked.samples import map_
 from polyfit.backends.chunked.workspace import borrow, give_back
 from polyfit.formula import Model
-from polyfit.losses import MSE, Loss
 
 _N_ROWS = 4  # t, where it is not x itself; the predictions; residuals or losses; powers or products
 _FEW = 64  # samples of a series up to which a product with ones adds them up faster
 
 
-class LongSeries:
+class LongSeries(RowsInTorch):
     """Rows (s, n) for s series of n samples: see `plain_rows.PlainRows`.
 
     Args:
@@ -33,8 +31,6 @@ class LongSeries:
         n_series: s.
         n: samples of a series.
     """
-
-    xp: Any = torch
 
     def __init__(self, memory: Tensor, n_series: int, n: int) -> None:
         rows = memory.narrow(0, 0, _N_ROWS * n_series * n).view(_N_ROWS, n_series, n)
@@ -56,11 +52,6 @@ class LongSeries:
             self._t = map_(self._of_t.copy_(x), model.affine_map)
 
     @staticmethod
-    def view(tensor: Tensor) -> Tensor:
-        """The operand as it is taken here."""
-        return tensor
-
-    @staticmethod
     def numbers(coef: Tensor) -> Sequence[Tensor]:
         """Coefficients (s, K) as `evaluate` takes them, K columns (s, 1)."""
         return coef.unsqueeze(2).unbind(1)
@@ -72,14 +63,9 @@ class LongSeries:
         else:
             horner(self._t, coef, out)
 
-    def slopes(self, loss: Loss, y: Tensor) -> Terms | None:
-        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
-        if isinstance(loss, MSE):
-            self.p.sub_(y)
-            return Terms(2.0, None)
-        loss.slope_and_loss_(self.p, y, self.other)
+    def swap(self) -> None:
+        """Let p and other change their places."""
         self.p, self.other = self.other, self.p
-        return Terms(1.0, 0.0) if loss.is_product else None
 
     def _sums(self, rows: Tensor) -> Tensor:
         """Sums over the samples of each series, (s,)."""

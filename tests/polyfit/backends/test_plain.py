@@ -104,8 +104,8 @@ def test_values_and_their_gradients(way, degree, basis):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
 def test_losses_and_their_gradients(way, loss, reduction, weighted):
-    if weighted and way == "shared":
-        pytest.skip("shared samples are not weighted here: those of weight zero would differ from series to series")
+    if weighted and way == "shared":  # a user's call then takes the general way, see below
+        weighted = False
     x, y, coef = _operands(way, loss)
     weight = torch.rand(y.shape, dtype=F64) + 0.1 if weighted else None
     bad_x, bad_y = x, y
@@ -134,6 +134,20 @@ def test_losses_and_their_gradients(way, loss, reduction, weighted):
                 assert theirs is not None
                 scale = float(theirs.abs().max())
                 torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11 * scale)
+
+
+@pytest.mark.parametrize("loss", [losses.MSE(), losses.PoissonNLL()], ids=str)
+def test_weighted_series_that_share_samples(loss):
+    """Samples of weight zero differ from series to series."""
+    x, y, coef = _operands("shared", loss)
+    weight = torch.rand(y.shape, dtype=F64) * (torch.rand(y.shape) < 0.7)
+    mine, wide = coef.clone().requires_grad_(), coef.clone().requires_grad_()
+    bad_y = y.masked_fill(weight == 0.0, math.nan)
+    found = polyfit.polynomial_loss(x, bad_y, mine, loss=loss, weight=weight, domain=DOMAIN)
+    expected = plain_loss(x, y, wide, weight, "mean", domain=DOMAIN, pointwise=loss.value)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    ours, theirs = torch.autograd.grad(found, mine)[0], torch.autograd.grad(expected, wide)[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 def test_users_reach_every_way(way, monkeypatch):

@@ -202,6 +202,23 @@ def _change_basis_op(coef, basis, to, domain, to_domain, transpose):
     return convert_rows(rows, basis, to, domain, to_domain, transpose=transpose).reshape(coef.shape).to(coef.dtype)
 
 
+def convert_row(
+    row: list[float],
+    basis: str,
+    to: str,
+    domain: Interval | None,
+    to_domain: Interval | None,
+    *,
+    transpose: bool = False,
+) -> list[float] | None:
+    """`convert` for one series of few coefficients; None for others, and where `convert_rows` has to be careful."""
+    if basis == to and domain == to_domain:
+        return row
+    if len(row) > _SHORT:
+        return None
+    return _exact_product(exact_conversion(basis, to, domain, to_domain, len(row) - 1), row, transpose)
+
+
 def convert_rows(
     rows: Tensor, basis: str, to: str, domain: Interval | None, to_domain: Interval | None, *, transpose: bool = False
 ) -> Tensor:
@@ -209,9 +226,7 @@ def convert_rows(
     if basis == to and domain == to_domain:
         return rows.clone()
     if rows.device.type == "cpu" and rows.shape[0] == 1 and rows.shape[1] <= _SHORT:
-        row = _exact_product(
-            exact_conversion(basis, to, domain, to_domain, rows.shape[1] - 1), rows[0].tolist(), transpose
-        )
+        row = convert_row(rows[0].tolist(), basis, to, domain, to_domain, transpose=transpose)
         if row is not None:
             return torch.tensor([row], dtype=rows.dtype, device=rows.device)
     parts, exponents = _tensors(_change_matrix(basis, to, domain, to_domain, rows.shape[1] - 1), rows.device)

@@ -25,6 +25,7 @@ from torch import Tensor
 from polyfit import formula, losses, optimizers
 from polyfit._problem import Problem
 from polyfit.backends import operators, select
+from polyfit.backends.chunked import plain_loss
 from polyfit.backends.results import Wants
 from polyfit.least_squares.algebra import Array, to_array
 from polyfit.training.choice import Choice, choose
@@ -94,9 +95,11 @@ def _losses_of_data(problem: Problem, scale: float) -> Array:
     """The losses (S,) at the start, from the data."""
     if problem.coef.dim() == 1 and is_few(problem):  # without a product of matrices, which may wake all threads
         dtype = formula.compute_dtype(problem.x.dtype)
-        residual = formula.polyval(problem.x.to(dtype), problem.coef.to(dtype), problem.model) - problem.y
-        terms = residual.square_() if problem.weight is None else residual.square_() * problem.weight
-        return np.array([float(terms.sum(dtype=torch.float64)) * scale])
+        x, y, coef, weight = (
+            part if part is None else part.to(dtype) for part in (problem.x, problem.y, problem.coef, problem.weight)
+        )
+        value, _ = plain_loss.loss(x, y, coef, weight, problem.model, "sum", Wants())  # pyright: ignore[reportArgumentType]
+        return np.array([float(value) * scale])
     impl = "torch" if problem.impl == "compile" else problem.impl
     sums = operators.objective(
         problem.x, problem.y, problem.coef, problem.weight, None, problem.model, impl, Wants(), scale=scale

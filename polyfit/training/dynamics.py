@@ -14,8 +14,10 @@ References:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +77,35 @@ def largest_stable_lr(rule: SGD, values: Array) -> Array:
     return np.where(largest > 0.0, limit / np.where(largest > 0.0, largest, 1.0), np.inf)
 
 
-def is_stable(rule: SGD, values: Array, lr: float | Array) -> NDArray[np.bool_]:
-    """Whether runs (...) at these rates stay bounded, up to rounding."""
-    return spectral_radius(rule, values, lr) <= 1.0 + _ROUNDING
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Gradient descent at a constant rate on quadratics.
+
+    Attributes:
+        rule: with a constant rate.
+        values: eigenvalues of the Hessians, (S, p), ascending.
+        lr: the rate, a number or (S, 1).
+    """
+
+    rule: SGD
+    values: Array
+    lr: float | Array
+
+    @functools.cached_property
+    def radius(self) -> Array:
+        """See `spectral_radius`, (S,)."""
+        with np.errstate(all="ignore"):
+            return spectral_radius(self.rule, self.values, self.lr)
+
+    @functools.cached_property
+    def is_stable(self) -> NDArray[np.bool_]:
+        """Whether runs stay bounded, up to rounding, (S,)."""
+        return self.radius <= 1.0 + _ROUNDING
+
+    @functools.cached_property
+    def largest_lr(self) -> Array:
+        """See `largest_stable_lr`, (S,)."""
+        return largest_stable_lr(self.rule, self.values)
 
 
 # --- descent in closed form ---
@@ -107,7 +135,7 @@ def closed_form(
         phi /= np.where(x == 0.0, 1.0, x)[..., None]
         phi *= np.asarray(lr)[..., None]
         phi *= (slopes * position + constant)[..., None]
-        return np.ascontiguousarray(np.moveaxis(start[..., None] - vectors @ phi, -1, 0))
+        return np.ascontiguousarray((start[..., None] - vectors @ phi).transpose(2, 0, 1))
 
 
 # Counts from which powers are products of two: to be worth the more calls.
@@ -121,26 +149,35 @@ def _gone(x: Array, counts: Array) -> Array:
     a + b - a b. For a stable x below 1/2 none of it cancels, and for others no more than in 1 - (1 - x)**t.
     """
     first, step = float(counts[0]), float(counts[1] - counts[0]) if len(counts) > _MANY else 0.0
-    is_regular = step > 0.0 and (np.diff(counts[:-1]) == step).all() and (np.abs(1.0 - x) <= 1.0).all()
+    is_regular = step > 0.0 and (counts[1:-1] - counts[:-2] == step).all() and (np.abs(1.0 - x) <= 1.0).all()
     if not is_regular:
         gone = _gone_at_each(x, counts)
     else:
         n = len(counts) - 1
         width = math.isqrt(n)
-        coarse = _gone_at_each(x, first + step * width * np.arange(-(-n // width), dtype=np.float64))[..., None]
-        fine = _gone_at_each(x, step * np.arange(width, dtype=np.float64))[..., None, :]
-        both = (coarse + (1.0 - coarse) * fine).reshape(*x.shape, -1)[..., :n]
-        gone = np.concatenate((both, _gone_at_each(x, counts[-1:])), -1)
+        n_coarse = -(-n // width)
+        coarse = first + step * width * np.arange(n_coarse, dtype=np.float64)
+        fine = step * np.arange(width, dtype=np.float64)
+        of_both = _gone_at_each(x, np.concatenate((coarse, fine, counts[-1:])))
+        of_coarse, of_fine = of_both[..., :n_coarse, None], of_both[..., None, n_coarse:-1]
+        gone = np.empty((*x.shape, n_coarse * width + 1))
+        products = gone[..., :-1].reshape(*x.shape, n_coarse, width)
+        np.multiply(1.0 - of_coarse, of_fine, out=products)
+        products += of_coarse
+        gone[..., n] = of_both[..., -1]
+        gone = gone[..., : n + 1]
     gone[x == 0.0] = counts
     return gone
 
 
 def _gone_at_each(x: Array, counts: Array) -> Array:
-    gone, is_slow = np.empty((*x.shape, len(counts))), x < 0.5
+    is_slow = x < 0.5
+    if is_slow.all():
+        return -np.expm1(np.log1p(-x)[..., None] * counts)
+    gone = np.empty((*x.shape, len(counts)))
     gone[is_slow] = -np.expm1(np.log1p(-x[is_slow])[:, None] * counts)
-    if not is_slow.all():
-        base = 1.0 - x[~is_slow][:, None]
-        gone[~is_slow] = 1.0 - np.where(counts % 2 == 1, np.sign(base), 1.0) * np.abs(base) ** counts
+    base = 1.0 - x[~is_slow][:, None]
+    gone[~is_slow] = 1.0 - np.where(counts % 2 == 1, np.sign(base), 1.0) * np.abs(base) ** counts
     return gone
 
 

@@ -111,6 +111,7 @@ class Quadratic:
         return tuple(place[: part.size].view(part.shape) for part, place in zip(parts, places, strict=True))
 
 
+@np.errstate(all="ignore")  # what overflows is refused
 def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     """The squared loss of a problem as a quadratic.
 
@@ -127,8 +128,7 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     center = algebra.corrections(grams, of_y)
     best = internal.to_user(center)
     internal_hessian = 2.0 * scale * grams
-    with np.errstate(all="ignore"):
-        hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
+    hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
     if not np.isfinite(hessian).all():
         raise ValueError(OVERFLOWS)
     directions = np.linalg.eigh(internal_hessian)
@@ -177,13 +177,11 @@ def _moments(problem: Problem, internal: _InternalBasis) -> tuple[Array, Array, 
     """
     y, weight, degree = problem.y, problem.weight, problem.coef.shape[-1] - 1
     if is_few(problem):
-        with np.errstate(all="ignore"):
-            matrix = DesignMatrix.of_samples(internal.x, y, weight, degree, internal.interval)
-            of_x, of_y = matrix.moments()
+        matrix = DesignMatrix.of_samples(internal.x, y, weight, degree, internal.interval)
+        of_x, of_y = matrix.moments()
 
         def of_few(center: Array) -> tuple[Array, Array]:
-            with np.errstate(all="ignore"):
-                moments, squares = matrix.residuals(center[0])
+            moments, squares = matrix.residuals(center[0])
             return moments[None], np.array([squares])
 
         return of_x[None], of_y[None], of_few
@@ -237,8 +235,7 @@ def _as_squares(
     along = times(back, gradient)
     shift = np.where(is_determined, 0.5 * along / roots, 0.0)
     curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(values.shape[1])
-    with np.errstate(all="ignore"):
-        least = np.where(np.isfinite(loss), np.maximum(loss - (shift**2).sum(-1), 0.0), loss)
+    least = np.where(np.isfinite(loss), np.maximum(loss - (shift**2).sum(-1), 0.0), loss)
     return least, roots[:, :, None] * back, curvature, np.where(is_determined, 0.0, along), shift
 
 
@@ -315,6 +312,8 @@ def _shared_basis(problem: Problem) -> _InternalBasis:
         return np.eye(degree + 1)[None] if change is None else change.numpy()[None]
 
     def convert(rows: Array, old: tuple[str, Any], new: tuple[str, Any]) -> Array:
+        if len(rows) == 1 and (row := bases.convert_row(rows[0].tolist(), old[0], new[0], old[1], new[1])) is not None:
+            return np.array([row])
         return bases.convert_rows(torch.from_numpy(rows), old[0], new[0], old[1], new[1]).numpy()
 
     return _InternalBasis(

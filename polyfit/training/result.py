@@ -105,8 +105,7 @@ class Training:
     max_stable_lr: Any = None
     slowest_rate: Any = None
     condition: Any = None
-    _state: dict[str, Any] = field(default_factory=dict, repr=False)
-    _checksums: Any = field(default=None, repr=False)  # `polyfit.training.resuming.Checksums` of the data
+    _state: Any = field(default=None, repr=False)  # `polyfit.training.resuming.Resumable`
 
     def __repr__(self) -> str:
         """The run in a few words."""
@@ -165,7 +164,7 @@ class Training:
 
         With the engines moments, resident and stepwise a resumed run gives the same bits as a run that was never cut.
         """
-        return {**self._state, "checksums": self._checksums.values}
+        return dict(self._state.values)
 
 
 def _span(values: Any) -> str:

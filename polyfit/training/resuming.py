@@ -52,27 +52,37 @@ def _rates(plan: Plan, epoch: int) -> list[tuple[int, float]]:
     return [(at, float(lr)) for at in epochs]
 
 
-class Checksums:
-    """A number for the bits of each operand, the same on every device. It is computed when it is first asked for."""
+def _checksums(plan: Plan) -> dict[str, int | None]:
+    """A number for the bits of each operand, the same on every device; None for one that is not given."""
+    problem = plan.problem
+    operands = {"x": problem.x, "y": problem.y, "weight": problem.weight, "coef": torch.from_numpy(plan.start)}
+    return {name: None if tensor is None else _checksum(tensor) for name, tensor in operands.items()}
 
-    def __init__(self, plan: Plan) -> None:
-        problem = plan.problem
-        self._operands = {"x": problem.x, "y": problem.y, "weight": problem.weight}
-        self._operands["coef"] = torch.from_numpy(plan.start)
-        self._values: dict[str, int | None] | None = None
+
+class Resumable:
+    """The state of a run that has ended. It is made when it is first asked for, which most runs are not.
+
+    Args:
+        plan: of the run.
+        state: where it ended.
+        supervisor: of the run.
+    """
+
+    def __init__(self, plan: Plan, state: State[Any], supervisor: Supervisor) -> None:
+        self._run: Any = plan, state, supervisor
+        self._values: dict[str, Any] | None = None
 
     @property
-    def values(self) -> dict[str, int | None]:
-        """By the name of the operand; None for one that is not given."""
+    def values(self) -> dict[str, Any]:
+        """Everything that a run is resumed from: tensors, numbers, strings."""
         if self._values is None:
-            named = self._operands.items()
-            self._values = {name: None if tensor is None else _checksum(tensor) for name, tensor in named}
-            self._operands = {}
+            self._values = state_dict(*self._run)
+            self._run = None
         return self._values
 
     def __getstate__(self) -> dict[str, Any]:
-        """The numbers alone: a copy of a result does not hold the data."""
-        return {"_operands": {}, "_values": self.values}
+        """The values alone: a copy of a result does not hold the data."""
+        return {"_run": None, "_values": self.values}
 
 
 # Elements that are multiplied at a time: 2 MB of int64, which a cache holds.
@@ -101,7 +111,7 @@ def _lr_scale(plan: Plan) -> Tensor | None:
 
 
 def state_dict(plan: Plan, state: State[Any], supervisor: Supervisor) -> dict[str, Any]:
-    """Everything that a run is resumed from, but for the checksums: tensors, numbers, strings."""
+    """See `Resumable`."""
     return {
         "version": _VERSION,
         "engine": plan.choice.engine,
@@ -113,6 +123,7 @@ def state_dict(plan: Plan, state: State[Any], supervisor: Supervisor) -> dict[st
         "coef": _as_tensor(state.coef),
         "memory": [_as_tensor(part) for part in state.memory],
         "supervisor": supervisor.state(),
+        "checksums": _checksums(plan),
     }
 
 
@@ -135,7 +146,7 @@ def resumed(
             raise ValueError(f"the state is of a run with {name}={was}, not {value}; pass what it was begun with")
     _check_lr_scale(resume.get("lr_scale"), _lr_scale(plan))
     sums = _part(resume, "checksums", dict)
-    for name, value in Checksums(plan).values.items():
+    for name, value in _checksums(plan).items():
         if sums.get(name) != value:
             raise ValueError(
                 f"the state is of a run with another {name}: its values differ; pass the {name} that it was begun with"

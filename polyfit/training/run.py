@@ -26,7 +26,7 @@ from polyfit.training.passes import batches, data_pass, quadratic_pass
 from polyfit.training.quadratic import OVERFLOWS, Quadratic
 from polyfit.training.request import Plan, Request, make_plan, scaled_problem, sound_samples
 from polyfit.training.result import EarlyStopping, Training
-from polyfit.training.resuming import Checksums, resumed, state_dict
+from polyfit.training.resuming import Resumable, resumed
 from polyfit.training.supervision import Interrupts, Supervisor
 
 
@@ -143,8 +143,11 @@ def _run(plan: Plan, quadratic: Quadratic | None) -> Training:
         as_coef=plan.as_coef,
         keep_path=request.keep_path,
     )
-    if quadratic is not None and request.check_stability and request.batch_size is None:
-        _check_stability(plan, quadratic)
+    descent = _descent(plan, quadratic)
+    if descent is not None and request.check_stability and request.batch_size is None:
+        _check_stability(descent)
+    if descent is not None and plan.choice.engine == "closed_form":
+        _warn_of_lost_modes(descent, request.epochs)
     engine = _engine(plan, quadratic)
     state = engine.start(plan.start)
     if request.resume is not None:
@@ -156,7 +159,7 @@ def _run(plan: Plan, quadratic: Quadratic | None) -> Training:
         if diverged is not None:
             state = state.with_coef(engine.settle(supervisor, state, state.epoch, diverged))
         supervisor.settle(state.coef, lambda: engine.losses(state.coef))
-        result = _result(plan, state, quadratic, supervisor)
+        result = _result(plan, state, quadratic, descent, supervisor)
         with contextlib.suppress(KeyboardInterrupt):  # the run is complete: only the monitors are still to be ended
             monitors.end(result.losses, result.coef)
     return result
@@ -181,7 +184,6 @@ def _engine(plan: Plan, quadratic: Quadratic | None) -> Engine[Any]:
     if name == "closed_form":
         assert isinstance(rule, optimizers.SGD)
         assert quadratic is not None
-        _warn_of_lost_modes(plan, rule, quadratic)
         return ClosedForm(rule, quadratic, plan.lr_scale)
     if name == "moments":
         assert quadratic is not None
@@ -202,21 +204,22 @@ def _engine(plan: Plan, quadratic: Quadratic | None) -> Engine[Any]:
 
 # The closed form knows the descent along a slow direction to this share of the initial error, or warns.
 _LARGEST_ERROR = 1e-3
+_EPS = float(np.finfo(np.float64).eps)
 
 
-def _warn_of_lost_modes(plan: Plan, rule: optimizers.SGD, quadratic: Quadratic) -> None:
+def _warn_of_lost_modes(descent: dynamics.Descent, epochs: int) -> None:
     """Warn where the run is so long that the rounding of the eigenvalues, p eps of the largest, is seen.
 
     In t epochs a slow direction goes t times as far as in one; so does the error of its curvature. It is seen if the
     direction has not converged by then.
     """
-    values, lr, epochs = quadratic.eigenvalues, _rates(plan, rule), plan.request.epochs
-    of_epoch = (
-        values.shape[1] * np.finfo(np.float64).eps * np.squeeze(lr) * values[:, -1] / abs(1.0 - rule.momentum or 1.0)
-    )
+    values, momentum = descent.values, descent.rule.momentum
+    of_epoch = values.shape[1] * _EPS * np.squeeze(descent.lr) * values[:, -1] / abs(1.0 - momentum or 1.0)
+    may_be_lost = of_epoch * epochs > _LARGEST_ERROR
+    if not may_be_lost.any():
+        return
     with np.errstate(all="ignore"):
-        left = dynamics.spectral_radius(rule, values, lr) ** epochs
-    is_lost = (of_epoch * epochs > _LARGEST_ERROR) & (left > _LARGEST_ERROR) & dynamics.is_stable(rule, values, lr)
+        is_lost = may_be_lost & (descent.radius**epochs > _LARGEST_ERROR) & descent.is_stable
     if is_lost.any():
         worst = _condition(values[is_lost, 0], values[is_lost, -1]).max()
         warnings.warn(
@@ -225,7 +228,7 @@ def _warn_of_lost_modes(plan: Plan, rule: optimizers.SGD, quadratic: Quadratic) 
             f" condition of {worst:.1e}. Pass a basis that is well conditioned on the data, such as basis='chebyshev'"
             " with domain=, or fewer epochs",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -287,26 +290,21 @@ def _lr_scale_tensor(plan: Plan, device: torch.device) -> Tensor | None:
 # --- stability, and what the quadratic says of a result ---
 
 
-def _constant_sgd(rule: optimizers.Rule) -> optimizers.SGD | None:
-    return rule if isinstance(rule, optimizers.SGD) and not optimizers.is_schedule(rule.lr) else None
-
-
-def _rates(plan: Plan, rule: optimizers.SGD) -> Any:
-    """The rate of all series, or (S, 1)."""
+def _descent(plan: Plan, quadratic: Quadratic | None) -> dynamics.Descent | None:
+    """What is known of SGD at a constant rate on a quadratic."""
+    rule = plan.rule
+    if quadratic is None or not isinstance(rule, optimizers.SGD) or optimizers.is_schedule(rule.lr):
+        return None
     lr = optimizers.rate(rule.lr, 0)
-    return lr if plan.lr_scale is None else lr * plan.lr_scale
+    return dynamics.Descent(rule, quadratic.eigenvalues, lr if plan.lr_scale is None else lr * plan.lr_scale)
 
 
-def _check_stability(plan: Plan, quadratic: Quadratic) -> None:
-    rule = _constant_sgd(plan.rule)
-    if rule is None:
-        return
-    values = quadratic.eigenvalues
-    lr = np.broadcast_to(_rates(plan, rule), (len(values), 1))
-    is_stable = dynamics.is_stable(rule, values, lr)
+def _check_stability(descent: dynamics.Descent) -> None:
+    is_stable = descent.is_stable
     if is_stable.all():
         return
-    largest = dynamics.largest_stable_lr(rule, values)
+    values, largest = descent.values, descent.largest_lr
+    lr = np.broadcast_to(descent.lr, (len(values), 1))
     worst = int(np.argmax(np.where(is_stable, 0.0, lr[:, 0] / largest)))
     which = "" if len(values) == 1 else f" for {int((~is_stable).sum())} of {len(values)} series, number {worst} most"
     raise ValueError(
@@ -315,7 +313,13 @@ def _check_stability(plan: Plan, quadratic: Quadratic) -> None:
     )
 
 
-def _result(plan: Plan, state: State[Any], quadratic: Quadratic | None, supervisor: Supervisor) -> Training:
+def _result(
+    plan: Plan,
+    state: State[Any],
+    quadratic: Quadratic | None,
+    descent: dynamics.Descent | None,
+    supervisor: Supervisor,
+) -> Training:
     """The result of a run."""
     batch = plan.problem.batch
     updates, reasons = supervisor.outcome(batch)
@@ -327,13 +331,14 @@ def _result(plan: Plan, state: State[Any], quadratic: Quadratic | None, supervis
         updates,
         reasons,
         supervisor.path(),
-        **({} if quadratic is None else _optimum(plan, quadratic, supervisor)),
-        _state=state_dict(plan, state, supervisor),
-        _checksums=Checksums(plan),
+        **({} if quadratic is None else _optimum(plan, quadratic, descent, supervisor)),
+        _state=Resumable(plan, state, supervisor),
     )
 
 
-def _optimum(plan: Plan, quadratic: Quadratic, supervisor: Supervisor) -> dict[str, Any]:
+def _optimum(
+    plan: Plan, quadratic: Quadratic, descent: dynamics.Descent | None, supervisor: Supervisor
+) -> dict[str, Any]:
     """What the quadratic says of the optimum, and of the way there."""
     per_series, values = plan.request.per_series, quadratic.eigenvalues
     smallest, largest = values[:, 0], values[:, -1]
@@ -344,11 +349,9 @@ def _optimum(plan: Plan, quadratic: Quadratic, supervisor: Supervisor) -> dict[s
         "optimal_loss": plan.of_groups(supervisor.totals(quadratic.loss)),
         "condition": plan.of_groups(_condition(smallest, largest)),
     }
-    rule = _constant_sgd(plan.rule)
-    if rule is None:
+    if descent is None:
         return known
-    stable = dynamics.largest_stable_lr(rule, values)
-    slowest = dynamics.spectral_radius(rule, values, _rates(plan, rule))
+    stable, slowest = descent.largest_lr, descent.radius
     if not per_series:
         stable, slowest = stable.min(), slowest.max()
     return known | {"max_stable_lr": plan.of_groups(stable), "slowest_rate": plan.of_groups(slowest)}

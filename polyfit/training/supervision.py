@@ -258,7 +258,7 @@ class Supervisor(Observer):
             coef: coefficients of the result, (S, p).
             losses: gives those of them, (S,).
         """
-        has_diverged = self._reasons == Reason.DIVERGED
+        has_diverged = self._reasons == int(Reason.DIVERGED)  # numpy takes 10 us to compare with an enum
         if not has_diverged.any():
             return
         totals = np.asarray(self.totals(losses()), np.float64)
@@ -314,7 +314,7 @@ class Supervisor(Observer):
     def outcome(self, batch: torch.Size) -> tuple[Tensor, Tensor]:
         """Numbers of epochs made, and codes of reasons: () or (*batch)."""
         shape = batch if self._per_series else ()
-        return torch.from_numpy(self._updates).view(shape), torch.from_numpy(self._reasons).view(shape)
+        return torch.from_numpy(self._updates.copy()).view(shape), torch.from_numpy(self._reasons.copy()).view(shape)
 
     # --- state, for a run that is resumed ---
 

@@ -111,15 +111,38 @@ class Descent:
 # --- descent in closed form ---
 
 
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Coefficients of S series after n numbers of epochs, as steps from the start along eigenvectors of the Hessian.
+
+    Attributes:
+        quadratic: the loss.
+        start: coefficients (S, p).
+        moves: steps (S, p, n).
+    """
+
+    quadratic: Quadratic
+    start: Array
+    moves: Array
+
+    def coef(self, i: int) -> Array:
+        """The coefficients (S, p) of number i."""
+        with np.errstate(all="ignore"):  # the losses show that a run diverges
+            return self.start + times(self.quadratic.eigenvectors, self.moves[..., i])
+
+    def losses(self) -> Array:
+        """The losses (n, S)."""
+        return self.quadratic.losses_along(self.start, self.moves)
+
+
 def closed_form(
     loss: Quadratic, start: Array, rule: SGD, lr: float | Array, epochs: Sequence[int] | NDArray[np.int64]
-) -> Array:
-    """Coefficients (len(epochs), S, p) after so many updates each, ascending, from start (S, p).
+) -> Trajectory:
+    """Coefficients after so many updates each, ascending, from start (S, p).
 
     The rate is a number, or one for each series, (S, 1).
     """
-    values, vectors = np.linalg.eigh(loss.hessian)
-    values = np.maximum(values, loss.eigenvalues[:, :1])  # rounding may make a small one negative: a run that grows
+    values, vectors = loss.eigenvalues, loss.eigenvectors
     decay = rule.weight_decay
     back = np.swapaxes(vectors, -1, -2)
     position = times(back, start - loss.reference)  # (S, p)
@@ -127,15 +150,15 @@ def closed_form(
     slopes = values + decay
     with np.errstate(all="ignore"):
         if rule.momentum:
-            moves = _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
-            return start + times(vectors, moves)
+            return Trajectory(
+                loss, start, _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
+            )
         # phi = lr gone / x, as rows (S, p, n): numpy loops over the last axis, and p is small.
         x = lr * slopes
         phi = _gone(x, np.array(epochs, dtype=np.float64))
         phi /= np.where(x == 0.0, 1.0, x)[..., None]
-        phi *= np.asarray(lr)[..., None]
-        phi *= (slopes * position + constant)[..., None]
-        return np.ascontiguousarray((start[..., None] - vectors @ phi).transpose(2, 0, 1))
+        phi *= -(lr * (slopes * position + constant))[..., None]
+        return Trajectory(loss, start, phi)
 
 
 # Counts from which powers are products of two: to be worth the more calls.
@@ -184,7 +207,7 @@ def _gone_at_each(x: Array, counts: Array) -> Array:
 def _moves_with_momentum(
     rule: SGD, slopes: Array, gradient: Array, lr: float | Array, epochs: Sequence[int] | NDArray[np.int64]
 ) -> Array:
-    """The change (len(epochs), S, p) of the coordinate along each eigenvector, for its gradient (S, p) at the start."""
+    """The change (S, p, len(epochs)) of the coordinate along each eigenvector, for its gradient (S, p) at the start."""
     # State: change, momentum, and 1 for the constant terms. The gradient after a change m is slope m + gradient.
     step = np.zeros((*slopes.shape, 3, 3))
     step[..., :2, :2] = _momentum_step(rule, slopes, lr)
@@ -207,4 +230,4 @@ def _moves_with_momentum(
         state = (powers[ahead_by] @ state[..., None])[..., 0]
         done = epoch
         moves.append(state[..., 0])
-    return np.stack(moves)
+    return np.stack(moves, -1)

@@ -71,6 +71,7 @@ class Quadratic:
         minimum: coefficients of the smallest loss in the user's basis, rounded, (S, p).
         eigenvalues: of the Hessians in the user's basis, ascending, (S, p); not negative. The first keeps its digits
             however small it is; it is 0 where the data do not determine the coefficients.
+        eigenvectors: in columns, (S, p, p).
     """
 
     hessian: Array
@@ -83,6 +84,7 @@ class Quadratic:
     internal_gradient: Array
     minimum: Array
     eigenvalues: Array
+    eigenvectors: Array
 
     def gradients(self, coef: Array) -> Array:
         """The gradient (S, p) at coef (S, p)."""
@@ -95,6 +97,18 @@ class Quadratic:
             slope = self.internal_gradient + 0.5 * times(self.internal_hessian, internal)
             total = self.loss + (internal * slope).sum(-1)
             return np.maximum(total, 0.0)  # along directions that the data do not determine, rounding has either sign
+
+    def losses_along(self, start: Array, moves: Array) -> Array:
+        """The losses (n, S) after moves (S, p, n) from start (S, p) along the eigenvectors."""
+        with np.errstate(all="ignore"):
+            internal = (self.to_internal @ self.eigenvectors) @ moves
+            internal += (times(self.to_internal, start - self.reference) + self.offset)[..., None]
+            slope = internal * (0.5 * np.diagonal(self.internal_hessian, axis1=1, axis2=2))[..., None]
+            slope += self.internal_gradient[..., None]
+            slope *= internal
+            total = slope.sum(1)
+            total += self.loss[:, None]
+            return np.maximum(total, 0.0, out=total).T  # as in `losses`
 
     def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
         """The attributes up to `internal_gradient`, contiguous, as a compiled loop reads them."""
@@ -132,7 +146,7 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     if not np.isfinite(hessian).all():
         raise ValueError(OVERFLOWS)
     directions = np.linalg.eigh(internal_hessian)
-    eigenvalues = _eigenvalues(hessian, *directions, internal.from_internal)
+    eigenvalues, eigenvectors = _eigensystem(hessian, *directions, internal.from_internal)
 
     is_from_start = _costs_digits(best, center, internal.to_internal) | (
         eigenvalues[:, -1] > _LARGEST_CONDITION * eigenvalues[:, 0]
@@ -163,6 +177,7 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
         internal_gradient=of_all(slope),
         minimum=of_all(best),
         eigenvalues=of_all(eigenvalues),
+        eigenvectors=of_all(eigenvectors),
     )
 
 
@@ -370,8 +385,8 @@ def _costs_digits(coef: Array, internal: Array, to_internal: Array) -> NDArray[n
     return ~(sizes <= _LARGEST_AMPLIFICATION * np.abs(internal).max(-1))
 
 
-def _eigenvalues(hessian: Array, internal: Array, vectors: Array, from_internal: Array) -> Array:
-    """The eigenvalues (S, p) of Hessians.
+def _eigensystem(hessian: Array, internal: Array, vectors: Array, from_internal: Array) -> tuple[Array, Array]:
+    """The eigenvalues (S, p) of Hessians, and their eigenvectors (S, p, p) in columns.
 
     The smallest is 1 over the largest of the inverse, which the internal Hessian, well conditioned, gives with its
     digits. That of H itself is lost in rounding where it is below eps times the largest.
@@ -382,14 +397,15 @@ def _eigenvalues(hessian: Array, internal: Array, vectors: Array, from_internal:
         vectors: its eigenvectors, (S, p, p).
         from_internal: takes internal coefficients to the user's, (1 or S, p, p).
     """
-    values = np.maximum(np.linalg.eigvalsh(hessian), 0.0)
+    values, of_hessian = np.linalg.eigh(hessian)
+    values = np.maximum(values, 0.0)
     is_lost = values[:, 0] < _SMALL_EIGENVALUE * values[:, -1]
     if not is_lost.any():
-        return values
+        return values, of_hessian
     internal, vectors = internal[is_lost], vectors[is_lost]
     is_determined = internal[:, 0] > _GRAM_ROUNDINGS * internal.shape[1] * _EPS * internal[:, -1]
     inverse = from_internal if len(from_internal) == 1 else from_internal[is_lost]
     roots = inverse @ (vectors / np.sqrt(np.where(is_determined[:, None], internal, 1.0))[:, None, :])
     smallest = 1.0 / np.linalg.svd(roots, compute_uv=False)[:, 0] ** 2
     values[is_lost, 0] = np.where(is_determined, smallest, 0.0)
-    return np.maximum(values, values[:, :1])
+    return np.maximum(values, values[:, :1]), of_hessian

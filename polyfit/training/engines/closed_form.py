@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polyfit.optimizers import SGD, Array, rate
-from polyfit.training.dynamics import closed_form
+from polyfit.training.dynamics import Trajectory, closed_form
 from polyfit.training.engines.base import Engine, State, gradient_norms, next_record, with_rows
 from polyfit.training.engines.launching import MOST_RECORDED
 from polyfit.training.quadratic import Quadratic
@@ -62,16 +60,16 @@ class ClosedForm(Engine[Array]):
         while (high - low > 1).any():
             middle = (low + high) // 2
             where = np.unique(middle)
-            losses = supervisor.totals(self._quadratic.losses(self._at(where.tolist())))
+            losses = supervisor.totals(self._at(where).losses())
             is_over = ~np.isfinite(losses[np.searchsorted(where, middle), np.arange(len(middle))])
             low, high = np.where(is_over, low, middle), np.where(is_over, middle, high)
         supervisor.set_divergence(supervisor.groups(series), high)
         for epoch in np.unique(high):
             rows = series & np.broadcast_to(high == epoch, len(series))
-            coef = self.put(coef, rows, self._at([int(epoch)])[0][rows])
+            coef = self.put(coef, rows, self._at(epoch[None]).coef(0)[rows])
         return coef
 
-    def _at(self, epochs: Sequence[int] | NDArray[np.int64]) -> Array:
+    def _at(self, epochs: NDArray[np.int64]) -> Trajectory:
         return closed_form(self._quadratic, self._from, self._rule, self._lr, epochs)
 
     def run(self, state: State[Array], until: int, observer: Observer) -> State[Array]:
@@ -79,17 +77,17 @@ class ClosedForm(Engine[Array]):
         epochs = np.arange(next_record(state.epoch, observer.every), until, observer.every, dtype=np.int64)
         most = max(1, MOST_RECORDED // self._from.size)
         path = self._at(np.append(epochs[:most], until))
-        path, final = path[:-1], path[-1]
+        final = path.coef(-1)
         for first in range(0, len(epochs), most):
             part = epochs[first : first + most]
             if first:
                 path = self._at(part)
-            losses = self._quadratic.losses(path)
+            losses = path.losses()[: len(part)]
             if isinstance(observer, Supervisor) and observer.takes_all(losses):
                 observer.record_all(part, losses)
                 continue
             for i, epoch in enumerate(part.tolist()):
-                coef = path[i]
+                coef = path.coef(i)
                 ends = observer.look(
                     epoch,
                     losses[i],

@@ -16,6 +16,7 @@ table.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -53,9 +54,16 @@ def _make_plain(record: Any) -> None:
 
     So SGD(1) is SGD(1.0), and a rule can be compared with another, printed and kept.
     """
-    for field in dataclasses.fields(record):
-        if str(field.type).startswith("float"):
-            object.__setattr__(record, field.name, plain_number(getattr(record, field.name)))
+    for name in _numbers_of(type(record)):
+        value = getattr(record, name)
+        if type(value) is not float:
+            object.__setattr__(record, name, plain_number(value))
+
+
+@functools.cache
+def _numbers_of(kind: type) -> tuple[str, ...]:
+    """The names of the fields that are floats."""
+    return tuple(field.name for field in dataclasses.fields(kind) if str(field.type).startswith("float"))
 
 
 @dataclass(frozen=True)

@@ -127,23 +127,43 @@ def root_of_gram(gram: Array) -> Array:
     return (vectors * np.sqrt(np.maximum(values, 0.0))).T * lengths
 
 
-# Up to this many systems are solved one by one, so that each has the bits of a single solution. More are solved in one
-# call, which takes a half to a fifth of the time for 16 systems of size 4 to 11 (two Xeon cores, 2026-11-26).
-_FEW_SYSTEMS = 16
+class EigenSystem(NamedTuple):
+    """Gram matrices (S, p, p), diagonal in other coordinates: ``G = to.T @ diag(values) @ to``.
+
+    Attributes:
+        values: eigenvalues of the matrices with columns scaled to length one, ascending, (S, p).
+        is_determined: which of them are not zero but for rounding, (S, p).
+        to: takes coefficients to coordinates, (S, p, p).
+        back: its inverse, (S, p, p).
+    """
+
+    values: Array
+    is_determined: NDArray[np.bool_]
+    to: Array
+    back: Array
 
 
-def corrections(grams: Array, moments: Array) -> Array:
-    """The corrections of `from_gram` for many systems (S, p, p) with moments (S, p)."""
-    if len(grams) <= _FEW_SYSTEMS:
-        return np.stack([from_gram(gram).correction(b) for gram, b in zip(grams, moments, strict=True)])
-    scale = 1.0 / np.sqrt(np.maximum(np.diagonal(grams, axis1=1, axis2=2), _TINY**2))
+def eigensystem(grams: Array) -> EigenSystem:
+    """Gram matrices (S, p, p) in terms of the eigenvectors of these matrices with scaled columns."""
+    squares = np.diagonal(grams, axis1=1, axis2=2)
+    lengths = np.where(squares == 0.0, 1.0, np.sqrt(np.maximum(squares, _TINY**2)))
+    scale = 1.0 / lengths
     values, vectors = np.linalg.eigh(grams * scale[:, None, :] * scale[:, :, None])
     is_determined = values > _GRAM_ROUNDINGS * values.shape[1] * _EPS * values[:, -1:]
-    along = (np.swapaxes(vectors, 1, 2) @ (scale * moments)[..., None])[..., 0]
-    along = np.where(is_determined, along / np.where(is_determined, values, 1.0), 0.0)
-    solutions = scale * (vectors @ along[..., None])[..., 0]
-    for i in np.flatnonzero(~is_determined.all(1)):  # the minimum-norm solution
-        solutions[i] = from_gram(grams[i]).correction(moments[i])
+    return EigenSystem(
+        values, is_determined, np.swapaxes(vectors, 1, 2) * lengths[:, None, :], scale[:, :, None] * vectors
+    )
+
+
+def corrections(grams: Array, moments: Array, system: EigenSystem) -> Array:
+    """The corrections of `from_gram` for systems (S, p, p) with moments (S, p)."""
+    is_determined = system.is_determined
+    along = (np.swapaxes(system.back, 1, 2) @ moments[..., None])[..., 0]
+    along = np.where(is_determined, along / np.where(is_determined, system.values, 1.0), 0.0)
+    solutions = (system.back @ along[..., None])[..., 0]
+    if not is_determined.all():
+        for i in np.flatnonzero(~is_determined.all(1)):  # the minimum-norm solution
+            solutions[i] = from_gram(grams[i]).correction(moments[i])
     return solutions
 
 

@@ -150,9 +150,7 @@ def closed_form(
     slopes = values + decay
     with np.errstate(all="ignore"):
         if rule.momentum:
-            return Trajectory(
-                loss, start, _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs)
-            )
+            return Trajectory(loss, start, _moves_with_momentum(rule, slopes, slopes * position + constant, lr, epochs))
         # phi = lr gone / x, as rows (S, p, n): numpy loops over the last axis, and p is small.
         x = lr * slopes
         phi = _gone(x, np.array(epochs, dtype=np.float64))

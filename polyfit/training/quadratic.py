@@ -47,11 +47,8 @@ OVERFLOWS = (
 # rounding of H along the direction of its smallest eigenvalue. It leaves 12 digits of the loss at the start.
 _LARGEST_AMPLIFICATION = 1e3
 _LARGEST_CONDITION = 1e8
-# An eigenvalue below so many p eps of the largest is zero: `polyfit.least_squares.algebra` says where it comes from.
-_GRAM_ROUNDINGS = 8.0
 # Eigenvalues above this share of the largest have 12 digits as they are.
 _SMALL_EIGENVALUE = 1e-4
-_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,15 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
 
     of_x, of_y, of_residuals = _moments(problem, internal)
     grams = algebra.gram(of_x, degree)
-    center = algebra.corrections(grams, of_y)
+    system = algebra.eigensystem(grams)
+    center = algebra.corrections(grams, of_y, system)
     best = internal.to_user(center)
     internal_hessian = 2.0 * scale * grams
     hessian = np.swapaxes(internal.to_internal, 1, 2) @ internal_hessian @ internal.to_internal
     if not np.isfinite(hessian).all():
         raise ValueError(OVERFLOWS)
-    directions = np.linalg.eigh(internal_hessian)
-    eigenvalues, eigenvectors = _eigensystem(hessian, *directions, internal.from_internal)
+    system = system._replace(values=2.0 * scale * system.values)  # that of the internal Hessian
+    eigenvalues, eigenvectors = _eigensystem(hessian, system, internal.from_internal)
 
     is_from_start = _costs_digits(best, center, internal.to_internal) | (
         eigenvalues[:, -1] > _LARGEST_CONDITION * eigenvalues[:, 0]
@@ -161,7 +159,7 @@ def make_quadratic(problem: Problem, scale: float) -> Quadratic:
     moments, squares = of_residuals(center)
     internal_gradient = -2.0 * scale * moments
     at_reference = times(internal_hessian, offset) + internal_gradient
-    least, to_squares, curvature, slope, shift = _as_squares(scale * squares, internal_gradient, *directions)
+    least, to_squares, curvature, slope, shift = _as_squares(scale * squares, internal_gradient, system)
 
     def of_all(values: Array) -> Array:
         return values if len(values) == n_series else np.broadcast_to(values, (n_series, *values.shape[1:]))
@@ -227,31 +225,27 @@ def is_few(problem: Problem) -> bool:
     )
 
 
-def _as_squares(
-    loss: Array, gradient: Array, values: Array, vectors: Array
-) -> tuple[Array, Array, Array, Array, Array]:
+def _as_squares(loss: Array, gradient: Array, system: algebra.EigenSystem) -> tuple[Array, Array, Array, Array, Array]:
     """A quadratic in coordinates in which it is a sum of squares.
 
     Where loss and gradient at w = 0 and the Hessian are L, g and H, gives L', Q, H', g' and q with ::
 
         L + w.(g + H w / 2) = L' + v.(g' + H' v / 2),    v = Q w + q
 
-    H' is diagonal: 2 along eigenvectors that the data determine, where g' is 0, and 0 along the others.
+    H' is diagonal: 2 along coordinates that the data determine, where g' is 0, and 0 along the others.
 
     Args:
         loss: (S,).
         gradient: (S, p).
-        values: eigenvalues of H, (1 or S, p).
-        vectors: its eigenvectors, (1 or S, p, p).
+        system: of H, (1 or S).
     """
-    is_determined = values > _GRAM_ROUNDINGS * values.shape[1] * _EPS * values[:, -1:]
-    roots = np.sqrt(np.where(is_determined, 0.5 * values, 1.0))
-    back = np.swapaxes(vectors, 1, 2)
-    along = times(back, gradient)
+    is_determined = system.is_determined
+    roots = np.sqrt(np.where(is_determined, 0.5 * system.values, 1.0))
+    along = times(np.swapaxes(system.back, 1, 2), gradient)
     shift = np.where(is_determined, 0.5 * along / roots, 0.0)
-    curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(values.shape[1])
+    curvature = np.where(is_determined, 2.0, 0.0)[:, :, None] * np.eye(roots.shape[1])
     least = np.where(np.isfinite(loss), np.maximum(loss - (shift**2).sum(-1), 0.0), loss)
-    return least, roots[:, :, None] * back, curvature, np.where(is_determined, 0.0, along), shift
+    return least, roots[:, :, None] * system.to, curvature, np.where(is_determined, 0.0, along), shift
 
 
 def times(matrices: Array, rows: Array) -> Array:
@@ -385,7 +379,7 @@ def _costs_digits(coef: Array, internal: Array, to_internal: Array) -> NDArray[n
     return ~(sizes <= _LARGEST_AMPLIFICATION * np.abs(internal).max(-1))
 
 
-def _eigensystem(hessian: Array, internal: Array, vectors: Array, from_internal: Array) -> tuple[Array, Array]:
+def _eigensystem(hessian: Array, system: algebra.EigenSystem, from_internal: Array) -> tuple[Array, Array]:
     """The eigenvalues (S, p) of Hessians, and their eigenvectors (S, p, p) in columns.
 
     The smallest is 1 over the largest of the inverse, which the internal Hessian, well conditioned, gives with its
@@ -393,8 +387,7 @@ def _eigensystem(hessian: Array, internal: Array, vectors: Array, from_internal:
 
     Args:
         hessian: in the user's basis, (S, p, p).
-        internal: eigenvalues of the internal Hessian, (S, p).
-        vectors: its eigenvectors, (S, p, p).
+        system: of the internal Hessian, S.
         from_internal: takes internal coefficients to the user's, (1 or S, p, p).
     """
     values, of_hessian = np.linalg.eigh(hessian)
@@ -402,10 +395,9 @@ def _eigensystem(hessian: Array, internal: Array, vectors: Array, from_internal:
     is_lost = values[:, 0] < _SMALL_EIGENVALUE * values[:, -1]
     if not is_lost.any():
         return values, of_hessian
-    internal, vectors = internal[is_lost], vectors[is_lost]
-    is_determined = internal[:, 0] > _GRAM_ROUNDINGS * internal.shape[1] * _EPS * internal[:, -1]
+    internal, back, is_determined = system.values[is_lost], system.back[is_lost], system.is_determined[is_lost, 0]
     inverse = from_internal if len(from_internal) == 1 else from_internal[is_lost]
-    roots = inverse @ (vectors / np.sqrt(np.where(is_determined[:, None], internal, 1.0))[:, None, :])
+    roots = inverse @ (back / np.sqrt(np.where(is_determined[:, None], internal, 1.0))[:, None, :])
     smallest = 1.0 / np.linalg.svd(roots, compute_uv=False)[:, 0] ** 2
     values[is_lost, 0] = np.where(is_determined, smallest, 0.0)
     return np.maximum(values, values[:, :1]), of_hessian

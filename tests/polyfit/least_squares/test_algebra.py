@@ -129,7 +129,8 @@ def test_corrections_of_many_systems(n_systems):
     rows[2, :, 0] = 0.0
     y = rng.standard_normal((n_systems, 9))
     grams = np.swapaxes(rows, 1, 2) @ rows
-    found = algebra.corrections(grams, (np.swapaxes(rows, 1, 2) @ y[..., None])[..., 0])
+    of_y = (np.swapaxes(rows, 1, 2) @ y[..., None])[..., 0]
+    found = algebra.corrections(grams, of_y, algebra.eigensystem(grams))
     for solution, system, values in zip(found, rows, y, strict=True):
         np.testing.assert_allclose(solution, np.linalg.pinv(system) @ values, rtol=0, atol=1e-10)
 

@@ -74,9 +74,14 @@ def _plain_model(
 
 @functools.lru_cache(maxsize=256)
 def _plain_terms(
-    loss: str | losses.Loss, reduction: str, basis: str, domain: tuple[float, float] | None, dtype: torch.dtype
+    loss: str | losses.Loss,
+    reduction: str,
+    basis: str,
+    domain: tuple[float, float] | None,
+    dtype: torch.dtype,
+    n_losses: int | None,
 ) -> autograd.Reduced:
-    return autograd.Reduced(_plain_model(basis, domain, dtype, loss), reduction, None, "torch")
+    return autograd.Reduced(_plain_model(basis, domain, dtype, loss), reduction, n_losses, "torch")
 
 
 def polyval(
@@ -221,10 +226,11 @@ def polynomial_loss(
         and (is_one or (reduction == "none" and not per_series))
     ):
         samples = (x, y) if weight is None else (x, y, weight)
-        is_plain = _is_plain(coef, *samples) and not (per_series and coef.dim() == 2)
+        n_losses = coef.shape[0] if per_series and isinstance(coef, Tensor) and coef.dim() == 2 else None
+        is_plain = _is_plain(coef, *samples) and (n_losses is None or (is_named and weight is None))
         if is_plain and type(basis) is str and _is_plain_domain(domain):
             if is_named and is_one:
-                terms = _plain_terms(loss, reduction, basis, domain, x.dtype)  # pyright: ignore[reportArgumentType]
+                terms = _plain_terms(loss, reduction, basis, domain, x.dtype, n_losses)  # pyright: ignore[reportArgumentType]
                 return autograd.short_loss(x, y, coef, weight, terms)
             model = _plain_model(basis, domain, x.dtype, loss if is_named else None)  # pyright: ignore[reportArgumentType]
             return _composed(x, y, coef, weight, model if is_named else model._replace(loss=loss), reduction)

@@ -16,7 +16,7 @@ from polyfit.autograd._torch import apply, is_eager, is_in_batches, pulls_back_f
 from polyfit.autograd.loss import Reduced, general_loss, loss_gradients, second_derivatives, without_sums
 from polyfit.autograd.polyval import general_polyval, polyval_gradients
 from polyfit.backends.chunked import many, plain_loss, plain_values, shared, short
-from polyfit.backends.results import Wants
+from polyfit.backends.results import Gradients, Wants
 from polyfit.formula import Model
 
 
@@ -29,7 +29,7 @@ class ShortLoss(torch.autograd.Function):
     ) -> Tensor:
         """One pass over the data for the value and for the gradients that are wanted."""
         wants = Wants(*ctx.needs_input_grad[:4])
-        value, gradients = plain_loss.loss(x, y, coef, weight, terms.model, terms.reduction, wants)
+        value, gradients = _losses(x, y, coef, weight, terms, wants)
         ctx.terms = terms
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, y, coef, weight, *gradients)
@@ -46,7 +46,8 @@ class ShortLoss(torch.autograd.Function):
             return *apply(ShortLossGradients, grad, *saved, ctx.terms, wants), None
         if torch.is_grad_enabled() or pulls_back_formula(grad):
             return *loss_gradients(grad, saved[:4], without_sums(saved[3]), ctx.terms, wants), None
-        return *(None if part is None else part * grad for part in saved[4:]), None
+        factor = grad if grad.dim() == 0 else grad.unsqueeze(1)
+        return *(None if part is None else part * factor for part in saved[4:]), None
 
 
 class ShortLossGradients(torch.autograd.Function):
@@ -58,7 +59,8 @@ class ShortLossGradients(torch.autograd.Function):
         *tensors, ctx.terms, ctx.wants = args
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, *tensors[:4])
-        return tuple(None if part is None else part * grad for part in tensors[4:])
+        factor = grad if grad.dim() == 0 else grad.unsqueeze(1)
+        return tuple(None if part is None else part * factor for part in tensors[4:])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,12 +100,22 @@ def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:
     return short.is_plain(x, coef) or many.is_plain(x, coef) or shared.is_shared(x, coef)
 
 
+def _losses(
+    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced, wants: Wants
+) -> tuple[Tensor, Gradients]:
+    per_series = terms.n_losses is not None
+    return plain_loss.loss(x, y, coef, weight, terms.model, terms.reduction, wants, per_series=per_series)
+
+
 def short_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, terms: Reduced) -> Tensor:
-    """The reduced loss as a scalar, for y and weight in the shape of p(x); see `is_short`."""
+    """The reduced loss, for y and weight in the shape of p(x); see `is_short`.
+
+    A scalar, or the losses (S,) of as many series without weights.
+    """
     needs = x.requires_grad or y.requires_grad or coef.requires_grad or (weight is not None and weight.requires_grad)
     if needs and torch.is_grad_enabled():
         return apply(ShortLoss, x, y, coef, weight, terms)
-    return plain_loss.loss(x, y, coef, weight, terms.model, terms.reduction, Wants())[0]
+    return _losses(x, y, coef, weight, terms, Wants())[0]
 
 
 def short_polyval(x: Tensor, coef: Tensor, model: Model) -> Tensor:
@@ -119,7 +131,8 @@ def polynomial_loss(x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, t
         is_alike = x.dim() == y.dim() and (weight is None or x.dim() == weight.dim())
     else:
         is_alike = y.dim() == coef.dim() and weight is None
-    if is_alike and terms.n_losses is None and is_short(x, coef, terms.impl):
+    has_one_each = coef.dim() == 2 and terms.n_losses == coef.shape[0] and weight is None
+    if is_alike and (terms.n_losses is None or has_one_each) and is_short(x, coef, terms.impl):
         return short_loss(x, y, coef, weight, terms)
     return general_loss(x, y, coef, weight, terms)
 

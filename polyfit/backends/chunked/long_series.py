@@ -79,20 +79,17 @@ class LongSeries(RowsInTorch):
             found.append(self._sums(power))
         return torch.stack(found, 1).double().numpy()
 
-    def squares(self) -> float:
-        """The sum of the squares of the row p."""
-        return self._product(self.p, self.p)
+    def squares(self) -> Tensor:
+        """The sums of the squares of the row p, (s,)."""
+        return self._sums(torch.mul(self.p, self.p, out=self._buffer))
 
-    def products(self) -> float:
-        """The sum of the products of the rows p and other."""
-        return self._product(self.p, self.other)
+    def products(self) -> Tensor:
+        """The sums of the products of the rows p and other, (s,)."""
+        return self._sums(torch.mul(self.p, self.other, out=self._buffer))
 
-    def _product(self, left: Tensor, right: Tensor) -> float:
-        return float(self._sums(torch.mul(left, right, out=self._buffer)).sum(dtype=torch.float64))
-
-    def total_of_other(self) -> float:
-        """The sum of `other`."""
-        return float(self._sums(self.other).sum(dtype=torch.float64))
+    def total_of_other(self) -> Tensor:
+        """The sums of `other`, (s,)."""
+        return self._sums(self.other)
 
 
 def are_long(x: Tensor, basis: str) -> bool:

@@ -30,13 +30,25 @@ from polyfit.losses import MSE, Loss
 @autocast_is_off
 @quiet
 def loss(
-    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    model: Model,
+    reduction: str,
+    wants: Wants,
+    *,
+    per_series: bool = False,
 ) -> tuple[Tensor, Gradients]:
-    """The reduced loss as a scalar, and its gradients."""
+    """The reduced loss as a scalar, and its gradients.
+
+    With per_series, the losses (S,) of several series without weights, and the gradients of their sum.
+    """
     assert isinstance(model.loss, Loss)
+    scale = _scale(y, weight, reduction, per_series=per_series)
     if not are_rows(x, coef, model.basis):
-        return _loss_of_many(x, y, coef, weight, model, reduction, wants)
-    total = _Pass(x, y, coef, weight, model, reduction, wants)
+        return _loss_of_many(x, y, coef, weight, model, reduction, wants, scale, per_series=per_series)
+    total = _Pass(x, y, coef, weight, model, wants, scale, is_mean=reduction == "mean", per_series=per_series)
     # exp, log1p and tanh of torch wake threads from 2048 elements on: alone, a thread would wait for each chunk.
     may_be_alone = isinstance(model.loss, MSE) or model.loss.is_product
     for piece, rows in pieces(x, coef, model, may_be_alone=may_be_alone):
@@ -48,18 +60,28 @@ class _Pass:
     """One pass over the samples: what it adds up, and the gradients that it writes sample by sample."""
 
     def __init__(
-        self, x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
+        self,
+        x: Tensor,
+        y: Tensor,
+        coef: Tensor,
+        weight: Tensor | None,
+        model: Model,
+        wants: Wants,
+        scale: float,
+        *,
+        is_mean: bool,
+        per_series: bool,
     ) -> None:
         self._operands: Sequence[Any] = (x, y, weight)
         self._coef, self._model, self._wants = coef, model, wants
-        self._is_mean, self._scale = reduction == "mean", _scale(y, weight, reduction)
+        self._is_mean, self._per_series, self._scale = is_mean, per_series, scale
         self._gradients: Sequence[Any] = (None, None, None)
         if wants.x or wants.y or wants.weight:
             self._gradients = tuple(
                 torch.empty_like(like, memory_format=torch.contiguous_format) if is_wanted else None
                 for like, is_wanted in ((x, wants.x), (y, wants.y), (y, wants.weight))
             )
-        self._total = 0.0  # of the weighted losses
+        self._total: Any = None if per_series else 0.0  # of the weighted losses, (S,) with per_series
         self._sums: Any = None  # of P_k times the slopes
         self._factor = self._scale  # of these sums
 
@@ -85,10 +107,15 @@ class _Pass:
         of_targets = None if to_y is None or loss.is_of_residual else _slopes_to_y(rows, loss, y)
         terms = rows.slopes(loss, y)
         if weight is None:
-            self._total += _total(rows, terms)
+            total = _total(rows, terms)
         else:
             losses = None if to_weight is None else view(to_weight)
-            self._total += _weighted_total(rows, terms, weight, losses, is_out)
+            total = _weighted_total(rows, terms, weight, losses, is_out)
+        if self._per_series:
+            part = np.asarray(total, np.float64)
+            self._total = part if self._total is None else np.concatenate((self._total, part))
+        else:
+            self._total += total if isinstance(total, float) else float(total.sum(dtype=rows.xp.float64))
         self._factor = factor = self._scale if terms is None else terms.factor * self._scale
         if wants.coef:
             self._sums = added(self._sums, rows.moments_of_p())
@@ -103,22 +130,24 @@ class _Pass:
     def results(self) -> tuple[Tensor, Gradients]:
         """The reduced loss, and its gradients."""
         dtype = DTYPES[self._coef.dtype]
-        value = self._total * self._scale
+        value = np.asarray(self._total * self._scale, dtype)
         to_coef = torch.from_numpy((self._sums * self._factor).astype(dtype)) if self._wants.coef else None
         to_x, to_y, to_weight = self._gradients
         if to_weight is not None and self._is_mean:  # the slope of the denominator
-            to_weight.sub_(value).mul_(self._scale)
-        return torch.from_numpy(np.array(value, dtype)), Gradients(to_x, to_y, to_coef, to_weight)
+            to_weight.sub_(self._total * self._scale).mul_(self._scale)
+        return torch.from_numpy(value), Gradients(to_x, to_y, to_coef, to_weight)
 
 
 def _cut(parts: Sequence[Any], piece: slice) -> Sequence[Any]:
     return [None if part is None else part[piece] for part in parts]
 
 
-def _scale(y: Tensor, weight: Tensor | None, reduction: str) -> float:
+def _scale(y: Tensor, weight: Tensor | None, reduction: str, *, per_series: bool) -> float:
     """The factor of the sum of the weighted losses."""
     if reduction != "mean":
         return 1.0
+    if per_series:
+        return 1.0 / y.shape[1]
     count = y.numel() if weight is None else float(weight.sum(dtype=torch.float64))
     return 1.0 / count if count else math.inf
 
@@ -141,8 +170,8 @@ def _left_out(rows: PlainRows, x: Row, y: Row, factors: Any, weight: Row, model:
     return is_out
 
 
-def _total(rows: PlainRows, terms: Terms | None) -> float:
-    """The sum of the losses."""
+def _total(rows: PlainRows, terms: Terms | None) -> Any:
+    """The sum of the losses: a float, or (s,)."""
     if terms is None:
         return rows.total_of_other()
     if terms.share is None:
@@ -157,7 +186,7 @@ def _weighted_total(
     weight: Row,
     losses: Row | None,
     is_out: Row | None,
-) -> float:
+) -> Any:
     """The sum of the weighted losses. The slopes get their weights, and `losses`, if it is wanted, the losses."""
     finish(terms, rows)
     other, p = rows.other, rows.p
@@ -192,16 +221,25 @@ def _write_slopes_to_y(
 
 
 def _loss_of_many(
-    x: Tensor, y: Tensor, coef: Tensor, weight: Tensor | None, model: Model, reduction: str, wants: Wants
+    x: Tensor,
+    y: Tensor,
+    coef: Tensor,
+    weight: Tensor | None,
+    model: Model,
+    reduction: str,
+    wants: Wants,
+    scale: float,
+    *,
+    per_series: bool,
 ) -> tuple[Tensor, Gradients]:
     """The same for x, y and weight (S, N) and coef (S, degree + 1)."""
     sums = many.objective(x, y, coef, weight, None, model, wants, 1.0)
     assert sums.value is not None
-    total, scale = float(sums.value.sum()), _scale(y, weight, reduction)
+    total: Any = sums.value.numpy() if per_series else float(sums.value.sum())
     to_coef, to_weight = sums.grad_coef, sums.grad_weight
     if to_coef is not None:
         to_coef = to_coef.mul_(scale).to(coef.dtype)
     if to_weight is not None and reduction == "mean":
         to_weight.sub_(total * scale).mul_(scale)
     to_x, to_y = (part if part is None or scale == 1.0 else part.mul_(scale) for part in (sums.grad_x, sums.grad_y))
-    return torch.from_numpy(np.array(total * scale, DTYPES[coef.dtype])), Gradients(to_x, to_y, to_coef, to_weight)
+    return torch.from_numpy(np.asarray(total * scale, DTYPES[coef.dtype])), Gradients(to_x, to_y, to_coef, to_weight)

@@ -58,17 +58,14 @@ class PlainRows(Pair, Protocol):
         """Sums of P_k times the row p, (degree + 1,), or (S, degree + 1) of several series."""
         ...
 
-    def squares(self) -> float:
-        """The sum of the squares of the row p."""
-        ...
+    def squares(self) -> Any:
+        """The sum of the squares of the row p: a float, or of several series sums (s,) as the library has them."""
 
-    def products(self) -> float:
-        """The sum of the products of the rows p and other."""
-        ...
+    def products(self) -> Any:
+        """The sum of the products of the rows p and other, likewise."""
 
-    def total_of_other(self) -> float:
-        """The sum of `other`."""
-        ...
+    def total_of_other(self) -> Any:
+        """The sum of `other`, likewise."""
 
 
 def are_rows(x: Tensor, coef: Tensor, basis: str) -> bool:

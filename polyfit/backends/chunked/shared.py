@@ -65,18 +65,22 @@ class SharedWorkspace(Workspace):
                 sums[series] += self.p[series, samples] @ functions[samples]
         return sums
 
-    def squares(self) -> float:
-        """The sum of the squares of p."""
-        return self._dot(self.p, self.p)
+    def squares(self) -> Any:
+        """The sums of the squares of p, (S,)."""
+        return self._dots(self.p, self.p)
 
-    def products(self) -> float:
-        """The sum of the products of p and other."""
-        return self._dot(self.p, self.other)
+    def products(self) -> Any:
+        """The sums of the products of p and other, (S,)."""
+        return self._dots(self.p, self.other)
 
-    def _dot(self, left: Array, right: Array) -> float:
-        parts = (np.vecdot(left[:, samples], right[:, samples]) for samples in self._samples)
-        return float(sum(part.sum(dtype=np.float64) for part in parts))
+    def _dots(self, left: Array, right: Array) -> Array:
+        if len(self._samples) == 1:
+            return np.vecdot(left, right)
+        sums = np.zeros(len(left))
+        for samples in self._samples:
+            sums += np.vecdot(left[:, samples], right[:, samples])
+        return sums
 
-    def total_of_other(self) -> float:
-        """The sum of `other`."""
-        return float(self.other.sum(1).sum(dtype=np.float64))
+    def total_of_other(self) -> Any:
+        """The sums of `other`, (S,)."""
+        return self.other.sum(1)

@@ -144,15 +144,15 @@ class Workspace:
                 power = np.multiply(power, t, out=after)
         return found
 
-    def squares(self) -> float:
+    def squares(self) -> Any:
         """The sum of the squares of the row p."""
         return float(np.vecdot(self._blocks[-2], self._blocks[-2]).sum(dtype=np.float64))
 
-    def products(self) -> float:
+    def products(self) -> Any:
         """The sum of the products of the rows p and other."""
         return float(np.vecdot(self._blocks[-2], self._blocks[-1]).sum(dtype=np.float64))
 
-    def total_of_other(self) -> float:
+    def total_of_other(self) -> Any:
         """The sum of `other`. In a block numpy adds up in pairs: the error grows with the logarithm of its length."""
         return float(self._blocks[-1].sum(1).sum(dtype=np.float64))
 
@@ -179,6 +179,18 @@ class SeriesWorkspace(Workspace):
     def moments_of_p(self) -> Array:
         """Sums of P_k times the row p, (S, degree + 1) float64."""
         return self._moments().T.astype(np.float64)
+
+    def squares(self) -> Any:
+        """The sums of the squares of p, (S,)."""
+        return np.vecdot(self.p, self.p)
+
+    def products(self) -> Any:
+        """The sums of the products of p and other, (S,)."""
+        return np.vecdot(self.p, self.other)
+
+    def total_of_other(self) -> Any:
+        """The sums of `other`, (S,)."""
+        return self.other.sum(1)
 
 
 def columns(coef: Array) -> Array:

@@ -42,6 +42,7 @@ SHAPES = {
     "few series": ((6, 20), (6,)),
     "long series": ((6, 20), (6,)),
     "long series in pieces": ((7, 20), (7,)),
+    "many": ((6, 5), (6,)),  # without rows: too few samples of a series
 }
 KINDS = {
     "few": Workspace,
@@ -54,7 +55,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=SHAPES)
+@pytest.fixture(params=KINDS)
 def way(request, set_sizes: Callable[..., None]) -> str:
     name = request.param
     in_pieces = name.endswith("in pieces")
@@ -167,6 +168,45 @@ def test_users_reach_every_way(way, monkeypatch):
     torch.testing.assert_close(first, theirs, rtol=1e-11, atol=1e-11)
     (theirs,) = torch.autograd.grad(theirs.square().sum(), wide)
     torch.testing.assert_close(second, theirs, rtol=1e-10, atol=1e-10)
+
+
+# Series by the rows of numpy or of torch, whole or in pieces, and by `many`: the last have too few samples for rows.
+SERIES = [name for name, (_, of_coef) in SHAPES.items() if of_coef]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("way", [*SERIES, "many"], indirect=True)
+def test_a_loss_of_each_series(way, loss, reduction):
+    x, y, coef = _operands(way, loss)
+    wanted = ([] if way == "shared" else [x]) + [y, coef]
+    of_losses = torch.rand(coef.shape[0], dtype=F64)
+    found = []
+    for call in (polyfit.polynomial_loss, plain_loss):
+        leaves = [tensor.clone().requires_grad_() for tensor in wanted]
+        samples = [x, *leaves] if way == "shared" else leaves
+        kind = {"loss": loss} if call is polyfit.polynomial_loss else {"pointwise": loss.value}
+        values = call(*samples, reduction=reduction, per_series=True, domain=DOMAIN, **kind)
+        once = torch.autograd.grad(values, leaves, of_losses, retain_graph=True)
+        first = torch.autograd.grad(values, leaves, of_losses, create_graph=True)
+        (second,) = torch.autograd.grad(first[-1].square().sum(), leaves[-1], materialize_grads=True)
+        found.append((values, *once, *first, second))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11 * float(theirs.detach().abs().max()))
+    with torch.no_grad():
+        plain = polyfit.polynomial_loss(x, y, coef, loss=loss, reduction=reduction, per_series=True, domain=DOMAIN)
+    torch.testing.assert_close(plain, found[1][0].detach(), rtol=1e-11, atol=0)
+
+
+def test_a_loss_of_each_series_passes_over_the_data_once(way, monkeypatch):
+    x, y, coef = _operands(way, losses.MSE())
+    calls = []
+    plain = plain_rows.pieces
+    monkeypatch.setattr(plain_pass, "pieces", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    coef.requires_grad_()
+    polyfit.polynomial_loss(x, y, coef, per_series=True).sum().backward()
+    assert len(calls) == 1
 
 
 def test_equal_terms_do_not_add_up_roundings():

@@ -146,6 +146,10 @@ class Loss(abc.ABC):
         self.slope_(slope.copy_(p), y)
         p.copy_(value)
 
+    def loss_(self, p: Tensor, y: Tensor) -> None:
+        """The loss alone, written over p."""
+        p.copy_(self.value(p, y))
+
 
 @dataclass(frozen=True)
 class MSE(Loss):
@@ -165,6 +169,9 @@ class MSE(Loss):
 
     def slope_(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         return p.sub_(y).mul_(2.0)
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        torch.square(p.sub_(y), out=p)
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,9 @@ class L1(Loss):
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
         _sign_(slope.copy_(p.sub_(y)))
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        p.sub_(y).abs_()
 
 
 @dataclass(frozen=True)
@@ -230,6 +240,9 @@ class Huber(Loss):
         delta = within(self.delta, p.dtype)
         torch.clamp(p.sub_(y), -delta, delta, out=slope)
         p.sub_(slope, alpha=0.5)
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        torch.ops.aten.huber_loss.out(p, y, 0, within(self.delta, p.dtype), out=p)  # each by itself
 
 
 @dataclass(frozen=True)
@@ -291,6 +304,14 @@ class SmoothL1(Loss):
         torch.mul(residual, 1.0 / beta, out=slope).clamp_(-1.0, 1.0)
         residual.sub_(slope, alpha=0.5 * beta)
 
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        if self.beta == 0:
+            p.sub_(y).abs_()
+            return
+        beta = within(self.beta, p.dtype)
+        slope = torch.mul(p.sub_(y), 1.0 / beta).clamp_(-1.0, 1.0)
+        p.sub_(slope, alpha=0.5 * beta).mul_(slope)
+
 
 @dataclass(frozen=True)
 class LogCosh(Loss):
@@ -320,10 +341,18 @@ class LogCosh(Loss):
         return p.sub_(y).tanh_()
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
-        residual = torch.sub(p, y, out=p)
-        torch.tanh(residual, out=slope)
+        torch.sub(p, y, out=p)
+        torch.tanh(p, out=slope)
+        self._of_residual_(p)
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        self._of_residual_(p.sub_(y))
+
+    @staticmethod
+    def _of_residual_(residual: Tensor) -> None:
+        """The loss, written over the residuals."""
         # As log(1 + sinh(r)**2) / 2, whose square may overflow: from `limit` on the loss grows like abs(r).
-        limit = 20.0 if p.dtype == torch.float64 else 10.0  # exp(-2 limit) is below half an ulp of the loss
+        limit = 20.0 if residual.dtype == torch.float64 else 10.0  # exp(-2 limit) is below half an ulp of the loss
         near = residual.clamp(-limit, limit)
         residual.sub_(near).abs_()
         near.sinh_()
@@ -378,6 +407,10 @@ class Quantile(Loss):
         self.slope_(slope.copy_(p), y)
         p.sub_(y)
 
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        below = torch.mul(p.sub_(y), -self.q)
+        torch.maximum(p.mul_(1.0 - self.q), below, out=p)
+
 
 @dataclass(frozen=True)
 class BCEWithLogits(Loss):
@@ -424,6 +457,12 @@ class BCEWithLogits(Loss):
             super().slope_and_loss_(p, y, slope)
             return
         self.slope_(slope.copy_(p), y)
+        self.loss_(p, y)
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        if self.pos_weight != 1.0:
+            super().loss_(p, y)
+            return
         # log(1 + exp(p)) - y p as max(p, 0) - y p, exact where y is 0 or 1, and log(1 + exp(-abs(p)))
         softplus = p.abs().neg_().exp_().log1p_()
         p.copy_(torch.addcmul(p.clamp(min=0.0), p, y, value=-1.0)).add_(softplus)
@@ -496,6 +535,12 @@ class PoissonNLL(Loss):
         torch.addcmul(rate, p, y, value=-1.0, out=p)
         rate.sub_(y)
 
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        if not self.log_input or self.full:
+            super().loss_(p, y)
+            return
+        torch.addcmul(torch.exp(p), p, y, value=-1.0, out=p)
+
 
 @dataclass(frozen=True)
 class Cauchy(Loss):
@@ -539,17 +584,28 @@ class Cauchy(Loss):
         return (1.0 - square) / (1.0 + square) ** 2
 
     def slope_and_loss_(self, p: Tensor, y: Tensor, slope: Tensor) -> None:  # noqa: D102
-        if p.device.type != "cpu" or not _SMALLEST_PLAIN <= self.scale <= 1.0 / _SMALLEST_PLAIN:
-            super().slope_and_loss_(p, y, slope)
-            return
         residual = torch.sub(p, y, out=slope)
-        square = torch.mul(residual, 1.0 / self.scale)
-        square.mul_(square)
-        if not bool(square.amax() < _far(p.dtype) ** 2):  # or one is NaN
+        square = self._plain_square(residual)
+        if square is None:
             super().slope_and_loss_(p, y, slope)
             return
         torch.log1p(square, out=p).mul_(0.5 * self.scale * self.scale)
         residual.div_(square.add_(1.0))
+
+    def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
+        square = self._plain_square(p - y)
+        if square is None:
+            super().loss_(p, y)
+            return
+        torch.log1p(square, out=p).mul_(0.5 * self.scale * self.scale)
+
+    def _plain_square(self, residual: Tensor) -> Tensor | None:
+        """The square of the ratio r / scale on a CPU; None where it is not a plain number, or not known to be one."""
+        if residual.device.type != "cpu" or not _SMALLEST_PLAIN <= self.scale <= 1.0 / _SMALLEST_PLAIN:
+            return None
+        square = torch.mul(residual, 1.0 / self.scale)
+        square.mul_(square)
+        return square if bool(square.amax() < _far(residual.dtype) ** 2) else None  # or one is NaN
 
 
 # Scales from this one to its inverse have squares, and ratios to usual residuals, that are numbers of every dtype.

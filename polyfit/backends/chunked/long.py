@@ -38,11 +38,15 @@ class RowsInTorch:
         """The operand as it is taken here."""
         return tensor
 
-    def slopes(self, loss: Loss, y: Tensor) -> Terms | None:
+    def slopes(self, loss: Loss, y: Tensor, *, are_wanted: bool) -> Terms | None:
         """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
         if isinstance(loss, MSE):
             self.p.sub_(y)
             return Terms(2.0, None)
+        if not are_wanted:
+            loss.loss_(self.p, y)
+            self.swap()
+            return None
         loss.slope_and_loss_(self.p, y, self.other)
         self.swap()
         return Terms(1.0, 0.0) if loss.is_product else None

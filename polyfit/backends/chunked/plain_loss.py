@@ -51,7 +51,7 @@ def loss(
     total = _Pass(x, y, coef, weight, model, wants, scale, is_mean=reduction == "mean", per_series=per_series)
     # exp, log1p and tanh of torch wake threads from 2048 elements on: alone, a thread would wait for each chunk.
     may_be_alone = isinstance(model.loss, MSE) or model.loss.is_product
-    for piece, rows in pieces(x, coef, model, may_be_alone=may_be_alone):
+    for piece, rows in pieces(x, coef, model, wants_moments=wants.coef, may_be_alone=may_be_alone):
         total.add(piece, rows)
     return total.results()
 
@@ -105,7 +105,7 @@ class _Pass:
         if is_out is not None:
             rows.p[is_out] = HARMLESS_PREDICTION
         of_targets = None if to_y is None or loss.is_of_residual else _slopes_to_y(rows, loss, y)
-        terms = rows.slopes(loss, y)
+        terms = rows.slopes(loss, y, are_wanted=wants.x or wants.y or wants.coef)
         if weight is None:
             total = _total(rows, terms)
         else:
@@ -165,7 +165,7 @@ def _left_out(rows: PlainRows, x: Row, y: Row, factors: Any, weight: Row, model:
         assert isinstance(model.loss, Loss)
         rows.load(x, model, len(factors))
         rows.evaluate(factors, rows.p)
-        finish(rows.slopes(model.loss, y), rows)
+        finish(rows.slopes(model.loss, y, are_wanted=False), rows)
         is_out &= ~rows.xp.isfinite(rows.other)
     return is_out
 

@@ -51,8 +51,11 @@ class PlainRows(Pair, Protocol):
     def evaluate(self, coef: Any, out: Row) -> None:
         """Write the values of at most as many coefficients to `out`."""
 
-    def slopes(self, loss: Loss, y: Row) -> Terms | None:
-        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
+    def slopes(self, loss: Loss, y: Row, *, are_wanted: bool) -> Terms | None:
+        """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`.
+
+        Where slopes are not wanted, the predictions may hold anything if `other` holds the losses.
+        """
 
     def moments_of_p(self) -> NDArray[np.float64]:
         """Sums of P_k times the row p, (degree + 1,), or (S, degree + 1) of several series."""
@@ -74,18 +77,18 @@ def are_rows(x: Tensor, coef: Tensor, basis: str) -> bool:
 
 
 def pieces(
-    x: Tensor, coef: Tensor, model: Model, *, may_be_alone: bool = True
+    x: Tensor, coef: Tensor, model: Model, *, wants_moments: bool = True, may_be_alone: bool = True
 ) -> Iterable[tuple[slice | None, PlainRows]]:
     """The pieces of x in order, None for all of it, each with rows that are good until the next one is asked for.
 
-    Samples of one series, or series. `may_be_alone`: see `Sizes`.
+    Samples of one series, or series. `wants_moments`: whether moments are asked for. `may_be_alone`: see `Sizes`.
     """
     if x.dim() < coef.dim():
         key = (coef.shape[1], coef.shape[0], x.shape[0])
         kind = ("shared", *key, x.dtype, sizes.current().longest_block)
         return ((None, kept(kind, lambda: SharedWorkspace(*key, DTYPES[x.dtype]))),)
     if is_few(x, coef, model.basis):
-        return ((None, workspace_for(x, coef, model)),)
+        return ((None, workspace_for(x, coef, model, wants_moments=wants_moments)),)
     if x.dim() == 2:
         return long_series.pieces(x)
     return long.pieces(x, may_be_alone=may_be_alone)

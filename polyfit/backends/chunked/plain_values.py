@@ -51,7 +51,7 @@ def _evaluate_few(x: Tensor, coef: Tensor, model: Model) -> Tensor:
     values = torch.empty_like(x, memory_format=torch.contiguous_format)
     out, t = values.numpy(), x.numpy(force=True)
     if model.basis != "power":
-        rows = workspace_for(x, coef, model)
+        rows = workspace_for(x, coef, model, wants_moments=False)
         rows.load(t, model, coef.shape[-1])
         rows.evaluate(rows.numbers(coef), out)
         return values

@@ -51,8 +51,10 @@ class Terms(NamedTuple):
     share: float | None
 
 
-def fill(loss: Loss, p: Row, y: Array, other: Row) -> Terms | None:
+def fill(loss: Loss, p: Row, y: Array, other: Row, *, with_slopes: bool = True) -> Terms | None:
     """Write s over p, for predictions p and targets y (N,), and to `other` the residuals or the losses.
+
+    Without slopes, p may hold anything where `other` holds the losses.
 
     Nothing here selects by a condition: neither library has vectors for it, and on mixed data it takes ten times as
     long as a product.
@@ -67,10 +69,11 @@ def fill(loss: Loss, p: Row, y: Array, other: Row) -> Terms | None:
     if type(loss) in _OF_RESIDUALS:
         return Terms(1.0, _slopes_of_residuals(loss, p, y, other.array))
     function = _FUNCTIONS.get(type(loss))
-    if function is None or not function(loss, p, y, other):
+    if function is None or not function(loss, p, y, other, with_slopes):
         targets = torch.from_numpy(y)
         other.tensor.copy_(loss.value(p.tensor, targets))
-        loss.slope_(p.tensor, targets)
+        if with_slopes:
+            loss.slope_(p.tensor, targets)
     return None
 
 
@@ -110,10 +113,11 @@ def _apply(function: Callable[[Tensor], object], row: Tensor) -> None:
         function(block)
 
 
-# Each of the others writes both rows and returns True; or it returns False, and p still holds the predictions.
+# Each of the others writes the losses, and with_slopes the slopes over p, and returns True; or it returns False, and p
+# still holds the predictions.
 
 
-def _log_cosh(_: LogCosh, p: Row, y: Array, losses: Row) -> bool:
+def _log_cosh(_: LogCosh, p: Row, y: Array, losses: Row, with_slopes: bool) -> bool:
     """The logarithm of cosh(r) = 1 + 2 sinh(r / 2)**2 has all digits near zero; beyond `far` it is a straight line."""
     residual, values = np.subtract(p.array, y, out=p.array), losses.array
     far = 20.0 if values.dtype == np.float64 else 10.0  # exp(-2 far) is below half an ulp
@@ -126,18 +130,24 @@ def _log_cosh(_: LogCosh, p: Row, y: Array, losses: Row) -> bool:
     values *= 2.0
     _apply(Tensor.log1p_, losses.tensor)
     values += size
-    np.tanh(residual, out=residual)
+    if with_slopes:
+        np.tanh(residual, out=residual)
     return True
 
 
-def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row) -> bool:
+def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row, with_slopes: bool) -> bool:
     """The loss (1 - y) (max(p, 0) + L) + w y (max(-p, 0) + L) with L = log(1 + exp(-abs(p))) and w = pos_weight."""
     logits, values = p.array, losses.array
     is_plain = loss.pos_weight == 1.0
-    of_one, of_zero = y if is_plain else loss.pos_weight * y, 1.0 - y
     np.copysign(logits, -1.0, out=values)
     np.exp(values, out=values)
     _apply(Tensor.log1p_, losses.tensor)
+    if is_plain and not with_slopes:  # as torch does, exact where y is 0 or 1
+        values += np.maximum(logits, 0.0)
+        logits *= y
+        values -= logits
+        return True
+    of_one, of_zero = y if is_plain else loss.pos_weight * y, 1.0 - y
     if not is_plain:
         values *= of_one + of_zero
     part = np.maximum(logits, 0.0)
@@ -146,6 +156,8 @@ def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row) -> bool
     np.minimum(logits, 0.0, out=part)
     part *= of_one
     values -= part
+    if not with_slopes:
+        return True
     np.negative(logits, out=part)
     torch.from_numpy(part).sigmoid_()
     part *= of_one
@@ -155,7 +167,7 @@ def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row) -> bool
     return True
 
 
-def _poisson_nll(loss: PoissonNLL, p: Row, y: Array, losses: Row) -> bool:
+def _poisson_nll(loss: PoissonNLL, p: Row, y: Array, losses: Row, with_slopes: bool) -> bool:
     if loss.full:
         return False
     predictions, values = p.array, losses.array
@@ -163,19 +175,21 @@ def _poisson_nll(loss: PoissonNLL, p: Row, y: Array, losses: Row) -> bool:
         np.multiply(predictions, y, out=values)
         np.exp(predictions, out=predictions)
         np.subtract(predictions, values, out=values)
-        predictions -= y
+        if with_slopes:
+            predictions -= y
         return True
     rates = predictions + loss.eps
     np.copyto(values, rates)
     np.log(values, out=values)
     values *= y
     np.subtract(predictions, values, out=values)
-    np.divide(y, rates, out=predictions)
-    np.subtract(1.0, predictions, out=predictions)
+    if with_slopes:
+        np.divide(y, rates, out=predictions)
+        np.subtract(1.0, predictions, out=predictions)
     return True
 
 
-def _cauchy(loss: Cauchy, p: Row, y: Array, losses: Row) -> bool:
+def _cauchy(loss: Cauchy, p: Row, y: Array, losses: Row, with_slopes: bool) -> bool:
     if not 1e-6 < loss.scale < 1e6:  # its square has to stay among the normal numbers
         return False
     residual = p.array - y
@@ -187,13 +201,14 @@ def _cauchy(loss: Cauchy, p: Row, y: Array, losses: Row) -> bool:
     np.copyto(values, ratio)
     _apply(Tensor.log1p_, losses.tensor)
     values *= 0.5 * loss.scale * loss.scale
-    ratio += 1.0
-    np.divide(residual, ratio, out=p.array)
+    if with_slopes:
+        ratio += 1.0
+        np.divide(residual, ratio, out=p.array)
     return True
 
 
 _OF_RESIDUALS = {L1, Huber, SmoothL1, Quantile}
-_FUNCTIONS: dict[type[Loss], Callable[[Any, Row, Array, Row], bool]] = {
+_FUNCTIONS: dict[type[Loss], Callable[[Any, Row, Array, Row, bool], bool]] = {
     LogCosh: _log_cosh,
     BCEWithLogits: _bce_with_logits,
     PoissonNLL: _poisson_nll,

@@ -123,9 +123,9 @@ class Workspace:
         for first in range(0, out.shape[0], step):
             np.dot(coef, functions[:, first : first + step], out=out[first : first + step])
 
-    def slopes(self, loss: Loss, y: Array) -> pointwise.Terms | None:
+    def slopes(self, loss: Loss, y: Array, *, are_wanted: bool) -> pointwise.Terms | None:
         """Write s over the predictions, and to `other` residuals or losses: see `pointwise.fill`."""
-        return pointwise.fill(loss, self._p, y, self._other)
+        return pointwise.fill(loss, self._p, y, self._other, with_slopes=are_wanted)
 
     def moments_of_p(self) -> Array:
         """Sums of P_k times the row p, (degree + 1,) float64."""
@@ -208,23 +208,26 @@ _last = threading.local()
 
 def kept(key: tuple[Any, ...], make: Callable[[], Workspace]) -> Workspace:
     """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
-    key = (*key, torch.is_inference_mode_enabled())
-    if getattr(_last, "key", None) != key:
-        _last.key, _last.workspace = key, make()
+    if not _is_kept(key):
+        _last.key, _last.workspace = (*key, torch.is_inference_mode_enabled()), make()
     return _last.workspace
 
 
-def workspace_for(x: Tensor, coef: Tensor, model: Model) -> Workspace:
+def _is_kept(key: tuple[Any, ...]) -> bool:
+    return getattr(_last, "key", None) == (*key, torch.is_inference_mode_enabled())
+
+
+def workspace_for(x: Tensor, coef: Tensor, model: Model, *, wants_moments: bool) -> Workspace:
     """Rows for x (N,) and coef (degree + 1,), or x (S, N) and coef (S, degree + 1)."""
     n_coef, shape, dtype = coef.shape[-1], x.shape, x.dtype
     if coef.dim() == 2:
         return kept(("series", n_coef, shape, dtype), lambda: SeriesWorkspace(n_coef, shape, DTYPES[dtype]))
     lengths = sizes.current()
     is_held = model.basis != "power" or shape[0] <= lengths.held
-    return kept(
-        ("one", n_coef, shape, dtype, lengths.longest_block, is_held),
-        lambda: Workspace(n_coef, shape[0], DTYPES[dtype], lengths, is_held=is_held),
-    )
+    key = ("one", n_coef, shape, dtype, lengths.longest_block)
+    if is_held and model.basis == "power" and not wants_moments and not _is_kept((*key, True)):
+        is_held = False  # values alone take Horner's rule
+    return kept((*key, is_held), lambda: Workspace(n_coef, shape[0], DTYPES[dtype], lengths, is_held=is_held))
 
 
 def to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:

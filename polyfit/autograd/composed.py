@@ -36,7 +36,8 @@ def loss_of_each(
         values: p(x) as a function of x and coef.
     """
     dtype = compute_dtype(x.dtype)
-    x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
+    if not x.dtype == y.dtype == coef.dtype == dtype:  # a call that changes nothing takes 2 us
+        x, y, coef = x.to(dtype), y.to(dtype), coef.to(dtype)
     weight = None if weight is None else weight.to(dtype)
     loss = pointwise(model.loss)  # pyright: ignore[reportArgumentType]
     is_out = None
@@ -65,4 +66,5 @@ def polynomial_loss(
 ) -> Tensor:
     """The reduced loss of canonical operands, see `polyfit.formula.polynomial_loss`. `values`: as above."""
     terms = loss_of_each(x, y, coef, weight, model, values)
-    return formula.reduced(terms, weight, reduction, n_losses).to(coef.dtype)
+    total = formula.reduced(terms, weight, reduction, n_losses)
+    return total if total.dtype == coef.dtype else total.to(coef.dtype)

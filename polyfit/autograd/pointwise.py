@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyfit.autograd._torch import apply, is_eager, is_in_batches, is_transformed, runs_formula
 from polyfit.formula import Pointwise
-from polyfit.losses import MSE, Loss
+from polyfit.losses import MSE, Huber, Loss, SmoothL1, within
 
 
 class _PointwiseLoss(torch.autograd.Function):
@@ -19,8 +19,6 @@ class _PointwiseLoss(torch.autograd.Function):
     @staticmethod
     def forward(p: Tensor, y: Tensor, loss: Loss) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See `Loss.value`."""
-        if isinstance(loss, MSE) and not is_transformed():  # one operation, without a buffer
-            return F.mse_loss(p, y, reduction="none")
         return loss.value(p, y)
 
     @staticmethod
@@ -56,8 +54,24 @@ def pointwise(loss: Loss | Pointwise) -> Pointwise:
 
     def values(p: Tensor, y: Tensor) -> Tensor:
         wants = torch.is_grad_enabled() and (p.requires_grad or y.requires_grad)
-        if runs_formula() or not (wants or is_transformed()):
+        if runs_formula():
             return loss.value(p, y)
+        if not is_transformed():
+            if (of_torch := _of_torch(loss, p, y)) is not None:
+                return of_torch
+            if not wants:
+                return loss.value(p, y)
         return apply(_PointwiseLoss, p, y, loss)
 
     return values
+
+
+def _of_torch(loss: Loss, p: Tensor, y: Tensor) -> Tensor | None:
+    """The loss by torch where it has the same definition: one operation, and one in backward, without a Function."""
+    if isinstance(loss, MSE):
+        return F.mse_loss(p, y, reduction="none")
+    if isinstance(loss, Huber):
+        return F.huber_loss(p, y, reduction="none", delta=within(loss.delta, p.dtype))
+    if isinstance(loss, SmoothL1) and loss.beta > 0.0:
+        return F.smooth_l1_loss(p, y, reduction="none", beta=within(loss.beta, p.dtype))
+    return None

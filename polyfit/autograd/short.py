@@ -87,7 +87,7 @@ class ShortPolyval(torch.autograd.Function):
         if torch.is_grad_enabled() or pulls_back_formula(grad):
             return *polyval_gradients(grad, x, coef, ctx.model, "torch", wants), None
         found = plain_values.evaluate_backward(grad, x, coef, ctx.model, Wants(x=wants[0], coef=wants[1]))
-        return *(None if part is None else part.to(coef.dtype) for part in found), None
+        return *found, None
 
 
 def is_short(x: Tensor, coef: Tensor, impl: str) -> bool:

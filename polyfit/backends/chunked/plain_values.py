@@ -77,8 +77,7 @@ def evaluate_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * p(x)) for grad in the shape of p(x), to x and to coef, in their dtype."""
     if not are_rows(x, coef, model.basis):
-        grad_x, grad_coef = many.evaluate_backward(grad, x, coef, model, wants)
-        return grad_x, None if grad_coef is None else grad_coef.to(coef.dtype)
+        return _in_dtype(coef.dtype, *many.evaluate_backward(grad, x, coef, model, wants))
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wants.x else None
     slope = derivative(coef, model) if wants.x else None
     sums: Any = None
@@ -92,4 +91,9 @@ def evaluate_backward(
         if wants.coef:
             rows.p[...] = upstream
             sums = added(sums, rows.moments_of_p())
-    return grad_x, torch.from_numpy(sums).to(coef.dtype) if wants.coef else None
+    return _in_dtype(coef.dtype, grad_x, torch.from_numpy(sums) if wants.coef else None)
+
+
+def _in_dtype(dtype: torch.dtype, *gradients: Tensor | None) -> Any:
+    """Gradients in a dtype. A call of `to` that changes nothing takes 2 us."""
+    return tuple(part if part is None or part.dtype == dtype else part.to(dtype) for part in gradients)

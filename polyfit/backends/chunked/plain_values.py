@@ -13,7 +13,7 @@ from polyfit.backends.chunked import many
 from polyfit.backends.chunked.matrix import steps_of
 from polyfit.backends.chunked.plain_rows import added, are_rows, pieces
 from polyfit.backends.chunked.samples import clenshaw
-from polyfit.backends.chunked.short import columns, derivative, horner, is_few, quiet, to_window, workspace_for
+from polyfit.backends.chunked.short import DTYPES, columns, derivative, horner, is_few, quiet, to_window, workspace_for
 from polyfit.backends.results import Wants
 from polyfit.backends.select import autocast_is_off
 from polyfit.formula import Model
@@ -77,7 +77,8 @@ def evaluate_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of sum(grad * p(x)) for grad in the shape of p(x), to x and to coef, in their dtype."""
     if not are_rows(x, coef, model.basis):
-        return _in_dtype(coef.dtype, *many.evaluate_backward(grad, x, coef, model, wants))
+        grad_x, grad_coef = many.evaluate_backward(grad, x, coef, model, wants)
+        return grad_x, None if grad_coef is None else grad_coef.to(coef.dtype)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wants.x else None
     slope = derivative(coef, model) if wants.x else None
     sums: Any = None
@@ -91,9 +92,4 @@ def evaluate_backward(
         if wants.coef:
             rows.p[...] = upstream
             sums = added(sums, rows.moments_of_p())
-    return _in_dtype(coef.dtype, grad_x, torch.from_numpy(sums) if wants.coef else None)
-
-
-def _in_dtype(dtype: torch.dtype, *gradients: Tensor | None) -> Any:
-    """Gradients in a dtype. A call of `to` that changes nothing takes 2 us."""
-    return tuple(part if part is None or part.dtype == dtype else part.to(dtype) for part in gradients)
+    return grad_x, torch.from_numpy(sums.astype(DTYPES[coef.dtype])) if wants.coef else None

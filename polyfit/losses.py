@@ -262,6 +262,11 @@ class SmoothL1(Loss):
         check_number("beta", self.beta, 0.0)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether torch.nn.functional gives the digits: it divides the square by beta, which may overflow before."""
+        return _SMALLEST_PLAIN <= self.beta <= 1.0 / _SMALLEST_PLAIN
+
+    @property
     def kernel(self) -> tuple[str, float]:  # noqa: D102
         return ("l1", 0.0) if self.beta == 0 else (self.name, self.beta)
 
@@ -307,6 +312,9 @@ class SmoothL1(Loss):
     def loss_(self, p: Tensor, y: Tensor) -> None:  # noqa: D102
         if self.beta == 0:
             p.sub_(y).abs_()
+            return
+        if self.is_plain:
+            torch.ops.aten.smooth_l1_loss.out(p, y, 0, self.beta, out=p)  # each by itself
             return
         beta = within(self.beta, p.dtype)
         slope = torch.mul(p.sub_(y), 1.0 / beta).clamp_(-1.0, 1.0)

@@ -72,6 +72,6 @@ def _of_torch(loss: Loss, p: Tensor, y: Tensor) -> Tensor | None:
         return F.mse_loss(p, y, reduction="none")
     if isinstance(loss, Huber):
         return F.huber_loss(p, y, reduction="none", delta=within(loss.delta, p.dtype))
-    if isinstance(loss, SmoothL1) and loss.beta > 0.0:
-        return F.smooth_l1_loss(p, y, reduction="none", beta=within(loss.beta, p.dtype))
+    if isinstance(loss, SmoothL1) and loss.is_plain:
+        return F.smooth_l1_loss(p, y, reduction="none", beta=loss.beta)
     return None

@@ -366,3 +366,36 @@ def test_cross_entropy_of_large_logits_keeps_its_digits(target):
         value, slope = value_and_slope(loss, p, y)
         torch.testing.assert_close(value.double(), loss.value(p.double(), y.double()), rtol=1e-6, atol=0)
         torch.testing.assert_close(slope.double(), loss.slopes(p.double(), y.double())[0], rtol=1e-6, atol=0)
+
+
+HOSTILE = [
+    *(kind.variants()[0] for kind in losses.LOSSES.values()),
+    losses.Huber(1e-30), losses.Huber(1e30), losses.SmoothL1(0.0), losses.SmoothL1(1e-20), losses.SmoothL1(1e20),
+    losses.Quantile(0.999), losses.BCEWithLogits(30.0), losses.PoissonNLL(log_input=False),
+    losses.PoissonNLL(full=True), losses.Cauchy(1e-20), losses.Cauchy(1e20), losses.Cauchy(0.1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", HOSTILE, ids=str)
+def test_the_loss_alone_and_of_each_sample(loss):
+    """In place, and as a user gets it, without and with gradients: the digits are those of float64."""
+    sizes = [0.0, 1e-30, 1e-12, 1e-3, 0.7, 1.0, 3.0, 40.0]
+    if not isinstance(loss, losses.PoissonNLL):
+        sizes += [1e6, 1e15]
+    p = torch.tensor([size * sign for size in sizes for sign in (1.0, -1.0)])
+    p = p.abs() + 0.25 if isinstance(loss, losses.PoissonNLL) and not loss.log_input else p
+    y = torch.zeros_like(p)
+    exact, slopes = loss.value(p.double(), y.double()), loss.slopes(p.double(), y.double())[0]
+    in_place = p.clone()
+    loss.loss_(in_place, y)
+    leaf = p.clone().requires_grad_()
+    coef = torch.tensor([0.0, 1.0])
+    plain = polyfit.polynomial_loss(p, y, coef, loss=loss, reduction="none")
+    each = polyfit.polynomial_loss(leaf, y, coef, loss=loss, reduction="none")
+    total = polyfit.polynomial_loss(p, y, coef, loss=loss, reduction="sum")
+    each.sum().backward()
+    for found in (in_place, plain, each.detach()):
+        torch.testing.assert_close(found.double(), exact, rtol=2e-6, atol=1e-36)
+    torch.testing.assert_close(total.double(), exact.sum(), rtol=2e-6, atol=1e-36)
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad.double(), slopes, rtol=2e-6, atol=1e-36)

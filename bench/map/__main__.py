@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import bench.map
-from bench.map.points import Point, points
+from bench.map.points import FORMS, Point, points
 from bench.map.results import AFTER, FOLDER, Setting
 from bench.map.runner import run
 
@@ -27,14 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bench.map", description=bench.map.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="all points, those of torch.compile among them")
-    parser.add_argument("--forms", default="", help="only these, with commas: step,values")
-    parser.add_argument("--points", default="", help="only those in whose name this regular expression is found")
-    parser.add_argument("--threads", default="", help="of torch, with commas: a process for each number")
-    parser.add_argument("--busy", choices=NEIGHBOURS, default="no", help="beside a busy process on each core")
+    forms = "; ".join(f"{name}: {words.format(loss='a loss')}" for name, words in FORMS.items())
+    parser.add_argument("--forms", default="", help=f"only these, with commas. {forms}")
+    parser.add_argument("--points", default="", help="only those in whose name, see --list, this pattern is found")
+    parser.add_argument("--threads", default="", help="of torch, with commas: a process for each number; as torch has")
+    parser.add_argument("--busy", choices=NEIGHBOURS, default="no", help="beside a busy process on each core; no")
     parser.add_argument("--seconds", type=float, help=f"of timing a point; {SECONDS}, with --full {SECONDS_IN_FULL}")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no point begins")
     parser.add_argument("--output", type=Path, help="JSON lines to append to; points that it has are left out")
-    parser.add_argument("--record", action="store_true", help=f"the same with bench/results/{AFTER}")
+    parser.add_argument("--record", action="store_true", help=f"append to bench/results/{AFTER}, likewise")
     parser.add_argument("--list", action="store_true", help="print the points and measure nothing")
     parser.add_argument("--draw", action="store_true", help="draw bench/results/map.png and measure nothing")
     options = parser.parse_args(arguments)
@@ -44,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if pages.redraw(FOLDER, ROOT):
             return 0
         parser.error(f"{FOLDER / AFTER} has no results; measure with --record first")
+    unknown = sorted({name for name in options.forms.split(",") if name} - FORMS.keys())
+    if unknown:
+        parser.error(f"--forms: {', '.join(unknown)} is none of {', '.join(FORMS)}")
     chosen = select(points(options.full), options.forms, options.points)
+    if not chosen:
+        parser.error(f"no point has these forms and a name with {options.points!r}; --list prints all names")
     if options.list:
         print(*chosen, f"{len(chosen)} points", sep="\n")
         return 0

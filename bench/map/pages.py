@@ -123,22 +123,34 @@ def by_group(results: Map) -> str:
 
 
 def by_setting(results: Map, before: Map) -> str:
-    """How many points reach the ratio that is wanted."""
+    """The ratios of all points, before and now: how many are below 1, and how many reach what is wanted."""
     rows = []
     for setting in sorted({setting for _, setting in results}, key=lambda setting: (setting.busy, setting.threads)):
-        cells = [str(setting)]
-        for some in (before, results):
+        for name, some in (("before", before), ("now", results)):
             found = [result for (_, its), result in some.items() if its == setting]
-            cells += [f"{sum(r.is_met for r in found)} of {len(found)}" if found else ""]
-            cells += [two_digits(min(r.ratio for r in found)) if found else ""]
-        rows.append(cells)
-    return table(("setting", "reached before", "smallest ratio before", "reached", "smallest ratio"), rows)
+            if found:
+                ratios = [result.ratio for result in found]
+                counts = [sum(ratio < 1.0 for ratio in ratios), sum(result.is_met for result in found)]
+                cells = [str(len(found)), *(two_digits(f(ratios)) for f in (min, statistics.median)), *map(str, counts)]
+                rows.append([f"{setting}, {name}", *cells])
+    return table(("setting", "points", "smallest ratio", "median", "below 1", "as wanted"), rows)
+
+
+def smallest_ratios(results: Map, before: Map) -> str:
+    """The points of the first setting at which polyfit is slowest beside the peer."""
+    setting = first_setting(results)
+    found = [result for (_, its), result in results.items() if its == setting]
+    return _rows_of(sorted(found, key=lambda result: result.ratio)[:WORST], before)
 
 
 def worst_points(results: Map, before: Map) -> str:
     """The points that are farthest below what is wanted."""
+    return _rows_of(worst(results.values(), WORST), before)
+
+
+def _rows_of(found: Iterable[Result], before: Map) -> str:
     rows = []
-    for result in worst(results.values(), WORST):
+    for result in found:
         earlier = before.get((result.point, result.setting))
         row = [in_words(result.point), str(result.setting), duration(result.facts["seconds"])]
         rows.append([*row, f"{two_digits(result.ratio)}", f"{result.required:g}", _cell(earlier)])
@@ -178,13 +190,15 @@ def long_table(results: Map, before: Map) -> str:
         f"![{ALTERNATIVE}](../{PICTURE.as_posix()})",
         f"Degree 5, float32, powers of x; {setting}:",
         over_n(results, LINES),
-        f"All points, {setting}, by what they vary:",
+        f"The same points and others, {setting}, by what they vary:",
         by_group(results),
-        f"Points that reach the ratio that is wanted, with {NOISE * 100:.0f} % for noise."
-        + (f" Before: {machine(before)}." if before else ""),
+        f"All settings. As wanted: the ratio reaches our goal for the point, with {NOISE * 100:.0f} % for noise."
+        + (f" Before: {machine(before)}, when the work on small calls began." if before else ""),
         by_setting(results, before),
         memory(results),
-        f"The {WORST} points that are farthest below what is wanted (the smallest quotients of both ratios):",
+        f"The {WORST} smallest ratios, {setting}:",
+        smallest_ratios(results, before),
+        f"The {WORST} points of all settings that are farthest below our goals, sorted by ratio / wanted:",
         worst_points(results, before),
     ]
     return "\n\n".join(part if part.startswith(("|", "!")) else wrapped(part) for part in parts)

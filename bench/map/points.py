@@ -220,6 +220,8 @@ def _compiled() -> Iterator[Point]:
 
 
 def points(is_full: bool) -> list[Point]:
-    """All points of the quick or of the full map, each once."""
-    found = [*_base(is_full), *_axes(is_full), *_series(is_full), *(_compiled() if is_full else ())]
+    """All points of the quick or of the full map, each once. The full one has those of the quick one, too."""
+    found = [*_base(is_full), *_axes(is_full), *_series(is_full)]
+    if is_full:
+        found += [*_compiled(), *points(is_full=False)]
     return list(dict.fromkeys(found))

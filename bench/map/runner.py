@@ -143,6 +143,7 @@ def run(points: Iterable[Point], setting: Setting, seconds: float, output: Path 
     about, begun = machine(), time.monotonic()
     known = read(output) if output else {}
     left = 0
+    print("point, setting, time of polyfit, x ratio of the ratio that is wanted, memory of polyfit / of the peer")
     with neighbours(about["cores"] if setting.busy else 0):
         for point in points:
             is_known = (point, setting) in known and known[point, setting].facts["commit"] == about["commit"]

@@ -64,6 +64,7 @@ def test_every_point_is_there_once_and_has_a_name_of_its_own():
     full, quick = points(is_full=True), points(is_full=False)
     assert len(set(map(str, full))) == len(set(full)) == len(full)
     assert len(set(quick)) == len(quick) < len(full)
+    assert set(quick) < set(full)
     assert all(point.impl == "auto" for point in quick)
 
 
@@ -279,12 +280,17 @@ def test_tables(root):
             page.split()
         )
     assert "| 1000 series, each with its own x | 1 | 0.040 | 0.040 | 0.040 |" in docs
-    assert "| 2 threads, quiet | 0 of 2 | 0.24 | 4 of 7 | 0.040 |" in docs
-    assert "| 2 threads, busy |  |  | 1 of 1 | 0.70 |" in docs
+    assert "| 2 threads, quiet, before | 2 | 0.24 | 0.67 | 1 | 0 |" in docs
+    assert "| 2 threads, quiet, now | 7 | 0.040 | 1.3 | 3 | 4 |" in docs
+    assert "| 2 threads, busy, before |" not in docs
+    assert "| 2 threads, busy, now | 1 | 0.70 | 0.70 | 1 | 1 |" in docs
     rows = [row for row in docs.splitlines() if ", quiet | 1.0 ms" in row or ", busy | 1.0 ms" in row]
     what = "Huber's loss and its gradients, n = 64, degree 3, 1000 series, each with its own x"
-    assert rows[0] == f"| {what} | 2 threads, quiet | 1.0 ms | 0.040 | 2 | 0.24 |"
-    assert len(rows) == len(MADE_UP)
+    n_quiet = len(MADE_UP) - 1  # the rows of the smallest ratios; then those farthest below what is wanted
+    assert len(rows) == n_quiet + len(MADE_UP)
+    assert rows[0] == rows[n_quiet] == f"| {what} | 2 threads, quiet | 1.0 ms | 0.040 | 2 | 0.24 |"
+    assert rows[1].startswith("| nn.Polynomial and its gradients, n = 2048 | 2 threads, quiet | 1.0 ms | 0.61 |")
+    assert rows[n_quiet - 1].startswith("| squared error and its gradients, n = 10000000 |")
     words = " ".join(docs.split())
     assert "counted at 2 points and settings. Polyfit held more than eager PyTorch at 1 of them." in words
     assert "3.0 MiB beside 1.0 MiB (squared error and its gradients, n = 100000)" in words
@@ -371,6 +377,16 @@ def test_drawing_needs_results(monkeypatch, tmp_path, capsys):
 
 
 def test_the_module_starts():
-    words = [sys.executable, "-m", "bench.map", "--list", "--points", "nothing"]
+    words = [sys.executable, "-m", "bench.map", "--list", "--forms", "hvp", "--points", "n=64$"]
     ended = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert ended.stdout == "0 points\n"
+    assert ended.stdout == "hvp n=64\n1 points\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--forms", "valuez"], "valuez is none of step, loss,"), (["--points", "^nothing$"], "no point has these forms")],
+)
+def test_a_choice_of_no_points_is_refused(words, said, capsys):
+    with pytest.raises(SystemExit):
+        command.main(words)
+    assert said in capsys.readouterr().err

@@ -31,6 +31,12 @@ def two_sum(a: Number, b: Number) -> tuple[Number, Number]:
     return total, (a - (total - of_b)) + (b - of_b)
 
 
+def in_float32(number: float) -> float:
+    """A number rounded to 24 bits by Veltkamp's splitting (Dekker, Numer. Math. 18, 1971): torch.compile traces it."""
+    shifted = (2.0**29 + 1.0) * number
+    return shifted - (shifted - number)
+
+
 def split(a: Number) -> tuple[Number, Number]:
     """A number as the sum of two numbers of 26 bits (Veltkamp; Ogita, Rump & Oishi, algorithm 3.2).
 

@@ -39,6 +39,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from polyfit._checks import check_choice, check_number
+from polyfit.errorfree import in_float32
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -390,7 +391,9 @@ class Quantile(Loss):
         return torch.maximum(self.q * short, (self.q - 1.0) * short) + _nan_of(short)
 
     def slopes(self, p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        slope = 0.5 * _sign(p - y) + (0.5 - self.q)
+        slope = 0.5 * _sign(p - y)
+        for part in self.middle(p.dtype):
+            slope = slope + part
         return slope, -slope
 
     def curvature(self, p: Tensor, y: Tensor) -> Tensor:  # noqa: D102
@@ -401,7 +404,7 @@ class Quantile(Loss):
 
         Added to +-1/2 one after the other they give 1 - q and -q with all digits, for q near 0 and 1 too.
         """
-        high = torch.tensor(0.5 - self.q, dtype=dtype, device="cpu").item()
+        high = 0.5 - self.q if dtype == torch.float64 else in_float32(0.5 - self.q)
         low = (0.5 - high) - self.q
         return (high, low) if low else (high,)
 

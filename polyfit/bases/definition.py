@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from polyfit._checks import check_choice, checked_degree
+from polyfit.errorfree import in_float32
 
 
 class RecurrenceStep(NamedTuple):
@@ -182,12 +183,6 @@ def widened(lo: float, hi: float) -> tuple[float, float]:
     return (0.0, 2.0 * lo) if lo > 0.0 else (2.0 * lo, 0.0)
 
 
-def _in_float32(number: float) -> float:
-    """A number rounded to 24 bits by Veltkamp's splitting (Dekker, Numer. Math. 18, 1971): torch.compile traces it."""
-    shifted = (2.0**29 + 1.0) * number
-    return shifted - (shifted - number)
-
-
 def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype) -> AffineMap | None:
     """The map of ``domain`` onto the basis's window for computing in ``dtype``, or None where there is none.
 
@@ -210,7 +205,7 @@ def affine_map(domain: Sequence[float] | None, basis: Basis, dtype: torch.dtype)
         raise ValueError(
             f"domain=({lo!r}, {hi!r}) is too narrow or too wide to be mapped in {dtype}; rescale x and the domain"
         )
-    center = middle if dtype == torch.float64 else _in_float32(middle)
+    center = middle if dtype == torch.float64 else in_float32(middle)
     # (lo - center) and (hi - center) round once each; their mean is the rounding error of `center`.
     lost = 0.5 * (lo - center) + 0.5 * (hi - center)
     return AffineMap(center, scale, 0.5 * (window_lo + window_hi) - lost * scale)

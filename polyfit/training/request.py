@@ -116,9 +116,9 @@ class Plan:
 
     @functools.cached_property
     def start(self) -> Array:
-        """Coefficients (S, p) to start from, in float64, contiguous."""
+        """A copy of the coefficients (S, p) to start from, in float64, contiguous."""
         coef = self.request.coef
-        return coef.double().cpu().reshape(-1, coef.shape[-1]).contiguous().numpy()
+        return np.array(coef.double().cpu().reshape(-1, coef.shape[-1]).numpy(force=True), order="C")
 
     def as_coef(self, coef: Any) -> Tensor:
         """A copy of coefficients (S, p) of an engine in the shape and dtype that the caller passed."""
@@ -186,7 +186,7 @@ def _lr_scale(lr_scale: ArrayLike | Tensor | None, batch: torch.Size) -> Array |
     factors = data_tensor("lr_scale", lr_scale)
     try:
         factors = factors.reshape(()) if factors.numel() == 1 else factors
-        scales = factors.detach().double().expand(batch).reshape(-1, 1).cpu().contiguous().numpy()
+        scales = np.array(factors.detach().double().expand(batch).reshape(-1, 1).cpu().numpy(force=True), order="C")
     except RuntimeError:
         raise ValueError(
             f"lr_scale has shape {tuple(factors.shape)} and the series are {tuple(batch)}; pass one factor for each"

@@ -163,6 +163,10 @@ class Training:
         """The state for ``polyfit.train(..., resume=state)``: tensors, numbers, strings.
 
         With the engines moments, resident and stepwise a resumed run gives the same bits as a run that was never cut.
+        The state is made when it is first asked for.
+
+        Raises:
+            RuntimeError: x, y or weight were changed in place between the run and the first call.
         """
         return dict(self._state.values)
 

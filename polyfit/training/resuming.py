@@ -70,19 +70,44 @@ class Resumable:
 
     def __init__(self, plan: Plan, state: State[Any], supervisor: Supervisor) -> None:
         self._run: Any = plan, state, supervisor
-        self._values: dict[str, Any] | None = None
+        self._versions = _versions(plan)
+        self._values: dict[str, Any] = {}
+        self._changed = ""
 
     @property
     def values(self) -> dict[str, Any]:
-        """Everything that a run is resumed from: tensors, numbers, strings."""
-        if self._values is None:
-            self._values = state_dict(*self._run)
-            self._run = None
+        """Everything that a run is resumed from: tensors, numbers, strings.
+
+        Raises:
+            RuntimeError: the data of the run were changed in place.
+        """
+        self._make()
+        if self._changed:
+            raise RuntimeError(
+                f"{self._changed} was changed in place after the run: its state is not known any more; call"
+                " state_dict() before that, or train on a copy"
+            )
         return self._values
+
+    def _make(self) -> None:
+        if self._run is None:
+            return
+        now = _versions(self._run[0])
+        self._changed = ", ".join(name for name, version in self._versions.items() if now[name] != version)
+        if not self._changed:
+            self._values = state_dict(*self._run)
+        self._run = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The values alone: a copy of a result does not hold the data."""
-        return {"_run": None, "_values": self.values}
+        self._make()
+        return self.__dict__
+
+
+def _versions(plan: Plan) -> dict[str, int]:
+    """How often torch has written to each operand; 0 for a tensor that does not count."""
+    named = {"x": plan.problem.x, "y": plan.problem.y, "weight": plan.problem.weight}
+    return {name: 0 if part is None or part.is_inference() else part._version for name, part in named.items()}
 
 
 # Elements that are multiplied at a time: 2 MB of int64, which a cache holds.

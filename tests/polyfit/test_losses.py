@@ -399,3 +399,16 @@ def test_the_loss_alone_and_of_each_sample(loss):
     torch.testing.assert_close(total.double(), exact.sum(), rtol=2e-6, atol=1e-36)
     assert leaf.grad is not None
     torch.testing.assert_close(leaf.grad.double(), slopes, rtol=2e-6, atol=1e-36)
+
+
+@pytest.mark.parametrize("q", [1e-6, 0.999999])
+def test_slopes_of_extreme_quantiles_have_their_digits(q):
+    loss = losses.Quantile(q)
+    p = torch.tensor([1.0, -1.0])
+    expected = torch.tensor([1.0 - q, -q], dtype=F64)
+    for slope in (
+        loss.slopes(p, torch.zeros(2))[0],
+        -loss.slopes(p, torch.zeros(2))[1],
+        loss.slope_(p.clone(), 0.0 * p),
+    ):
+        torch.testing.assert_close(slope.double(), expected, rtol=2e-7, atol=0)

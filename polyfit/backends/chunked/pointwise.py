@@ -142,11 +142,6 @@ def _bce_with_logits(loss: BCEWithLogits, p: Row, y: Array, losses: Row, with_sl
     np.copysign(logits, -1.0, out=values)
     np.exp(values, out=values)
     _apply(Tensor.log1p_, losses.tensor)
-    if is_plain and not with_slopes:  # as torch does, exact where y is 0 or 1
-        values += np.maximum(logits, 0.0)
-        logits *= y
-        values -= logits
-        return True
     of_one, of_zero = y if is_plain else loss.pos_weight * y, 1.0 - y
     if not is_plain:
         values *= of_one + of_zero

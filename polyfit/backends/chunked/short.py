@@ -203,18 +203,26 @@ def _over_blocks(sums: Array) -> Array:
     return sums[:, 0].astype(np.float64) if sums.shape[1] == 1 else sums.sum(1, dtype=np.float64)
 
 
-_last = threading.local()
+class _Last(threading.local):
+    """The workspaces of a thread's last calls, with their keys: for moments, and for values alone."""
+
+    def __init__(self) -> None:
+        self.of: dict[bool, tuple[Any, Workspace]] = {}
 
 
-def kept(key: tuple[Any, ...], make: Callable[[], Workspace]) -> Workspace:
-    """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call."""
-    if not _is_kept(key):
-        _last.key, _last.workspace = (*key, torch.is_inference_mode_enabled()), make()
-    return _last.workspace
+_last = _Last()
 
 
-def _is_kept(key: tuple[Any, ...]) -> bool:
-    return getattr(_last, "key", None) == (*key, torch.is_inference_mode_enabled())
+def kept(key: tuple[Any, ...], make: Callable[[], Workspace], *, wants_moments: bool = True) -> Workspace:
+    """The workspace of the thread's last call, if it fits: to get memory from the system takes a part of the call.
+
+    Training and validation call in turn: a workspace for values alone is kept beside the other one.
+    """
+    key = (*key, torch.is_inference_mode_enabled())
+    last = _last.of.get(wants_moments)
+    if last is None or last[0] != key:
+        last = _last.of[wants_moments] = key, make()
+    return last[1]
 
 
 def workspace_for(x: Tensor, coef: Tensor, model: Model, *, wants_moments: bool) -> Workspace:
@@ -223,11 +231,12 @@ def workspace_for(x: Tensor, coef: Tensor, model: Model, *, wants_moments: bool)
     if coef.dim() == 2:
         return kept(("series", n_coef, shape, dtype), lambda: SeriesWorkspace(n_coef, shape, DTYPES[dtype]))
     lengths = sizes.current()
-    is_held = model.basis != "power" or shape[0] <= lengths.held
-    key = ("one", n_coef, shape, dtype, lengths.longest_block)
-    if is_held and model.basis == "power" and not wants_moments and not _is_kept((*key, True)):
-        is_held = False  # values alone take Horner's rule
-    return kept((*key, is_held), lambda: Workspace(n_coef, shape[0], DTYPES[dtype], lengths, is_held=is_held))
+    is_held = model.basis != "power" or (wants_moments and shape[0] <= lengths.held)
+    return kept(
+        ("one", n_coef, shape, dtype, lengths.longest_block, is_held),
+        lambda: Workspace(n_coef, shape[0], DTYPES[dtype], lengths, is_held=is_held),
+        wants_moments=is_held or wants_moments,
+    )
 
 
 def to_window(x: Array, mapping: AffineMap | None, out: Array) -> None:

@@ -209,6 +209,24 @@ def test_a_loss_of_each_series_passes_over_the_data_once(way, monkeypatch):
     assert len(calls) == 1
 
 
+def test_weights_that_torch_negates_lazily(way):
+    x, y, coef = _operands(way, losses.MSE())
+    weight = torch.rand(y.shape, dtype=F64) + 0.1
+    negated = torch.complex(torch.zeros_like(weight), -weight).conj().imag
+    assert negated.is_neg()
+    found = polyfit.polynomial_loss(x, y, coef, weight=negated)
+    torch.testing.assert_close(found, polyfit.polynomial_loss(x, y, coef, weight=weight), rtol=0, atol=0)
+
+
+def test_a_loss_does_not_depend_on_the_call_before():
+    x, y, coef = torch.rand(100), torch.rand(100), torch.rand(6)
+    found = set()
+    for before in (coef, coef.clone().requires_grad_(), coef[:3]):
+        polyfit.polynomial_loss(x, y, before)
+        found.add(float(polyfit.polynomial_loss(x, y, coef)))
+    assert len(found) == 1
+
+
 def test_equal_terms_do_not_add_up_roundings():
     """Float32 sums of many equal terms: of one long series, of many, and of series that share x."""
     for x, coef in (

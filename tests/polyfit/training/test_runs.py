@@ -429,6 +429,33 @@ def test_a_run_with_a_schedule_of_ones_own_goes_on(engine):
 
 
 @pytest.mark.parametrize("engine", ["closed_form", "moments", "stepwise"])
+def test_a_state_is_that_of_the_run_whatever_becomes_of_its_tensors(engine):
+    x = torch.linspace(-1, 1, 50, dtype=F64)
+    start, factors = torch.zeros(2, 3, dtype=F64), torch.tensor([0.5, 1.0], dtype=F64)
+    y = torch.stack((x, x**2))
+    options: dict[str, Any] = {"optimizer": SGD(0.1), "engine": engine}
+    coef, scale = start.clone(), factors.clone()
+    found = polyfit.train(x, y, coef, lr_scale=scale, epochs=10, **options)
+    coef.copy_(found.coef)  # what a user does with a result
+    scale.fill_(0.1)
+    whole = polyfit.train(x, y, start, lr_scale=factors, epochs=20, **options)
+    on = polyfit.train(x, y, start, lr_scale=factors, epochs=20, resume=found.state_dict(), **options)
+    assert torch.equal(on.coef, whole.coef)
+
+    found = polyfit.train(x, y, start, lr_scale=factors, epochs=10, **options)
+    known = found.state_dict()
+    later = polyfit.train(x, y, start, lr_scale=factors, epochs=10, **options)
+    y.neg_()
+    assert found.state_dict()["checksums"] == known["checksums"]
+    for result in (later, pickle.loads(pickle.dumps(later))):
+        with pytest.raises(
+            RuntimeError, match=r"y was changed in place after the run.*call state_dict\(\) before that"
+        ):
+            result.state_dict()
+        assert torch.equal(result.coef, found.coef)
+
+
+@pytest.mark.parametrize("engine", ["closed_form", "moments", "stepwise"])
 def test_a_state_that_was_changed_is_refused(engine):
     x, y, start = data()
     options: dict[str, Any] = {"optimizer": SGD(0.1, momentum=0.5), "epochs": 60, "engine": engine, "record_every": 10}

@@ -52,8 +52,7 @@ class DesignMatrix:
         left = functions[0], functions[-1], self._y
         if weight is not None:
             left = weight, left[1] * weight, left[2] * weight
-        low, high, of_y = (functions @ row for row in left)
-        return moments_of_products(low, high), of_y
+        return moments_of_products(functions @ left[0], functions @ left[1]), functions @ left[2]
 
     def residuals(self, coef: Array) -> tuple[Array, float]:
         """The sums of w r T_k, (degree + 1,), and of w r**2, of the residuals r = y - p(x)."""

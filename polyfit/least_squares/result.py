@@ -66,6 +66,11 @@ class Selection:
         return plotting.selection_figure(self.degrees, self.values, self.degree, name, is_log=is_log)
 
 
+@functools.cache
+def _most_cancellation(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps ** -_LOST_SHARE
+
+
 class _Copied:
     """An attribute that is a tensor: whoever reads it gets a copy, so that writing to it does not change the owner."""
 
@@ -310,7 +315,8 @@ class Fit:
 
     def warn_of_use(self, dtype: torch.dtype = torch.float64) -> Fit:
         """This fit, with a warning if its coefficients overflow a dtype, or lose most of its digits when evaluated."""
-        coef = self.__dict__["_coef"].to(dtype).tolist()
+        coef = self.__dict__["_coef"]
+        coef = (coef if coef.dtype == dtype else coef.to(dtype)).tolist()
         if not all(map(math.isfinite, coef)) and np.isfinite(self.estimate.high).all():
             lo, hi = self.estimate.domain
             where = "x" if self.domain is None else f"the domain {self.domain}"
@@ -319,7 +325,7 @@ class Fit:
                 " infinite or NaN. Evaluate with fit(x), or use coefficients on the range of the data:"
                 f" fit.in_basis({self.basis!r}, ({lo!r}, {hi!r}))"
             )
-        elif self._cancellation > torch.finfo(dtype).eps ** -_LOST_SHARE:
+        elif self._cancellation > _most_cancellation(dtype):
             lo, hi = self.estimate.domain
             is_plain = self.domain in (None, bases.BASES[self.basis].window)
             where = "x" if is_plain else f"x mapped from {self.domain}"

@@ -89,8 +89,8 @@ class Unknowns:
     solved: tuple[float, Array] | None = None
 
     def __init__(self, guess: Array) -> None:
-        self.high, self.low = guess, np.zeros_like(guess)
-        self._is_zero = not guess.any()
+        self.high, self.low = guess, np.zeros(len(guess))
+        self._is_zero = not any(guess.tolist())
         self._n_samples = 0
 
     def determine(self, gram: Array, data: Data) -> None:

@@ -38,7 +38,8 @@ _EPS = float(np.finfo(np.float64).eps)
 _ROUNDINGS = 8.0
 # The quadratic may lose half of the digits of float64: to powers of x far from zero, or to samples on which basis
 # functions are nearly dependent. It lost at most 6 digits, to 3e-10, in 900 runs of tests/attack/training_attack.py
-# (`tests/attack/run.py --seed 101 --kinds train`, 2026-11-26).
+# (`tests/attack/run.py --seed 101 --kinds train`, 2026-11-26). Where the data barely determine the coefficients (N near
+# p, 700 draws), recorded losses were off by up to 1.7e-5 of themselves, and coefficients by 8e-10 (2026-11-27).
 _OF_QUADRATIC = math.sqrt(_EPS)
 
 

@@ -5,6 +5,7 @@ An operation takes all threads of torch here, and its rows stay in their caches.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,21 +18,21 @@ from polyfit.backends import sizes
 from polyfit.backends.chunked.matrix import steps_of
 from polyfit.backends.chunked.pointwise import Terms
 from polyfit.backends.chunked.samples import BUFFER, SECOND, VALUES, Samples, aligned, even
-from polyfit.backends.chunked.workspace import borrow, give_back
+from polyfit.backends.chunked.workspace import borrow, in_parts
 from polyfit.formula import Model
 from polyfit.losses import MSE, Loss
 
 
-class RowsInTorch:
+class RowsInTorch(abc.ABC):
     """What rows of torch have in common: they have properties or attributes p and other, and can swap these."""
 
     xp: Any = torch
     p: Any
     other: Any
 
+    @abc.abstractmethod
     def swap(self) -> None:
         """Let p and other change their places."""
-        raise NotImplementedError
 
     @staticmethod
     def view(tensor: Tensor) -> Tensor:
@@ -107,10 +108,4 @@ def pieces(x: Tensor, *, may_be_alone: bool) -> Iterator[tuple[slice | None, Lon
     of_chunk = even(n, lengths.chunk_of_one(x.device, n, may_be_alone=may_be_alone))
     block = aligned(of_chunk, lengths.longest_block)
     lent = borrow(LongWorkspace.size(of_chunk, block), x, x.dtype)
-    try:
-        for first in range(0, n, of_chunk):
-            size = min(of_chunk, n - first)
-            rows = lent.get((size, block, "long"), lambda memory, size=size: LongWorkspace(memory, size, block))
-            yield (None if size == n else slice(first, first + size)), rows
-    finally:
-        give_back(lent)
+    yield from in_parts(n, of_chunk, lent, (block, "long"), lambda memory, size: LongWorkspace(memory, size, block))

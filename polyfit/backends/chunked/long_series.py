@@ -16,7 +16,7 @@ from polyfit.backends import sizes
 from polyfit.backends.chunked.long import RowsInTorch
 from polyfit.backends.chunked.many import horner
 from polyfit.backends.chunked.samples import map_
-from polyfit.backends.chunked.workspace import borrow, give_back
+from polyfit.backends.chunked.workspace import borrow, in_parts
 from polyfit.formula import Model
 
 _N_ROWS = 4  # t, where it is not x itself; the predictions; residuals or losses; powers or products
@@ -103,10 +103,4 @@ def pieces(x: Tensor) -> Iterator[tuple[slice | None, LongSeries]]:
     n_series, n = x.shape
     step = min(n_series, max(1, sizes.current().chunk_of_one(x.device, x.numel()) // n))
     lent = borrow(_N_ROWS * step * n, x, x.dtype)
-    try:
-        for first in range(0, n_series, step):
-            size = min(step, n_series - first)
-            rows = lent.get((size, n, "series"), lambda memory, size=size: LongSeries(memory, size, n))
-            yield (None if size == n_series else slice(first, first + size)), rows
-    finally:
-        give_back(lent)
+    yield from in_parts(n_series, step, lent, (n, "series"), lambda memory, size: LongSeries(memory, size, n))

@@ -8,7 +8,7 @@ left it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -88,6 +88,27 @@ def give_back(workspace: Workspace) -> None:
     if memory.device.type == "cpu" and memory.nbytes <= sizes.current().workspace:
         workspace.release()
         _kept.by_kind[_kind(memory.dtype)] = workspace
+
+
+def in_parts(
+    n: int, step: int, workspace: Workspace, kind: tuple[Hashable, ...], make: Callable[[Tensor, int], Made]
+) -> Iterator[tuple[slice | None, Made]]:
+    """Parts of n samples or series, `step` in each, None for all, with rows in a workspace, which is then given back.
+
+    Args:
+        n: samples or series.
+        step: how many of them are in a part; the last one may have fewer.
+        workspace: what `borrow` gave.
+        kind: of the rows; with their number it tells them from others.
+        make: makes rows for a number of samples or series in a memory.
+    """
+    try:
+        for first in range(0, n, step):
+            size = min(step, n - first)
+            rows = workspace.get((size, *kind), lambda memory, size=size: make(memory, size))
+            yield (None if size == n else slice(first, first + size)), rows
+    finally:
+        give_back(workspace)
 
 
 def _kind(dtype: torch.dtype) -> tuple[torch.dtype, bool]:
